@@ -1,0 +1,119 @@
+"""From logits and offsets to ranked moments: pure, batched, static shapes (spec section 6)."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from flashvtg_jax.models.output import FlashVTGOutput
+
+
+@partial(
+    jax.jit,
+    static_argnames=("max_moments", "nms_threshold", "nms_type", "window_range", "round_windows"),
+)
+def decode_moments(
+    output: FlashVTGOutput,
+    duration: chex.Array,
+    clip_length: float = 2.0,
+    max_moments: int = 50,
+    nms_threshold: float | None = None,
+    *,
+    nms_type: str = "normal",
+    window_range: tuple[float, float] | None = None,
+    round_windows: bool = False,
+) -> chex.Array:
+    """The best moments of each sample, best first: [B, max_moments, 3] start, end (seconds), score.
+
+    Args:
+      output: of the model.
+      duration: [B] or scalar, seconds; windows are clipped to [0, duration].
+      clip_length: seconds.
+      max_moments: rows returned. A sample with fewer valid points ends in rows of zeros:
+        `num_moments` says how many are real.
+      nms_threshold: suppress what overlaps a better moment by this IoU or more; None: keep all.
+      nms_type: "normal", the suppressed keep their place with score 0, or "linear", their score is
+        multiplied by 1 - IoU at each step. Afterwards rows are sorted by score again.
+      window_range: clip windows to this range as well (seconds), before rounding.
+      round_windows: round scores to 4 decimals and windows to 4 decimals, then to multiples of
+        `clip_length` (half to even), as the official evaluation does before NMS.
+
+    Raises ValueError for another `nms_type`.
+    """
+    duration = jnp.broadcast_to(jnp.asarray(duration, jnp.float32), output.logits.shape[:1])
+    mask = output.point_mask
+    missing = max(0, max_moments - mask.shape[1])
+    # Sigmoid is monotone, but saturates: equal scores rank by position, as in the authors' code.
+    score = jnp.where(mask, jax.nn.sigmoid(output.logits), -1.0)
+    score = jnp.pad(score, ((0, 0), (0, missing)), constant_values=-1.0)
+    score, index = jax.lax.top_k(score, max_moments)
+
+    windows = point_windows(output, clip_length)
+    windows = jnp.pad(windows, ((0, 0), (0, missing), (0, 0)))
+    windows = jnp.take_along_axis(windows, index[..., None], axis=1)
+    windows = jnp.clip(windows, 0, duration[:, None, None])
+    if round_windows:
+        score, windows = (jnp.round(a * 1e4) / 1e4 for a in (score, windows))
+    if window_range is not None:
+        windows = jnp.clip(windows, *window_range)
+    if round_windows:
+        windows = jnp.round(windows / clip_length) * clip_length
+
+    valid = score >= 0
+    moments = jnp.concatenate([windows, score[..., None]], axis=-1)
+    moments = jnp.where(valid[..., None], moments, 0)
+    if nms_threshold is not None:
+        moments = suppress(moments, nms_threshold, nms_type)
+    return moments
+
+
+def num_moments(output: FlashVTGOutput, max_moments: int = 50) -> chex.Array:
+    """How many rows of `decode_moments` are real: [B] int32."""
+    return jnp.minimum(output.point_mask.sum(-1), max_moments)
+
+
+def point_windows(output: FlashVTGOutput, clip_length: float) -> chex.Array:
+    """The window of every point, unclipped: [B, P, 2] seconds."""
+    position, stride = output.points[:, 0], output.points[:, 3]
+    start = position - output.offsets[..., 0] * stride
+    end = position + output.offsets[..., 1] * stride
+    # The authors divide by the number of clips a second; the order of rounding is kept.
+    return jnp.stack([start, end], axis=-1) / (1 / clip_length)
+
+
+def temporal_iou(first: chex.Array, second: chex.Array) -> chex.Array:
+    """Intersection over union of windows [..., 2] with windows [..., 2], broadcast; 0 if both empty."""
+    lap = jnp.minimum(first[..., 1], second[..., 1]) - jnp.maximum(first[..., 0], second[..., 0])
+    lap = jnp.maximum(lap, 0)
+    union = first[..., 1] - first[..., 0] + second[..., 1] - second[..., 0] - lap
+    return jnp.where(union > 0, lap / jnp.where(union > 0, union, 1), 0)
+
+
+def suppress(moments: chex.Array, threshold: float, nms_type: str = "normal") -> chex.Array:
+    """Greedy non-maximum suppression: [B, K, 3] -> [B, K, 3], sorted by the new score.
+
+    Raises ValueError for a type other than "normal" and "linear".
+    """
+    if nms_type not in ("normal", "linear"):
+        raise ValueError(f"nms_type is 'normal' or 'linear', not {nms_type!r}")
+    windows, score = moments[..., :2], moments[..., 2]
+    iou = temporal_iou(windows[:, :, None], windows[:, None])
+    rows = jnp.arange(moments.shape[0])
+
+    def visit(_: int, state: tuple[chex.Array, chex.Array]) -> tuple[chex.Array, chex.Array]:
+        score, waiting = state
+        best = jnp.argmax(jnp.where(waiting, score, -1), axis=1)
+        waiting = waiting.at[rows, best].set(False)
+        overlap = iou[rows, best]
+        if nms_type == "normal":
+            lowered = jnp.where(overlap >= threshold, 0, score)
+        else:
+            lowered = score * (1 - overlap)
+        return jnp.where(waiting, lowered, score), waiting
+
+    waiting = jnp.ones(score.shape, bool)
+    score, _ = jax.lax.fori_loop(0, score.shape[1], visit, (score, waiting))
+    order = jnp.argsort(-score, axis=1, stable=True)
+    moments = jnp.concatenate([windows, score[..., None]], axis=-1)
+    return jnp.take_along_axis(moments, order[..., None], axis=1)

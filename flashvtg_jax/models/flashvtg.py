@@ -1,0 +1,186 @@
+"""FlashVTG: the whole model, from features of a video and a query to scored moments and highlights."""
+
+from collections.abc import Sequence
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from flashvtg_jax.models.boundary import BoundaryHead
+from flashvtg_jax.models.fusion import AdaptiveCrossAttention, ClipEncoder, DummyEncoder
+from flashvtg_jax.models.layers import (
+    AttentionPooling,
+    Dtype,
+    InputProjection,
+    sine_positions,
+    temporal_endpoints,
+)
+from flashvtg_jax.models.output import FlashVTGOutput
+from flashvtg_jax.models.pyramid import TemporalFeatureLayering, make_point_mask, make_points
+from flashvtg_jax.models.saliency import SaliencyHead
+from flashvtg_jax.models.score_refinement import AdaptiveScoreRefinement
+
+
+def negative_rows(row_mask: chex.Array) -> chex.Array:
+    """The row that lends each row its query as a negative: the next valid one, cyclically.
+
+    row_mask [B] bool -> [B] int32. Padding rows point at themselves, so that they change nothing.
+    """
+    order = jnp.argsort(~row_mask, stable=True)  # valid rows first, in their order
+    rank = jnp.cumsum(row_mask) - 1
+    following = order[(rank + 1) % jnp.maximum(row_mask.sum(), 1)]
+    return jnp.where(row_mask, following, jnp.arange(row_mask.shape[0])).astype(jnp.int32)
+
+
+class FlashVTG(nn.Module):
+    """Moment retrieval and highlight detection in one pass (FlashVTG, WACV 2025).
+
+    Results of a sample never depend on padding: not on the batch, nor on the length it is padded to.
+    Masks are True for a prefix of valid positions. Raises AssertionError for arrays of other ranks
+    or lengths that disagree.
+    """
+
+    hidden_dim: int = 256  # D
+    num_heads: int = 8
+    ffn_dim: int = 1024
+    n_input_proj: int = 2  # blocks of the input projections
+    t2v_layers: int = 6  # of adaptive cross attention
+    enc_layers: int = 3  # of the clip encoder
+    dummy_layers: int = 2
+    num_dummies: int = 40
+    strides: Sequence[float] = (1, 2, 4, 8)  # of the pyramid, in clips
+    kernel_size: int = 5  # of the score heads
+    num_conv_layers: int = 1
+    num_mlp_layers: int = 5
+    input_dropout: float = 0.5
+    dropout: float = 0.1  # of attention and feed-forward layers
+    drop_path: float = 0.1  # stochastic depth, per sample
+    dummy_dropout: float = 0.1  # the same two, of the dummy encoder
+    dummy_drop_path: float = 0.1
+    dtype: Dtype = "float32"  # of matrix products; "bfloat16" for speed
+
+    def setup(self) -> None:
+        projection = (self.hidden_dim, self.n_input_proj, self.input_dropout, self.dtype)
+        self.video_projection = InputProjection(*projection)
+        self.query_projection = InputProjection(*projection)
+        init = nn.initializers.normal(0.02)
+        self.token_types = self.param("token_types", init, (2, self.hidden_dim), jnp.float32)
+        block = (self.num_heads, self.ffn_dim)
+        self.dummy_encoder = DummyEncoder(
+            self.num_dummies,
+            self.dummy_layers,
+            *block,
+            self.dummy_dropout,
+            self.dummy_drop_path,
+            self.dtype,
+        )
+        rates = (self.dropout, self.drop_path, self.dtype)
+        self.cross_attention = AdaptiveCrossAttention(self.t2v_layers, *block, *rates)
+        self.clip_encoder = ClipEncoder(self.enc_layers, *block, *rates)
+        self.saliency_head = SaliencyHead(self.dtype)
+        self.query_pooling = AttentionPooling()
+        self.pyramid = TemporalFeatureLayering(self.strides, self.dtype)
+        self.score_refinement = AdaptiveScoreRefinement(
+            self.kernel_size, self.num_conv_layers, self.num_mlp_layers, self.dtype
+        )
+        self.boundary_head = BoundaryHead(len(self.strides), self.dtype)
+
+    def project_video(
+        self, video: chex.Array, video_mask: chex.Array, *, train: bool = False
+    ) -> chex.Array:
+        """Features [B, L, Dv] -> clips [B, L, D]: the part that no query changes."""
+        endpoints = temporal_endpoints(video_mask).astype(video.dtype)
+        clips = self.video_projection(jnp.concatenate([video, endpoints], -1), train=train)
+        return clips + self.token_types[1].astype(clips.dtype)
+
+    def project_query(
+        self, query: chex.Array, query_mask: chex.Array, *, train: bool = False
+    ) -> tuple[chex.Array, chex.Array]:
+        """Word features [B, Q, Dq] -> (words [B, Q, D], dummy keys [B, N, D]): no video changes them."""
+        words = self.query_projection(query, train=train)
+        words = words + self.token_types[0].astype(words.dtype)
+        return words, self.dummy_encoder(words, query_mask, train=train)
+
+    def fuse(
+        self,
+        clips: chex.Array,
+        video_mask: chex.Array,
+        words: chex.Array,
+        query_mask: chex.Array,
+        dummy_keys: chex.Array,
+        *,
+        train: bool = False,
+    ) -> tuple[chex.Array, chex.Array, chex.Array]:
+        """Clips that have read the query: memory [B, L, D], saliency [B, L], query_attention [B, L]."""
+        positions = sine_positions(video_mask, self.hidden_dim).astype(clips.dtype)
+        clips, query_attention = self.cross_attention(
+            clips, positions, words, query_mask, dummy_keys, train=train
+        )
+        clips = self.clip_encoder(clips, positions, video_mask, train=train)
+        saliency = self.saliency_head(clips, video_mask)
+        return nn.relu(clips), saliency, jnp.where(video_mask, query_attention, 0)
+
+    def __call__(
+        self,
+        video: chex.Array,
+        video_mask: chex.Array,
+        query: chex.Array,
+        query_mask: chex.Array,
+        *,
+        train: bool = False,
+        with_negatives: bool = False,
+    ) -> FlashVTGOutput:
+        """Score moments and clips of each video for its query.
+
+        Args:
+          video: [B, L, Dv] normalised features, without temporal endpoints (added here).
+          video_mask: [B, L] bool.
+          query: [B, Q, Dq] word features.
+          query_mask: [B, Q] bool.
+          train: dropout and stochastic depth act; needs `rngs={"dropout": key}`.
+          with_negatives: also score each video against another query of the batch.
+        """
+        chex.assert_rank([video, video_mask, query, query_mask], [3, 2, 3, 2])
+        chex.assert_equal_shape_prefix([video, video_mask], 2)
+        chex.assert_equal_shape_prefix([query, query_mask], 2)
+        chex.assert_equal_shape_prefix([video, query], 1)
+        chex.assert_type([video_mask, query_mask], bool)
+
+        clips = self.project_video(video, video_mask, train=train)
+        words, dummy_keys = self.project_query(query, query_mask, train=train)
+
+        fused = (clips, video_mask, words, query_mask, dummy_keys)
+        negatives = {}
+        if with_negatives:
+            index = negative_rows(video_mask.any(-1))
+            other = (clips, video_mask, words[index], query_mask[index], dummy_keys[index])
+            fused = [jnp.concatenate(pair) for pair in zip(fused, other, strict=True)]
+        memory, saliency, query_attention = self.fuse(*fused, train=train)
+        if with_negatives:
+            batch = video.shape[0]
+            negatives = {
+                "negative_saliency": saliency[batch:],
+                "negative_query_attention": query_attention[batch:],
+                "negative_index": index,
+            }
+            memory, saliency, query_attention = (
+                a[:batch] for a in (memory, saliency, query_attention)
+            )
+
+        levels = self.pyramid(memory)
+        masks = make_point_mask(video_mask, self.strides)
+        logits, intra, inter = self.score_refinement(levels, masks)
+        return FlashVTGOutput(
+            memory=memory,
+            query_embedding=self.query_pooling(words, query_mask),
+            intra_scale_logits=intra,
+            inter_scale_logits=inter,
+            logits=logits,
+            offsets=self.boundary_head(levels, masks),
+            points=jnp.asarray(make_points(video.shape[1], self.strides)),
+            point_mask=jnp.concatenate(masks, axis=1),
+            saliency=saliency,
+            query_attention=query_attention,
+            video_mask=video_mask,
+            **negatives,
+        )

@@ -1,0 +1,190 @@
+"""Feature fusion: dummy tokens, adaptive cross attention and the clip encoder (paper section 3.2)."""
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from flashvtg_jax.models.layers import (
+    Dtype,
+    EncoderLayer,
+    FeedForward,
+    attend,
+    attention_weights,
+    dense,
+    drop_path,
+    layer_norm,
+    split_heads,
+)
+
+# The authors truncate at +-2, a hundred standard deviations: in effect a plain normal distribution.
+matrix_init = nn.initializers.normal(0.02)
+
+
+class DummyEncoder(nn.Module):
+    """Learned tokens that read the query, for clips to attend to when no word fits.
+
+    words [B, Q, D], word_mask [B, Q] bool -> dummy keys [B, N, D]: the encoded tokens plus their
+    learned positions. (They are keys alone: what a clip would read from them is dropped.)
+    """
+
+    num_dummies: int = 40
+    num_layers: int = 2
+    num_heads: int = 8
+    ffn_dim: int = 1024
+    dropout: float = 0.1
+    drop_path: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, words: chex.Array, word_mask: chex.Array, *, train: bool = False
+    ) -> chex.Array:
+        batch, num_words, width = words.shape
+        shape, init = (self.num_dummies, width), nn.initializers.normal(1.0)
+        tokens = self.param("tokens", init, shape)
+        positions = self.param("positions", init, shape)
+
+        tokens = jnp.broadcast_to(tokens.astype(words.dtype), (batch, *shape))
+        x = jnp.concatenate([tokens, words], axis=1)
+        x_positions = jnp.pad(positions, ((0, num_words), (0, 0)))[None]  # words have none
+        mask = jnp.pad(word_mask, ((0, 0), (self.num_dummies, 0)), constant_values=True)
+        for i in range(self.num_layers):
+            layer = EncoderLayer(
+                self.num_heads,
+                self.ffn_dim,
+                self.dropout,
+                self.drop_path,
+                in_init=nn.initializers.xavier_uniform(),
+                dtype=self.dtype,
+                name=f"layer_{i}",
+            )
+            x = layer(x, x_positions, mask, train=train)
+        return x[:, : self.num_dummies] + positions.astype(x.dtype)
+
+
+class CrossAttentionLayer(nn.Module):
+    """One layer of adaptive cross attention, from clips to dummies and words.
+
+    There is no query, key or value projection, and the mass that goes to dummies is dropped, so that
+    a clip can attend to nothing. clips [B, L, D], positions [B, L, D], key and value of
+    `AdaptiveCrossAttention` -> (clips [B, L, D], attention that reached words [B, L]).
+    """
+
+    num_heads: int = 8
+    ffn_dim: int = 1024
+    dropout: float = 0.1
+    drop_path: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        clips: chex.Array,
+        positions: chex.Array,
+        key: chex.Array,
+        key_mask: chex.Array,
+        value: chex.Array,
+        *,
+        train: bool = False,
+    ) -> tuple[chex.Array, chex.Array]:
+        width = clips.shape[-1]
+        num_words = value.shape[1]
+        query = split_heads((clips + positions).astype(self.dtype), self.num_heads)
+        weights = attention_weights(query, key, key_mask)
+        on_words = weights[..., weights.shape[-1] - num_words :].sum(-1).mean(1)
+
+        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        attended = attend(weights[..., weights.shape[-1] - num_words :], value)
+        attended = dense(
+            width,
+            width,
+            dtype=self.dtype,
+            name="out",
+            kernel_init=matrix_init,
+            bias_init=nn.initializers.zeros,
+        )(attended)
+
+        # The second residual is `x`, not its norm: unusual, and what the released weights expect.
+        x = clips + drop_path(self.drop_path, train)(attended)
+        ffn = FeedForward(self.ffn_dim, self.dropout, matrix_init, self.dtype, name="ffn")
+        fed = ffn(layer_norm(self.dtype, "norm_1")(x), train=train)
+        x = layer_norm(self.dtype, "norm_2")(x + drop_path(self.drop_path, train)(fed))
+        return x, on_words
+
+
+class AdaptiveCrossAttention(nn.Module):
+    """Clips read the words of a query, as much or as little as fits them (paper section 3.2).
+
+    clips [B, L, D], clip_positions [B, L, D], words [B, Q, D], word_mask [B, Q] bool,
+    dummy_keys [B, N, D] -> (clips [B, L, D], query_attention [B, L] in [0, 1]: the mean over layers and heads of the
+    attention that reached words). Raises AssertionError for arrays of other ranks.
+    """
+
+    num_layers: int = 6
+    num_heads: int = 8
+    ffn_dim: int = 1024
+    dropout: float = 0.1
+    drop_path: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        clips: chex.Array,
+        clip_positions: chex.Array,
+        words: chex.Array,
+        word_mask: chex.Array,
+        dummy_keys: chex.Array,
+        *,
+        train: bool = False,
+    ) -> tuple[chex.Array, chex.Array]:
+        chex.assert_rank([clips, words, word_mask, dummy_keys], [3, 3, 2, 3])
+        # Keys and values are the same for every layer: prepared once.
+        words = jnp.where(word_mask[..., None], words, 0).astype(self.dtype)
+        key = jnp.concatenate([dummy_keys.astype(self.dtype), words], axis=1)
+        key, value = (split_heads(a, self.num_heads) for a in (key, words))
+        num_dummies = dummy_keys.shape[1]
+        key_mask = jnp.pad(word_mask, ((0, 0), (num_dummies, 0)), constant_values=True)
+
+        total = 0.0
+        for i in range(self.num_layers):
+            layer = CrossAttentionLayer(
+                self.num_heads,
+                self.ffn_dim,
+                self.dropout,
+                self.drop_path,
+                self.dtype,
+                name=f"layer_{i}",
+            )
+            clips, on_words = layer(clips, clip_positions, key, key_mask, value, train=train)
+            total = total + on_words
+        return clips, jnp.clip(total / self.num_layers, 0, 1)
+
+
+class ClipEncoder(nn.Module):
+    """Self-attention over the clips of a video: clips, positions [B, L, D], mask [B, L] -> [B, L, D]."""
+
+    num_layers: int = 3
+    num_heads: int = 8
+    ffn_dim: int = 1024
+    dropout: float = 0.1
+    drop_path: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, clips: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
+    ) -> chex.Array:
+        for i in range(self.num_layers):
+            layer = EncoderLayer(
+                self.num_heads,
+                self.ffn_dim,
+                self.dropout,
+                self.drop_path,
+                in_init=matrix_init,
+                kernel_init=matrix_init,
+                dtype=self.dtype,
+                name=f"layer_{i}",
+            )
+            clips = layer(clips, positions, mask, train=train)
+        return clips

@@ -1,0 +1,295 @@
+"""Building blocks shared by the components: dense layers, norms, attention, masked convolutions.
+
+Parameters are float32; `dtype` is the type of the matrix products. Statistics of the norms and the
+softmax are always float32.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Dtype = str | jnp.dtype
+Initializer = Callable[..., chex.Array]
+
+# Padded keys get this logit: its exponential is 0 in float32, and a row of nothing else stays finite.
+MASKED_LOGIT = -1e30
+
+
+def uniform_init(fan_in: int) -> Initializer:
+    """PyTorch's default for dense and convolution layers: uniform in +-1 / sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Dtype = jnp.float32) -> chex.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def matmul_precision(dtype: Dtype) -> jax.lax.Precision:
+    """Full float32 products for float32, also where the default is lower (TF32, bfloat16 passes)."""
+    if jnp.dtype(dtype) == jnp.float32:
+        return jax.lax.Precision.HIGHEST
+    return jax.lax.Precision.DEFAULT
+
+
+def dense(
+    features: int,
+    fan_in: int,
+    *,
+    dtype: Dtype,
+    name: str,
+    use_bias: bool = True,
+    kernel_init: Initializer | None = None,
+    bias_init: Initializer | None = None,
+) -> nn.Dense:
+    """`nn.Dense` in full precision, initialised as PyTorch does unless told otherwise."""
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        precision=matmul_precision(dtype),
+        kernel_init=kernel_init or uniform_init(fan_in),
+        bias_init=bias_init or uniform_init(fan_in),
+        name=name,
+    )
+
+
+def layer_norm(dtype: Dtype, name: str) -> nn.LayerNorm:
+    """`nn.LayerNorm` with the model's epsilon (flax's default is 1e-6) and two-pass variance."""
+    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def drop_path(rate: float, train: bool) -> nn.Dropout:
+    """Stochastic depth: drops the whole residual branch of a sample, [B, L, D]."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
+
+
+def split_heads(x: chex.Array, num_heads: int) -> chex.Array:
+    """[B, L, D] -> [B, L, H, D / H]."""
+    return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
+
+
+def attention_weights(query: chex.Array, key: chex.Array, key_mask: chex.Array) -> chex.Array:
+    """Softmax of scaled dot products over the valid keys, float32.
+
+    query [B, L, H, D/H], key [B, K, H, D/H], key_mask [B, K] bool -> [B, H, L, K].
+    """
+    precision = matmul_precision(query.dtype)
+    logits = jnp.einsum(
+        "blhd,bkhd->bhlk", query, key, precision=precision, preferred_element_type=jnp.float32
+    )
+    logits = logits / math.sqrt(query.shape[-1])
+    logits = jnp.where(key_mask[:, None, None, :], logits, MASKED_LOGIT)
+    return jax.nn.softmax(logits, axis=-1)
+
+
+def attend(weights: chex.Array, value: chex.Array) -> chex.Array:
+    """Weighted sum of the values: [B, H, L, K], [B, K, H, D/H] -> [B, L, D] in the values' type."""
+    out = jnp.einsum(
+        "bhlk,bkhd->blhd",
+        weights.astype(value.dtype),
+        value,
+        precision=matmul_precision(value.dtype),
+    )
+    return out.reshape(*out.shape[:2], -1)
+
+
+def temporal_endpoints(mask: chex.Array) -> chex.Array:
+    """Start and end of each clip as fractions of its video: [B, L] bool -> [B, L, 2] float32."""
+    length = jnp.maximum(mask.sum(-1, keepdims=True), 1).astype(jnp.float32)
+    start = jnp.arange(mask.shape[-1], dtype=jnp.float32) / length
+    return jnp.stack([start, start + 1 / length], axis=-1)
+
+
+def sine_positions(mask: chex.Array, features: int) -> chex.Array:
+    """Sine embedding of the position relative to the video's own length.
+
+    mask [B, L] bool -> [B, L, features] float32; the last valid clip sits at 2 pi, channels (2j, 2j+1)
+    are (sin, cos) of the position / 10000^(2j/features).
+    """
+    count = jnp.cumsum(mask, axis=-1, dtype=jnp.float32)
+    position = count / (count[:, -1:] + 1e-6) * (2 * math.pi)
+    channel = jnp.arange(features)
+    angle = position[..., None] / 10000.0 ** (2 * (channel // 2) / features)
+    return jnp.where(channel % 2 == 0, jnp.sin(angle), jnp.cos(angle))
+
+
+class InputProjection(nn.Module):
+    """LayerNorm -> dropout -> dense, `num_layers` times, ReLU between (not after the last).
+
+    [B, L, any width] -> [B, L, hidden_dim] (spec: input projection per modality).
+    """
+
+    hidden_dim: int = 256
+    num_layers: int = 2
+    input_dropout: float = 0.5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: chex.Array, *, train: bool = False) -> chex.Array:
+        for i in range(self.num_layers):
+            x = layer_norm(self.dtype, f"norm_{i}")(x)
+            x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
+            x = dense(self.hidden_dim, x.shape[-1], dtype=self.dtype, name=f"dense_{i}")(x)
+            if i < self.num_layers - 1:
+                x = nn.relu(x)
+        return x
+
+
+class FeedForward(nn.Module):
+    """Dense -> PReLU with one learned slope -> dropout -> dense: [B, L, D] -> [B, L, D]."""
+
+    ffn_dim: int = 1024
+    dropout: float = 0.1
+    kernel_init: Initializer | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: chex.Array, *, train: bool = False) -> chex.Array:
+        width = x.shape[-1]
+        shared = {"dtype": self.dtype, "kernel_init": self.kernel_init}
+        x = dense(self.ffn_dim, width, name="dense_0", **shared)(x)
+        slope = self.param("slope", nn.initializers.constant(0.25), (), jnp.float32)
+        x = jnp.where(x >= 0, x, x * slope.astype(x.dtype))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return dense(width, self.ffn_dim, name="dense_1", **shared)(x)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; positions go to queries and keys, never to values.
+
+    x [B, L, D], positions [B, L, D], mask [B, L] bool -> [B, L, D].
+    """
+
+    num_heads: int = 8
+    dropout: float = 0.1
+    in_init: Initializer | None = None  # of the query, key and value projection, one [D, 3 D] matrix
+    out_init: Initializer | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
+    ) -> chex.Array:
+        width = x.shape[-1]
+        precision = matmul_precision(self.dtype)
+        kernel = self.param("in_kernel", self.in_init or uniform_init(width), (width, 3 * width))
+        bias = self.param("in_bias", nn.initializers.zeros, (3 * width,))
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+
+        with_position = (x + positions.astype(x.dtype)).astype(self.dtype)
+        query_key = jnp.matmul(with_position, kernel[:, : 2 * width], precision=precision)
+        query, key = jnp.split(query_key + bias[: 2 * width], 2, axis=-1)
+        value = jnp.matmul(x.astype(self.dtype), kernel[:, 2 * width :], precision=precision)
+        value = value + bias[2 * width :]
+
+        query, key, value = (split_heads(a, self.num_heads) for a in (query, key, value))
+        weights = attention_weights(query, key, mask)
+        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        out = dense(
+            width,
+            width,
+            dtype=self.dtype,
+            name="out",
+            kernel_init=self.out_init,
+            bias_init=nn.initializers.zeros,
+        )
+        return out(attend(weights, value))
+
+
+class EncoderLayer(nn.Module):
+    """Post-norm transformer encoder layer with stochastic depth on both residuals.
+
+    x [B, L, D], positions [B, L, D], mask [B, L] bool -> [B, L, D].
+    """
+
+    num_heads: int = 8
+    ffn_dim: int = 1024
+    dropout: float = 0.1
+    drop_path: float = 0.1
+    in_init: Initializer | None = None
+    kernel_init: Initializer | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
+    ) -> chex.Array:
+        attention = SelfAttention(
+            self.num_heads,
+            self.dropout,
+            in_init=self.in_init,
+            out_init=self.kernel_init,
+            dtype=self.dtype,
+            name="attention",
+        )
+        ffn = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, name="ffn")
+        attended = attention(x, positions, mask, train=train)
+        x = layer_norm(self.dtype, "norm_1")(x + drop_path(self.drop_path, train)(attended))
+        fed = ffn(x, train=train)
+        return layer_norm(self.dtype, "norm_2")(x + drop_path(self.drop_path, train)(fed))
+
+
+class AttentionPooling(nn.Module):
+    """Learned weighted mean of the valid positions: x [B, L, D], mask [B, L] -> [B, D] float32."""
+
+    @nn.compact
+    def __call__(self, x: chex.Array, mask: chex.Array) -> chex.Array:
+        x = x.astype(jnp.float32)
+        score = dense(1, x.shape[-1], dtype=jnp.float32, use_bias=False, name="score")(x)[..., 0]
+        weights = jax.nn.softmax(jnp.where(mask, score, MASKED_LOGIT), axis=-1)
+        return jnp.einsum("bl,bld->bd", weights, x, precision=jax.lax.Precision.HIGHEST)
+
+
+class Convolution(nn.Module):
+    """Convolution along time with zero padding to the same length, everything invalid read as zero.
+
+    x [B, L, D], mask [B, L] bool -> [B, L, features]. Masking the input is what makes the last valid
+    position see zeros, as it does in an unpadded run. Written as one matrix product over the unfolded
+    windows: for these widths it is faster than a convolution on CPU and maps to the matrix units.
+    """
+
+    features: int
+    kernel_size: int = 3
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: chex.Array, mask: chex.Array) -> chex.Array:
+        width, length, k = x.shape[-1], x.shape[1], self.kernel_size
+        init = uniform_init(width * k)
+        kernel = self.param("kernel", init, (k, width, self.features)).astype(self.dtype)
+        bias = self.param("bias", init, (self.features,)).astype(self.dtype)
+        x = jnp.where(mask[..., None], x, 0).astype(self.dtype)
+        x = jnp.pad(x, ((0, 0), (k // 2, k // 2), (0, 0)))
+        windows = jnp.concatenate([x[:, i : i + length] for i in range(k)], axis=-1)
+        kernel = kernel.reshape(k * width, self.features)
+        return jnp.matmul(windows, kernel, precision=matmul_precision(self.dtype)) + bias
+
+
+class PairConvolution(nn.Module):
+    """Convolution with kernel 2 and stride 2, no padding: [B, L, D] -> [B, L // 2, D].
+
+    With `transpose` its opposite, [B, L, D] -> [B, 2 L, D].
+    """
+
+    transpose: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        batch, length, width = x.shape
+        # PyTorch counts the fan-in of a transposed convolution over its outputs: 2 x width in both.
+        init = uniform_init(2 * width)
+        kernel = self.param("kernel", init, (2, width, width)).astype(self.dtype)
+        bias = self.param("bias", init, (width,)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        precision = matmul_precision(self.dtype)
+        if self.transpose:
+            out = jnp.einsum("bld,kde->blke", x, kernel, precision=precision)
+            return out.reshape(batch, 2 * length, width) + bias
+        pairs = x[:, : length // 2 * 2].reshape(batch, length // 2, 2 * width)
+        return jnp.matmul(pairs, kernel.reshape(2 * width, width), precision=precision) + bias

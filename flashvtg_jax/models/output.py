@@ -1,0 +1,28 @@
+"""What the model returns."""
+
+import chex
+import flax.struct
+
+
+@flax.struct.dataclass
+class FlashVTGOutput:
+    """Everything FlashVTG computes for a batch, for the losses and the decoding.
+
+    B samples, L clips, P points of all pyramid levels (level after level), D hidden size. Rows and
+    positions that are padding hold finite values that mean nothing; the masks say which.
+    """
+
+    memory: chex.Array  # [B, L, D] fused clips after the ReLU: level 1 of the pyramid
+    query_embedding: chex.Array  # [B, D] attention-pooled words
+    intra_scale_logits: chex.Array  # [B, P] score head applied level by level
+    inter_scale_logits: chex.Array  # [B, P] score head applied across levels
+    logits: chex.Array  # [B, P] learned mix of the two
+    offsets: chex.Array  # [B, P, 2] distance to start and end, > 0, in strides of the point
+    points: chex.Array  # [P, 4] position (clips), regression range low and high (clips), stride
+    point_mask: chex.Array  # [B, P] bool
+    saliency: chex.Array  # [B, L] highlight score, unbounded; 0 where padded
+    query_attention: chex.Array  # [B, L] attention that reaches words, in [0, 1]; 0 where padded
+    video_mask: chex.Array  # [B, L] bool
+    negative_saliency: chex.Array | None = None  # [B, L] the same clips against another query
+    negative_query_attention: chex.Array | None = None  # [B, L]
+    negative_index: chex.Array | None = None  # [B] int32, the row whose query was that other one

@@ -1,0 +1,113 @@
+"""Adaptive score refinement: scores within each level and across levels, mixed (paper section 3.4)."""
+
+from collections.abc import Sequence
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flashvtg_jax.models.layers import Convolution, Dtype, dense
+
+
+def join_levels(levels: Sequence[chex.Array], gap: int) -> chex.Array:
+    """Concatenate [B, L_k, ...] along time with `gap` zeros between: one array for one convolution.
+
+    With a gap of half a kernel no window of a level reaches another level.
+    """
+    pad = [(0, 0), (0, gap)] + [(0, 0)] * (levels[0].ndim - 2)
+    padded = [jnp.pad(level, pad) for level in levels[:-1]]
+    return jnp.concatenate([*padded, levels[-1]], axis=1)
+
+
+def split_levels(joined: chex.Array, lengths: Sequence[int], gap: int) -> list[chex.Array]:
+    """Undo `join_levels`: [B, sum of lengths and gaps, ...] -> a list of [B, L_k, ...]."""
+    levels, start = [], 0
+    for length in lengths:
+        levels.append(joined[:, start : start + length])
+        start += length + gap
+    return levels
+
+
+@jax.custom_vjp
+def permute(x: chex.Array, order: chex.Array, inverse: chex.Array) -> chex.Array:
+    """Reorder time: x [B, P, D], order and its inverse [B, P] -> out[b, i] = x[b, order[b, i]].
+
+    The gradient is the inverse reordering, a gather again: the scatter that automatic
+    differentiation would write is much slower.
+    """
+    return jnp.take_along_axis(x, order[..., None], axis=1)
+
+
+def _permute_forward(x: chex.Array, order: chex.Array, inverse: chex.Array):
+    return permute(x, order, inverse), (order, inverse)
+
+
+def _permute_backward(residuals: tuple[chex.Array, chex.Array], gradient: chex.Array):
+    order, inverse = residuals
+    return permute(gradient, inverse, order), None, None
+
+
+permute.defvjp(_permute_forward, _permute_backward)
+
+
+class ScoreHead(nn.Module):
+    """Convolutions and a small MLP down to one logit: x [B, P, D], mask [B, P] -> [B, P] float32."""
+
+    kernel_size: int = 5
+    num_conv_layers: int = 1
+    num_mlp_layers: int = 5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: chex.Array, mask: chex.Array) -> chex.Array:
+        width = x.shape[-1]
+        for i in range(self.num_conv_layers):
+            conv = Convolution(width, self.kernel_size, self.dtype, name=f"conv_{i}")
+            x = nn.relu(conv(x, mask))
+        for i in range(self.num_mlp_layers - 1):
+            hidden = width // 2
+            x = nn.relu(dense(hidden, x.shape[-1], dtype=self.dtype, name=f"dense_{i}")(x))
+        last = f"dense_{self.num_mlp_layers - 1}"
+        return dense(1, x.shape[-1], dtype=jnp.float32, name=last)(x)[..., 0]
+
+
+class AdaptiveScoreRefinement(nn.Module):
+    """Two score heads, within and across levels, and their learned mix (paper section 3.4).
+
+    levels: per level [B, L_k, D]; masks: per level [B, L_k] bool, valid points first
+    -> (logits, intra_scale_logits, inter_scale_logits), each [B, P] float32 with P the sum of L_k.
+
+    Across levels the convolution sees the last valid point of a level next to the first of the
+    following one, wherever the padding lies: the points are packed before it and spread after it.
+    """
+
+    kernel_size: int = 5
+    num_conv_layers: int = 1
+    num_mlp_layers: int = 5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, levels: Sequence[chex.Array], masks: Sequence[chex.Array]
+    ) -> tuple[chex.Array, chex.Array, chex.Array]:
+        chex.assert_rank(list(levels), 3)
+        chex.assert_rank(list(masks), 2)
+        lengths = [level.shape[1] for level in levels]
+        gap = self.kernel_size // 2
+        fields = (self.kernel_size, self.num_conv_layers, self.num_mlp_layers, self.dtype)
+
+        intra_head = ScoreHead(*fields, name="intra_scale")
+        intra = intra_head(join_levels(levels, gap), join_levels(masks, gap))
+        intra = jnp.concatenate(split_levels(intra, lengths, gap), axis=1)
+
+        mask = jnp.concatenate(masks, axis=1)
+        order = jnp.argsort(~mask, axis=1, stable=True)
+        inverse = jnp.argsort(order, axis=1)
+        packed = permute(jnp.concatenate(levels, axis=1), order, inverse)
+        packed_mask = jnp.take_along_axis(mask, order, axis=1)
+        inter = ScoreHead(*fields, name="inter_scale")(packed, packed_mask)
+        inter = jnp.take_along_axis(inter, inverse, axis=1)
+
+        mix = self.param("mix", nn.initializers.constant(0.5), (), jnp.float32)
+        return mix * intra + (1 - mix) * inter, intra, inter
