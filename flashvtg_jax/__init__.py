@@ -1,6 +1,59 @@
-"""FlashVTG in JAX: the moments and highlights of a video that answer a sentence."""
+"""FlashVTG in JAX: the moments and highlights of a video that answer a sentence.
 
-from flashvtg_jax.decoding import decode_moments as decode_moments
-from flashvtg_jax.interop.pytorch import params_from_torch as params_from_torch
-from flashvtg_jax.models.flashvtg import FlashVTG as FlashVTG
-from flashvtg_jax.models.output import FlashVTGOutput as FlashVTGOutput
+    import flashvtg_jax as fv
+
+    config = fv.load_config("qvhighlights_slowfast_clip")
+    model = fv.build_model(config.model)
+
+The public names load when they are first used: scoring a file, say, does not wait for jax.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from flashvtg_jax.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from flashvtg_jax.config import load_config as load_config
+    from flashvtg_jax.data.batch import Batch as Batch
+    from flashvtg_jax.decoding import decode_moments as decode_moments
+    from flashvtg_jax.errors import FlashVTGError as FlashVTGError
+    from flashvtg_jax.evaluation import evaluate as evaluate
+    from flashvtg_jax.interop.pytorch import params_from_torch as params_from_torch
+    from flashvtg_jax.losses import Targets as Targets
+    from flashvtg_jax.losses import objective as objective
+    from flashvtg_jax.metrics import evaluate_predictions as evaluate_predictions
+    from flashvtg_jax.models.flashvtg import FlashVTG as FlashVTG
+    from flashvtg_jax.models.flashvtg import build_model as build_model
+    from flashvtg_jax.models.output import FlashVTGOutput as FlashVTGOutput
+    from flashvtg_jax.training.loop import train as train
+
+_HOMES = {
+    "Batch": "data.batch",
+    "FlashVTG": "models.flashvtg",
+    "FlashVTGError": "errors",
+    "FlashVTGOutput": "models.output",
+    "Targets": "losses",
+    "build_model": "models.flashvtg",
+    "decode_moments": "decoding",
+    "evaluate": "evaluation",
+    "evaluate_predictions": "metrics",
+    "load_config": "config",
+    "objective": "losses",
+    "params_from_torch": "interop.pytorch",
+    "train": "training.loop",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,11 +1,14 @@
 """FlashVTG: the whole model, from features of a video and a query to scored moments and highlights."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.models.boundary import BoundaryHead
 from flashvtg_jax.models.fusion import AdaptiveCrossAttention, ClipEncoder, DummyEncoder
 from flashvtg_jax.models.layers import (
@@ -145,6 +148,7 @@ class FlashVTG(nn.Module):
         chex.assert_equal_shape_prefix([query, query_mask], 2)
         chex.assert_equal_shape_prefix([video, query], 1)
         chex.assert_type([video_mask, query_mask], bool)
+        video_mask, query_mask = jnp.asarray(video_mask), jnp.asarray(query_mask)  # numpy is fine
 
         clips = self.project_video(video, video_mask, train=train)
         words, dummy_keys = self.project_query(query, query_mask, train=train)
@@ -184,3 +188,26 @@ class FlashVTG(nn.Module):
             video_mask=video_mask,
             **negatives,
         )
+
+
+def build_model(config: Mapping[str, Any]) -> FlashVTG:
+    """The model of a configuration's `model` section.
+
+    Raises ConfigError for a field that the model does not have, or values that do not fit together.
+    """
+    fields = {field.name for field in dataclasses.fields(FlashVTG)} - {"parent", "name"}
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in dict(config).items()}
+    unknown = sorted(values.keys() - fields)
+    if unknown:
+        raise ConfigError(f"config.model has no field {', '.join(unknown)}; it has {sorted(fields)}")
+    model = FlashVTG(**values)
+    if model.hidden_dim % (2 * model.num_heads):
+        raise ConfigError(
+            f"config.model.hidden_dim={model.hidden_dim} is not a multiple of twice "
+            f"config.model.num_heads={model.num_heads}"
+        )
+    if model.kernel_size % 2 == 0:
+        raise ConfigError(f"config.model.kernel_size={model.kernel_size} is even; use an odd one")
+    if model.dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"config.model.dtype={model.dtype!r} is not 'float32' or 'bfloat16'")
+    return model

@@ -1,0 +1,115 @@
+"""What all configurations share: the authors' settings, of which each data set changes a few."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
+
+from flashvtg_jax.errors import ConfigError
+
+
+def optional(kind: type, value: object = None) -> FieldReference:
+    """A field of type `kind` that may also be None."""
+    return FieldReference(value, field_type=kind)
+
+
+def refuse_argument(name: str, argument: str | None) -> None:
+    """Raise ConfigError if a configuration without variants was given an argument."""
+    if argument is not None:
+        raise ConfigError(f'{name}: takes no argument, but ":{argument}" was given')
+
+
+def get_common() -> ConfigDict:
+    """All fields, with what most data sets use; those of the data are QVHighlights' ones."""
+    config = ConfigDict()
+    config.name = "common"  # of the experiment; logs and errors say it
+    config.seed = 2024  # of the parameters, the shuffling, the random labels and the dropout
+    # Seconds a clip lasts. The data and the loss share this value under their own names.
+    config.clip_length = FieldReference(2.0, required=True)
+
+    model = config.model = ConfigDict()
+    model.hidden_dim = 256  # D, the width of every token
+    model.num_heads = 8  # attention heads
+    model.ffn_dim = 1024  # hidden width of the feed-forward blocks
+    model.n_input_proj = 2  # blocks that project the features of each modality to D
+    model.t2v_layers = 6  # layers of adaptive cross attention, from clips to words
+    model.enc_layers = 3  # self-attention layers of the clip encoder
+    model.dummy_layers = 2  # layers of the encoder of dummy tokens
+    model.num_dummies = 40  # dummy tokens, which clips attend to instead of words
+    model.strides = (1.0, 2.0, 4.0, 8.0)  # of the pyramid's levels, in clips; powers of 2, also 0.5
+    model.kernel_size = 5  # of the convolutions of the score heads; odd
+    model.num_conv_layers = 1  # convolutions of each score head
+    model.num_mlp_layers = 5  # dense layers of each score head
+    model.input_dropout = 0.5  # on the features, in each block of the input projections
+    model.dropout = 0.1  # on attention weights and in feed-forward blocks
+    model.drop_path = 0.1  # stochastic depth: how often a residual branch is left out of a sample
+    model.dummy_dropout = 0.1  # as dropout, in the encoder of dummy tokens
+    model.dummy_drop_path = 0.1  # as drop_path, in the encoder of dummy tokens
+    model.dtype = "float32"  # of the computation, or "bfloat16"; parameters stay float32
+
+    loss = config.loss = ConfigDict()
+    loss.lw_cls = 5.0  # weight of the classification of points
+    loss.lw_reg = 1.0  # weight of the regression of boundaries
+    loss.lw_sal = 0.1  # weight of the alignment of clips with their query
+    loss.lw_saliency = 0.8  # weight of the saliency losses
+    loss.lw_wattn = 1.0  # within them, weight of those on the query attention
+    loss.label_loss_coef = 4.0  # weight of the clip-aware score loss; 0: off
+    loss.clip_length = config.get_ref("clip_length")  # seconds; config.clip_length
+    loss.sample_radius = 1.5  # strides around a window's centre within which points are positive
+    loss.saliency_margin = 0.2  # by which a positive clip is to outscore a negative one
+    loss.temperature = 0.07  # of the alignment
+    loss.rank_temperature = 0.5  # of the rank contrastive loss
+    loss.focal_gamma = 2.0  # of the focal loss: how much easy points are discounted
+    loss.classification = "focal"  # or "binary_cross_entropy" against the saliency labels
+    loss.regression = True  # whether boundaries are learned; not in highlight detection
+    loss.alignment_directions = ("row", "column")  # clips of a video; queries of the batch
+    loss.negative_pair_weight = 1.0  # weight of the scores against another sample's query
+
+    data = config.data = ConfigDict()
+    data.dataset = "qvhighlights/slowfast_clip"  # TFDS name: builder/config
+    data.data_dir = optional(str, "data")  # where built data sets are; None: in the work directory
+    data.manual_dir = optional(str)  # where the released files are, to build from; None: do not
+    data.train_split = "train"  # split to learn from
+    data.val_split = "val"  # split to select the best checkpoint on
+    data.video_streams = ("slowfast", "clip")  # features of a clip, in the order of concatenation
+    data.video_widths = ConfigDict()  # width of each stream, checked when the data set is opened
+    data.video_widths.slowfast = 2304  # SlowFast R50
+    data.video_widths.clip = 512  # CLIP ViT-B/32
+    data.query_width = 512  # width of a word's features: CLIP's text encoder
+    data.normalize_query = True  # scale each word's features to norm 1
+    data.clip_length = config.get_ref("clip_length")  # seconds; config.clip_length
+    data.max_clips = optional(int, 75)  # longer videos are cut; None: no limit
+    data.max_words = 40  # longer queries are cut
+    # Lengths that videos are padded to, ascending, the last for the longest; None: chosen by split.
+    data.buckets = optional(tuple, (75,))
+    data.labels = "qvhighlights"  # how saliency labels are made: from three annotators' ratings
+    data.source_video = "youtube_id"  # what one source video's clips share; or "vid"
+    data.num_threads = 4  # that read examples
+    data.prefetch = 4  # batches made ready ahead
+
+    optimizer = config.optimizer = ConfigDict()
+    optimizer.learning_rate = 5e-4  # of AdamW
+    optimizer.weight_decay = 1e-4  # of AdamW, on all parameters
+    optimizer.gradient_clip_norm = 0.1  # global norm to which longer gradients are scaled
+    optimizer.lr_drop = optional(
+        int
+    )  # epochs after which the rate is halved, each time; None: never
+
+    train = config.train = ConfigDict()
+    train.batch_size = 64  # queries in a step, over all devices
+    train.epochs = 150  # passes over the training split
+    train.drop_last = False  # leave out an epoch's last batch if it is not full
+    train.log_every_steps = 20  # steps between lines of the log
+    train.evaluate_every_epochs = 1  # epochs between evaluations
+    train.evaluate_untrained = False  # also evaluate before the first step, to compare with
+    train.checkpoint_every_epochs = 1  # epochs between checkpoints to resume from
+    train.keep_checkpoints = 2  # latest ones kept; the best one is kept besides
+    train.early_stopping_epochs = optional(int)  # evaluations without a better one; None: go on
+    train.selection_metric = "MR-full-mAP"  # that makes a checkpoint the best; without NMS
+
+    evaluation = config.evaluation = ConfigDict()
+    evaluation.batch_size = 64  # queries in a batch, over all devices
+    evaluation.max_moments = 50  # moments kept for a query
+    evaluation.nms_threshold = 0.7  # intersection over union from which a moment is suppressed
+    evaluation.nms_type = "normal"  # suppressed moments score 0; or "linear": less, by the overlap
+    evaluation.window_range = optional(tuple, (0.0, 150.0))  # seconds, of moments; None: no limits
+    evaluation.round_to_clip_length = True  # moments begin and end where clips do
+    return config

@@ -1,0 +1,7 @@
+"""`python -m flashvtg_jax`: the same as `flashvtg`."""
+
+import sys
+
+from flashvtg_jax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,226 @@
+"""The command line: `flashvtg COMMAND ...`, the roof of the house."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flashvtg_jax.errors import ConfigError, FlashVTGError
+from flashvtg_jax.version import __version__
+
+# Each command imports what it needs when it runs: `--help` is instant and needs no device.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status.
+
+    0: done. 1: something the user can mend, told in one message. 2: wrong usage. 130 and 143: training
+    was interrupted by SIGINT or SIGTERM and is saved.
+    """
+    parser = make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    overrides = [text for text in rest if text.startswith("--config.")]
+    unknown = [text for text in rest if text not in overrides]
+    if unknown or (overrides and options.command != "train"):
+        parser.error(f"unknown arguments: {' '.join(unknown or overrides)}")
+    try:
+        return options.run(options, overrides)
+    except FlashVTGError as error:
+        print(f"flashvtg {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"flashvtg {options.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands, each with an example that runs."""
+    parser = argparse.ArgumentParser(
+        prog="flashvtg",
+        description="FlashVTG: the moments and highlights of a video that answer a sentence.",
+        epilog="First try: flashvtg train --config=demo --workdir=runs/demo",
+    )
+    parser.add_argument("--version", action="version", version=f"flashvtg-jax {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, about: str, example: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=about[0].lower() + about[1:].rstrip("."),
+            description=about,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    add = command(
+        "synthesize",
+        run_synthesize,
+        "Write features in a released layout with moments planted in them, for any annotation file.",
+        "flashvtg synthesize --output=features --num_train=512 --num_val=128",
+    ).add_argument
+    add("--output", required=True, metavar="DIR", help="folder to write; goes on where it stopped")
+    add(
+        "--annotations",
+        action="append",
+        metavar="FILE",
+        help="annotation file, several times for several splits; without, generates annotations",
+    )
+    add("--limit", type=int, metavar="N", help="use the first N lines of each annotation file")
+    add("--dataset", default="qvhighlights/slowfast_clip", metavar="NAME", help="whose layout")
+    add("--strength", type=float, default=1.0, help="of the planted moments (default %(default)s)")
+    add("--seed", type=int, default=0, help="(default %(default)s)")
+    add("--widths", metavar="slowfast=64,query=32", help="other feature widths than the released")
+    add("--num_train", type=int, default=512, help="queries to generate (default %(default)s)")
+    add("--num_val", type=int, default=128, help="queries to generate (default %(default)s)")
+
+    add = command(
+        "build",
+        run_build,
+        "Build a data set from annotation and feature files, once, before training.",
+        "flashvtg build --dataset=qvhighlights/slowfast_clip --manual_dir=features --data_dir=data",
+    ).add_argument
+    add("--dataset", required=True, metavar="NAME", help="e.g. qvhighlights/slowfast_clip")
+    add("--manual_dir", required=True, metavar="DIR", help="folder with the released files")
+    add("--data_dir", default="data", metavar="DIR", help="built data sets (default %(default)s)")
+    add("--skip_missing", action="store_true", help="leave out queries without feature files")
+    add("--overwrite", action="store_true", help="build again what is already built")
+    add("--widths", metavar="slowfast=64,query=32", help="other feature widths than the released")
+
+    add = command(
+        "train",
+        run_train,
+        "Train a model and evaluate it; the same command continues a run that was stopped. Any field "
+        "of the configuration can be given as --config.section.field=value.",
+        "flashvtg train --config=demo --workdir=runs/demo --config.optimizer.learning_rate=1e-3",
+    ).add_argument
+    add("--config", required=True, metavar="NAME", help="a name or a .py file, each with :argument")
+    add("--workdir", required=True, metavar="DIR", help="checkpoints, logs and results")
+
+    add = command(
+        "evaluate",
+        run_evaluate,
+        "Score the best checkpoint of a run; writes predictions.jsonl and metrics.json.",
+        "flashvtg evaluate --workdir=runs/demo --split=val",
+    ).add_argument
+    add("--workdir", required=True, metavar="DIR", help="of flashvtg train")
+    add("--split", metavar="NAME", help="train, val, test (default: the validation split)")
+    add("--step", type=int, metavar="N", help="of the checkpoint (default: the best one)")
+    add("--data_dir", metavar="DIR", help="built data sets (default: as in training)")
+    add("--output", metavar="DIR", help="folder for the results (default: the work directory)")
+
+    add = command(
+        "score",
+        run_score,
+        "Score a prediction file in the QVHighlights format as the official evaluator does.",
+        "flashvtg score --predictions=runs/demo/predictions.jsonl "
+        "--annotations=runs/demo/data/synthetic/highlight_val_release.jsonl",
+    ).add_argument
+    add("--predictions", required=True, metavar="FILE", help="JSON lines")
+    add("--annotations", required=True, metavar="FILE", help="JSON lines")
+    add("--output", metavar="FILE", help="write all numbers as JSON, laid out as the official ones")
+    return parser
+
+
+def run_synthesize(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.data.synthetic import synthesize
+
+    synthesize(
+        options.output,
+        annotations=options.annotations,
+        limit=options.limit,
+        dataset=options.dataset,
+        strength=options.strength,
+        seed=options.seed,
+        widths=options.widths,
+        num_train=options.num_train,
+        num_val=options.num_val,
+    )
+    return 0
+
+
+def run_build(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.data.building import build
+
+    build(
+        options.dataset,
+        options.manual_dir,
+        options.data_dir,
+        skip_missing=options.skip_missing,
+        overwrite=options.overwrite,
+        widths=options.widths,
+    )
+    return 0
+
+
+def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from flashvtg_jax.config import load_config
+    from flashvtg_jax.training.loop import Interrupted, train
+
+    config = load_config(options.config, overrides)
+    try:
+        numbers, numbers_nms = train(config, options.workdir)
+    except Interrupted as interruption:
+        print(
+            f"flashvtg train: stopped by {interruption}; everything is saved, the same command "
+            "continues",
+            file=sys.stderr,
+        )
+        return 128 + interruption.signal_number
+    columns = {"without NMS": numbers, "with NMS": numbers_nms}
+    untrained = _untrained(Path(options.workdir))
+    print_numbers({"untrained": untrained, **columns} if untrained else columns)
+    print(f"\nresults in {options.workdir}: metrics.json, predictions.jsonl, tensorboard/")
+    return 0
+
+
+def _untrained(workdir: Path) -> dict[str, float] | None:
+    """The numbers of step 0, if they were taken."""
+    with (workdir / "evaluations.jsonl").open(encoding="utf-8") as lines:
+        first = json.loads(next(lines, "{}"))
+    return first if first.get("step") == 0 else None
+
+
+def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.evaluation import evaluate
+
+    numbers, numbers_nms = evaluate(
+        options.workdir,
+        split=options.split,
+        step=options.step,
+        data_dir=options.data_dir,
+        output=options.output,
+    )
+    if numbers:
+        print_numbers({"without NMS": numbers, "with NMS": numbers_nms})
+    print(f"\nwrote predictions to {options.output or options.workdir}")
+    return 0
+
+
+def run_score(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.metrics import nested, score_files
+
+    numbers = score_files(options.predictions, options.annotations)
+    print_numbers({"score": numbers})
+    if options.output:
+        path = Path(options.output)
+        try:
+            path.write_text(json.dumps(nested(numbers), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written ({error})") from error
+    return 0
+
+
+def print_numbers(columns: dict[str, dict[str, float]]) -> None:
+    """A table on standard output."""
+    from flashvtg_jax.metrics import format_table
+
+    print(format_table(columns))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Annotation files: one JSON object a query, checked line by line before anything else starts.
+
+The format is QVHighlights': `qid`, `query`, `vid`, `duration` (seconds), and, where a data set has
+them, `relevant_windows` ([[start, end], ...], seconds) with `relevant_clip_ids` and
+`saliency_scores` (one list of annotators' ratings a clip), or `label` (one list of ratings a clip).
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from flashvtg_jax.errors import DataError
+from flashvtg_jax.json_lines import read_json_lines
+
+MAX_ERRORS = 10  # of one file that are reported at once
+
+# The fields that training and scoring need, by the values of `config.data.labels`.
+LABEL_FIELDS = {
+    "qvhighlights": ("relevant_windows", "relevant_clip_ids", "saliency_scores"),
+    "windows": ("relevant_windows",),
+    "ratings": ("label",),
+}
+
+_TRAILING_TIMES = re.compile(r"_\d+(\.\d+)?_\d+(\.\d+)?$")
+
+
+def load_annotations(
+    path: str | os.PathLike, *, clip_length: float = 2.0, labels: str | None = None
+) -> list[dict[str, Any]]:
+    """Reads an annotation file and checks every line of it.
+
+    Windows may reach to the end of the last clip (a 149.3 s video has 75 clips of 2 s), clip ids
+    one beyond it: they are cut to the video later.
+
+    Args:
+      path: file of JSON lines; row i of the result is line i + 1.
+      clip_length: seconds.
+      labels: a key of `LABEL_FIELDS`: every line must carry these labels. None: labels are
+        checked where there are any, and are on every line or on none.
+
+    Raises:
+      DataError: the file is missing, empty or not JSON lines, or lines that cannot be used: up to
+        ten of them in one message, each as "file:line: what is wrong".
+    """
+    rows = read_json_lines(path)
+    required = LABEL_FIELDS[labels] if labels else _common_labels(rows)
+    problems: list[str] = []
+    first_line: dict[str, int] = {}
+    for line, row in enumerate(rows, start=1):
+        for problem in _row_problems(row, clip_length, required):
+            problems.append(f"{path}:{line}: {problem}")
+        # As text: 7 and "7" would be looked for in the same feature file.
+        qid = str(row.get("qid"))
+        if "qid" in row and first_line.setdefault(qid, line) != line:
+            problems.append(
+                f"{path}:{line}: qid {qid} is already used in line {first_line[qid]}; "
+                "give every query an id of its own"
+            )
+        if len(problems) > MAX_ERRORS:
+            problems[MAX_ERRORS:] = [f"{path}: ... and more; mend these first"]
+            break
+    if problems:
+        raise DataError("\n".join(problems))
+    return rows
+
+
+def youtube_id(vid: str) -> str:
+    """Returns the source video of a QVHighlights excerpt: `vid` without its two trailing times.
+
+    "NUsG9BgSes0_210.0_360.0" gives "NUsG9BgSes0"; an id without times is returned as it is.
+    """
+    return _TRAILING_TIMES.sub("", vid)
+
+
+def num_video_clips(duration: float, clip_length: float) -> int:
+    """Returns the clips of a video of `duration` seconds, the last one perhaps not full."""
+    return max(1, math.ceil(duration / clip_length - 1e-6))
+
+
+def _common_labels(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Returns the label fields that some line carries: the other lines must carry them, too."""
+    found = {field for row in rows for field, value in row.items() if value is not None}
+    if found & {"relevant_clip_ids", "saliency_scores"}:  # one means nothing without the other
+        found |= {"relevant_clip_ids", "saliency_scores"}
+    return tuple(field for field in (*LABEL_FIELDS["qvhighlights"], "label") if field in found)
+
+
+def _row_problems(
+    row: dict[str, Any], clip_length: float, required: tuple[str, ...]
+) -> Iterator[str]:
+    """Yields what is wrong with one line."""
+    for field in ("qid", "query", "vid", "duration"):
+        if field not in row:
+            yield f"no field {field!r}; every line needs qid, query, vid and duration"
+    for field in required:
+        if row.get(field) is None:
+            found = [name for fields in LABEL_FIELDS.values() for name in fields if row.get(name)]
+            yield (
+                f"no field {field!r}"
+                + (f", but {', '.join(dict.fromkeys(found))}" if found else "")
+                + "; is this the annotation file of another data set, or of a split without labels?"
+            )
+    yield from _id_problems(row)
+    duration = row.get("duration")
+    if "duration" in row and not (_is_number(duration) and duration > 0):
+        yield f"duration {duration!r}; expected the seconds of the video, more than 0"
+        return
+    if duration is None:
+        return
+    yield from _window_problems(row, duration, clip_length)
+    yield from _saliency_problems(row, num_video_clips(duration, clip_length))
+    yield from _rating_problems(row)
+
+
+def _id_problems(row: dict[str, Any]) -> Iterator[str]:
+    """Yields what is wrong with query, qid and vid."""
+    if "query" in row and not (isinstance(row["query"], str) and row["query"].strip()):
+        yield f"query {row['query']!r}; expected a sentence"
+    for field, types in (("qid", (str, int)), ("vid", str)):
+        if field not in row:
+            continue
+        value = row[field]
+        if not isinstance(value, types) or isinstance(value, bool) or not str(value).strip():
+            yield f"{field} {value!r}; expected a string" + (" or an integer" * (field == "qid"))
+        # Ids become file names; none may lead out of the features' folder.
+        elif any(character in str(value) for character in "/\\\0"):
+            yield f"{field} {value!r} holds a character that file names cannot"
+
+
+def _window_problems(row: dict[str, Any], duration: float, clip_length: float) -> Iterator[str]:
+    windows = row.get("relevant_windows")
+    if windows is None:
+        return
+    if not isinstance(windows, list):
+        yield f"relevant_windows {windows!r}; expected a list of [start, end] in seconds"
+        return
+    end_of_video = num_video_clips(duration, clip_length) * clip_length
+    # float32 durations and windows differ from each other in the seventh digit.
+    latest = max(end_of_video, duration) + 1e-3
+    for window in windows:
+        if not (isinstance(window, list) and len(window) == 2 and all(map(_is_number, window))):
+            yield f"window {window!r}; expected [start, end], two numbers of seconds"
+        elif window[0] >= window[1]:
+            yield f"window {window} is reversed or empty; expected [start, end] with start < end"
+        elif window[0] < 0 or window[1] > latest:
+            yield f"window {window} is outside its video of {duration} seconds"
+
+
+def _saliency_problems(row: dict[str, Any], num_clips: int) -> Iterator[str]:
+    ids, scores = row.get("relevant_clip_ids"), row.get("saliency_scores")
+    if ids is None or scores is None:
+        return
+    if not isinstance(ids, list) or not isinstance(scores, list):
+        yield "relevant_clip_ids and saliency_scores; expected two lists"
+        return
+    if len(ids) != len(scores):
+        yield (
+            f"{len(scores)} saliency_scores for {len(ids)} relevant_clip_ids; "
+            "expected one list of ratings for each clip"
+        )
+    wrong = [i for i in ids if not isinstance(i, int) or isinstance(i, bool)]
+    outside = [i for i in ids if i not in wrong and not 0 <= i <= num_clips]
+    if wrong:
+        yield f"relevant_clip_ids holds {wrong[0]!r}; expected integers, counted from 0"
+    if outside:
+        yield f"relevant_clip_ids holds {outside[0]}, but the video has {num_clips} clips"
+    if not wrong and len(set(ids)) != len(ids):
+        yield "relevant_clip_ids holds a clip twice"
+    yield from _rating_table_problems(scores, "saliency_scores")
+
+
+def _rating_problems(row: dict[str, Any]) -> Iterator[str]:
+    label = row.get("label")
+    if label is None:
+        return
+    if not isinstance(label, list) or not label:
+        yield "label; expected one list of ratings for each clip"
+        return
+    yield from _rating_table_problems(label, "label")
+
+
+def _rating_table_problems(table: list[Any], field: str) -> Iterator[str]:
+    """Yields what is wrong with lists of ratings, one list a clip, all equally long."""
+    for ratings in table:
+        if not isinstance(ratings, list) or not ratings:
+            yield f"{field} holds {ratings!r}; expected a list of annotators' ratings for each clip"
+            return
+        if not all(_is_number(rating) and rating >= 0 for rating in ratings):
+            yield f"{field} holds {ratings}; expected numbers from 0"
+            return
+        if len(ratings) != len(table[0]):
+            yield f"{field} has {len(table[0])} ratings for one clip and {len(ratings)} for another"
+            return
+
+
+def _is_number(value: Any) -> bool:
+    # The comparison is False for NaN and infinity, and takes integers of any length.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15

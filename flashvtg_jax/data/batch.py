@@ -1,0 +1,143 @@
+"""The batch: what the model, the losses and the evaluation receive, with static shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import flax.struct
+import numpy as np
+
+from flashvtg_jax.data.features import normalize
+from flashvtg_jax.losses import Targets
+
+
+@flax.struct.dataclass
+class Batch:
+    """Padded examples: B rows, L clips, Q words; numpy arrays, or jax arrays on devices.
+
+    A row with no valid clip is a padding row of the batch (`example` is -1) and takes part in
+    nothing.
+
+    video: [B, L, Dv] float32, normalised features, streams side by side, without the temporal
+      endpoints, 0 where padded.
+    video_mask: [B, L] bool, True for clips of the video.
+    query: [B, Q, Dq] float32 word features, 0 where padded.
+    query_mask: [B, Q] bool, True for words of the query.
+    duration: [B] float32, seconds.
+    example: [B] int32, row of the split, -1 for padding rows.
+    targets: what the losses compare with, see `flashvtg_jax.losses.Targets`.
+    """
+
+    video: np.ndarray
+    video_mask: np.ndarray
+    query: np.ndarray
+    query_mask: np.ndarray
+    duration: np.ndarray
+    example: np.ndarray
+    targets: Targets
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShape:
+    """Sizes of a batch, fixed before any row is read.
+
+    rows: B, of this process.
+    clips: L, clips that rows are padded to.
+    words: Q, words that rows are padded to.
+    windows: M, moments that rows are padded to.
+    pairs: positive and negative clips of each row.
+    stream_widths: widths of the video streams, in order; Dv is their sum.
+    query_width: Dq.
+    """
+
+    rows: int
+    clips: int
+    words: int
+    windows: int
+    pairs: int
+    stream_widths: tuple[int, ...]
+    query_width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One example before padding: features as stored, cut to the lengths that are used.
+
+    streams: one array [L, width] for each video stream, all of the same length L.
+    query: [Q, Dq] word features.
+    duration: seconds.
+    windows: [M, 2] float32, seconds.
+    saliency_labels: [L] float32.
+    positive_clips, negative_clips: [pairs] int32.
+    video_id: index of the source video within the split.
+    example: row of the split.
+    """
+
+    streams: Sequence[np.ndarray]
+    query: np.ndarray
+    duration: float
+    windows: np.ndarray
+    saliency_labels: np.ndarray
+    positive_clips: np.ndarray
+    negative_clips: np.ndarray
+    video_id: int
+    example: int
+
+
+def empty_batch(shape: BatchShape) -> Batch:
+    """Returns a batch of padding rows only."""
+    rows, clips = shape.rows, shape.clips
+    return Batch(
+        video=np.zeros((rows, clips, sum(shape.stream_widths)), np.float32),
+        video_mask=np.zeros((rows, clips), bool),
+        query=np.zeros((rows, shape.words, shape.query_width), np.float32),
+        query_mask=np.zeros((rows, shape.words), bool),
+        duration=np.zeros(rows, np.float32),
+        example=np.full(rows, -1, np.int32),
+        targets=Targets(
+            windows=np.zeros((rows, shape.windows, 2), np.float32),
+            window_mask=np.zeros((rows, shape.windows), bool),
+            saliency_labels=np.zeros((rows, clips), np.float32),
+            positive_clips=np.zeros((rows, shape.pairs), np.int32),
+            negative_clips=np.zeros((rows, shape.pairs), np.int32),
+            video_id=np.full(rows, -1, np.int32),
+        ),
+    )
+
+
+def collate(
+    rows: Iterable[Row | None], shape: BatchShape, *, normalize_query: bool = True
+) -> Batch:
+    """Pads rows into one batch, normalising the features on the way.
+
+    Rows are consumed one at a time and written into place, so that an iterator that reads them
+    keeps a single example in memory besides the batch.
+
+    Args:
+      rows: at most `shape.rows` of them, none longer than the shape; None, and rows that are not
+        given, become padding rows.
+      shape: sizes of the batch.
+      normalize_query: normalise word features too; some data sets are used raw.
+    """
+    batch = empty_batch(shape)
+    targets = batch.targets
+    edges = np.cumsum((0, *shape.stream_widths))
+    for b, row in enumerate(rows):
+        if row is None:
+            continue
+        num_clips, num_words, num_windows = len(row.streams[0]), len(row.query), len(row.windows)
+        for stream, low, high in zip(row.streams, edges[:-1], edges[1:], strict=True):
+            batch.video[b, :num_clips, low:high] = normalize(stream)
+        batch.video_mask[b, :num_clips] = True
+        batch.query[b, :num_words] = normalize(row.query) if normalize_query else row.query
+        batch.query_mask[b, :num_words] = True
+        batch.duration[b] = row.duration
+        batch.example[b] = row.example
+        targets.windows[b, :num_windows] = row.windows
+        targets.window_mask[b, :num_windows] = True
+        targets.saliency_labels[b, :num_clips] = row.saliency_labels
+        targets.positive_clips[b] = row.positive_clips
+        targets.negative_clips[b] = row.negative_clips
+        targets.video_id[b] = row.video_id
+    return batch

@@ -1,0 +1,226 @@
+"""`flashvtg build`: a data set by name, whole or not at all."""
+
+import contextlib
+import difflib
+import errno
+import fcntl
+import functools
+import importlib
+import io
+import itertools
+import os
+import pkgutil
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from flashvtg_jax.data.dataset_builder import VIDEOS, FeatureConfig, FeatureDatasetBuilder
+from flashvtg_jax.data.inventory import Inventory, take_inventory
+from flashvtg_jax.data.layout import parse_widths
+from flashvtg_jax.errors import ConfigError, DataError
+
+_PACKAGE = "tfds_builders"
+_SLACK_BYTES = 64 << 20  # that must stay free beside the features, for annotations and metadata
+
+
+def build(
+    dataset: str,
+    manual_dir: str | os.PathLike,
+    data_dir: str | os.PathLike,
+    *,
+    skip_missing: bool = False,
+    overwrite: bool = False,
+    widths: Mapping[str, int | None] | str | None = None,
+    progress: bool = True,
+) -> Path:
+    """Builds a data set from feature and annotation files, and says on stderr what it did.
+
+    Everything that can be known is checked before anything is written; rows are written beside
+    the data set's place and moved there in one step, so that what is there is always whole.
+
+    Args:
+      dataset: "qvhighlights/slowfast_clip"; `dataset_names` lists all.
+      manual_dir: folder with annotation files and feature folders, see the builder's README.
+      data_dir: folder of all built data sets.
+      skip_missing: leave out queries for which feature files are missing, instead of stopping.
+      overwrite: build again what is already built; the old one stays until the new one is whole.
+      widths: feature widths other than the released ones, by name of the stream or "query":
+        {"slowfast": 64, "query": 32}, or as text "slowfast=64,query=32". None as a width takes
+        the one that all files have.
+      progress: show bars and reports on stderr.
+
+    Returns:
+      The folder of the data set, `data_dir/name/config/version`.
+
+    Raises:
+      ConfigError: an unknown data set or stream name.
+      DataError: annotations or feature files that cannot be used; no space left, or `data_dir`
+        cannot be written.
+    """
+    builder_class, config = find_builder(dataset)
+    layout = config.layout
+    if widths:
+        layout = layout.with_widths(parse_widths(widths) if isinstance(widths, str) else widths)
+    target = Path(data_dir).expanduser() / dataset / str(builder_class.VERSION)
+    report = functools.partial(print, file=sys.stderr) if progress else lambda *_: None
+    if target.exists() and not overwrite:
+        report(f"{dataset} is already built in {target}; --overwrite builds it again.")
+        return target
+
+    inventory = take_inventory(layout, manual_dir, skip_missing=skip_missing, progress=progress)
+    with _clear_write_errors(data_dir), _folder_beside(target) as folder:
+        _check_space(folder, inventory)
+        builder = builder_class(
+            config=config.name, data_dir=folder, inventory=inventory, progress=progress
+        )
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
+            )
+        _check_sizes(builder, inventory)
+        _move(Path(builder.data_dir), target, folder)
+    for line in _summary(dataset, inventory, target):
+        report(line)
+    return target
+
+
+def dataset_names() -> list[str]:
+    """Returns the names of all data sets that can be built, "name/config", sorted."""
+    return sorted(
+        f"{name}/{config.name}" for name in _packages() for config in _builder(name).BUILDER_CONFIGS
+    )
+
+
+def find_builder(dataset: str) -> tuple[type[FeatureDatasetBuilder], FeatureConfig]:
+    """Returns builder class and config of "name/config".
+
+    Raises:
+      ConfigError: there is none of this name; the nearest ones are named.
+    """
+    name, _, config_name = dataset.partition("/")
+    if name in _packages():
+        builder_class = _builder(name)
+        for config in builder_class.BUILDER_CONFIGS:
+            if config.name == config_name:
+                return builder_class, config
+    known = dataset_names()
+    near = [other for other in known if other.split("/")[0] == name]
+    near = near or difflib.get_close_matches(dataset, known, cutoff=0.5)
+    raise ConfigError(
+        f"no data set {dataset!r}"
+        + (f"; did you mean {' or '.join(near)}?" if near else "")
+        + f" Known: {', '.join(known)}."
+    )
+
+
+def _packages() -> list[str]:
+    package = importlib.import_module(_PACKAGE)
+    return [module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg]
+
+
+def _builder(name: str) -> type[FeatureDatasetBuilder]:
+    return importlib.import_module(f"{_PACKAGE}.{name}.{name}_dataset_builder").Builder
+
+
+@contextlib.contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """Makes a folder on the disk of `target` and removes it, whatever happens in between.
+
+    A build that was killed could not: its folder, no longer locked by anyone, is removed here.
+    """
+    root = target.parents[2]
+    created = [path for path in (root, *root.parents) if not path.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    prefix = f".building.{target.parents[1].name}.{target.parent.name}."
+    for old in root.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError), open(old / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+    try:
+        with open(folder / "lock", "w") as lock:
+            with contextlib.suppress(OSError):  # some network disks have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for path in created:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # fails, as it should, once there is something in it
+
+
+@contextlib.contextmanager
+def _clear_write_errors(data_dir: str | os.PathLike) -> Iterator[None]:
+    """Turns errors of writing into one line for people."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: array_record's
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if getattr(error, "errno", None) in full or any(os.strerror(n) in str(error) for n in full):
+            raise DataError(
+                f"{data_dir}: no space left while building ({error}). Nothing was left behind; "
+                "make room, or choose another --data_dir."
+            ) from error
+        if isinstance(error, OSError):
+            raise DataError(f"{data_dir}: cannot be written ({error}).") from error
+        raise
+
+
+def _check_space(folder: Path, inventory: Inventory) -> None:
+    needed, free = inventory.total_bytes() + _SLACK_BYTES, shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{folder.parent}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; "
+            "make room, or choose another --data_dir."
+        )
+
+
+def _check_sizes(builder: FeatureDatasetBuilder, inventory: Inventory) -> None:
+    expected = {split: len(queries) for split, queries in inventory.queries.items()}
+    expected[VIDEOS] = len(inventory.videos)
+    written = {split: info.num_examples for split, info in builder.info.splits.items()}
+    if written != expected:
+        raise RuntimeError(f"rows written {written} are not the rows to write {expected}")
+
+
+def _move(source: Path, target: Path, folder: Path) -> None:
+    """Moves a whole data set into its place, in exchange for the one that may be there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # TFDS's note of the default config, for those who read with `tfds.builder`.
+    note = target.parents[1] / ".config"
+    if not note.exists():
+        os.rename(source.parents[1] / ".config", note)
+    replaced = folder / "replaced"
+    if target.exists():
+        os.rename(target, replaced)
+    try:
+        os.rename(source, target)
+    except OSError:
+        if replaced.exists():
+            os.rename(replaced, target)
+        raise
+
+
+def _summary(dataset: str, inventory: Inventory, target: Path) -> Iterator[str]:
+    released = inventory.layout.released_rows
+    parts = []
+    for split, queries in inventory.queries.items():
+        whole = released.get(split, len(queries))
+        parts.append(
+            f"{split} {len(queries)}" + (f" (of {whole})" if whole != len(queries) else "")
+        )
+    yield (
+        f"built {dataset}: {', '.join(parts)} queries of {len(inventory.videos)} videos, "
+        f"{inventory.total_bytes() / 1e9:.2f} GB of features, in {target}"
+    )
+    for split, qids in inventory.skipped.items():
+        if qids:
+            shown = ", ".join(map(str, itertools.islice(qids, 10)))
+            yield (
+                f"skipped {len(qids)} queries of {split} for missing features: {shown}"
+                + (", ..." if len(qids) > 10 else "")
+            )

@@ -1,0 +1,280 @@
+"""What a build will read, known before anything is written: rows, files, lengths and types."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flashvtg_jax.data.annotations import MAX_ERRORS, load_annotations
+from flashvtg_jax.data.features import FeatureHeader, feature_header
+from flashvtg_jax.data.layout import FeatureFiles, Layout
+from flashvtg_jax.errors import DataError
+from flashvtg_jax.progress import progress_bar
+
+# Opening thousands of small files waits for the disk more than for the processor.
+_THREADS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """One kind of features, as the files at hand have it.
+
+    Attributes:
+      files: where they are; `width` is set.
+      dtype: float16 when all files are float16, else float32.
+    """
+
+    files: FeatureFiles
+    dtype: np.dtype
+
+    @property
+    def width(self) -> int:
+        """Features a row."""
+        return self.files.width
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """One video: its files and the clips in each, in the order of the streams."""
+
+    vid: str
+    paths: tuple[Path, ...]
+    num_clips: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """One annotation line: its words, and the place of its video among the videos."""
+
+    annotation: Mapping[str, Any]
+    path: Path
+    num_words: int
+    video: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+    """Everything that a build reads.
+
+    Attributes:
+      layout: of the files.
+      streams: of the videos, in order.
+      query: of the words.
+      videos: each once, in order of appearance.
+      queries: for each split, in annotation order.
+      skipped: for each split the ids of queries left out, for a file of theirs is missing.
+    """
+
+    layout: Layout
+    streams: tuple[Stream, ...]
+    query: Stream
+    videos: tuple[Video, ...]
+    queries: dict[str, tuple[Query, ...]]
+    skipped: dict[str, tuple[Any, ...]]
+
+    def video_bytes(self, video: Video) -> int:
+        """Returns the size of a video's features."""
+        pairs = zip(self.streams, video.num_clips, strict=True)
+        return sum(n * stream.width * stream.dtype.itemsize for stream, n in pairs)
+
+    def query_bytes(self, query: Query) -> int:
+        """Returns the size of a query's features."""
+        return query.num_words * self.query.width * self.query.dtype.itemsize
+
+    def total_bytes(self) -> int:
+        """Returns the size of all features."""
+        queries = itertools.chain.from_iterable(self.queries.values())
+        return sum(map(self.video_bytes, self.videos)) + sum(map(self.query_bytes, queries))
+
+
+def take_inventory(
+    layout: Layout,
+    manual_dir: str | os.PathLike,
+    *,
+    skip_missing: bool = False,
+    progress: bool = True,
+) -> Inventory:
+    """Checks annotations and the headers of all feature files that they need.
+
+    Args:
+      layout: where the files are and what must be in them.
+      manual_dir: folder that holds the annotation files and the feature folders.
+      skip_missing: leave out queries for which a file is missing, instead of stopping.
+      progress: show a bar.
+
+    Raises:
+      DataError: annotations that cannot be used; missing files, the first ten named and all
+        counted; files of another key, rank, width or type, without rows or cut short, up to ten
+        in one message; a split without any query left; streams of a video that do not belong
+        together.
+    """
+    manual_dir = Path(manual_dir).expanduser()
+    rows = {
+        split: load_annotations(
+            path,
+            clip_length=layout.clip_length,
+            labels=None if split in layout.unlabelled_splits else layout.labels,
+        )
+        for split, path in layout.find_annotations(manual_dir).items()
+    }
+    found = _find_files(layout, manual_dir, rows)
+    rows, skipped = _without_missing(layout, manual_dir, rows, found, skip_missing)
+
+    wanted = [
+        (files, path)
+        for files in layout.feature_files
+        for path in dict.fromkeys(
+            found[files.name][files.stem(row)] for row in itertools.chain(*rows.values())
+        )
+    ]
+    headers = _read_headers(wanted, progress)
+    *streams, query = (_agree(files, headers[files.name]) for files in layout.feature_files)
+
+    videos: dict[str, Video] = {}
+    places: dict[str, int] = {}
+    for row in itertools.chain(*rows.values()):
+        if row["vid"] not in videos:
+            places[row["vid"]] = len(videos)
+            paths = tuple(found[s.files.name][s.files.stem(row)] for s in streams)
+            num_clips = tuple(
+                headers[s.files.name][path].rows for s, path in zip(streams, paths, strict=True)
+            )
+            videos[row["vid"]] = Video(row["vid"], paths, num_clips)
+    _check_lengths(videos.values())
+
+    def as_query(row: Mapping[str, Any]) -> Query:
+        path = found[query.files.name][query.files.stem(row)]
+        return Query(row, path, headers[query.files.name][path].rows, places[row["vid"]])
+
+    queries = {split: tuple(map(as_query, kept)) for split, kept in rows.items()}
+    return Inventory(layout, tuple(streams), query, tuple(videos.values()), queries, skipped)
+
+
+def _find_files(
+    layout: Layout, manual_dir: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, dict[str, Path]]:
+    """Returns the path of every file that there is, by name of the features and stem."""
+    found = {}
+    for files in layout.feature_files:
+        folder = manual_dir / files.folder
+        try:
+            # One listing: asking for each of thousands of names is slow on network disks.
+            names = set(os.listdir(folder))
+        except OSError as error:
+            raise DataError(
+                f"{folder}: cannot be listed ({error.strerror}); the {files.name} features "
+                f"({files.pattern}{files.suffix}) belong there."
+            ) from error
+        stems = {files.stem(row) for row in itertools.chain(*rows.values())}
+        found[files.name] = {
+            stem: folder / (stem + suffix)
+            for stem in stems
+            for suffix in reversed(files.suffixes())  # the released format wins
+            if stem + suffix in names
+        }
+    return found
+
+
+def _without_missing(
+    layout: Layout,
+    manual_dir: Path,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    found: Mapping[str, Mapping[str, Path]],
+    skip_missing: bool,
+) -> tuple[dict[str, list[Mapping[str, Any]]], dict[str, tuple[Any, ...]]]:
+    """Returns the rows that have all their files, and the ids of those that have not."""
+    missing: dict[Path, None] = {}  # an ordered set
+    kept, skipped = {}, {}
+    for split, split_rows in rows.items():
+        kept[split], absent = [], []
+        for row in split_rows:
+            lacking = [
+                manual_dir / files.folder / (files.stem(row) + files.suffix)
+                for files in layout.feature_files
+                if files.stem(row) not in found[files.name]
+            ]
+            (absent if lacking else kept[split]).append(row)
+            missing.update(dict.fromkeys(lacking))
+        skipped[split] = tuple(row["qid"] for row in absent)
+    if missing and not (skip_missing and all(kept.values())):
+        num_skipped, num_rows = (sum(map(len, x.values())) for x in (skipped, rows))
+        names = [str(path) for path in itertools.islice(missing, MAX_ERRORS)]
+        if len(missing) > len(names):
+            names.append(f"... and {len(missing) - len(names)} more")
+        empty = [split for split, split_rows in kept.items() if not split_rows]
+        advice = (
+            f"No query of {', '.join(empty)} has all its files: is {manual_dir} the right folder?"
+            if empty
+            else "Put them there, or leave these queries out with --skip_missing."
+        )
+        raise DataError(
+            f"{manual_dir}: {len(missing)} feature files are missing, needed by {num_skipped} of "
+            f"{num_rows} queries:\n  " + "\n  ".join(names) + f"\n{advice}"
+        )
+    return kept, skipped
+
+
+def _read_headers(
+    wanted: Sequence[tuple[FeatureFiles, Path]], progress: bool
+) -> dict[str, dict[Path, FeatureHeader]]:
+    """Returns all headers by name of the features, or raises what is wrong with the files."""
+
+    def read(item: tuple[FeatureFiles, Path]) -> FeatureHeader | DataError:
+        files, path = item
+        try:
+            return feature_header(path, files.key, files.width)
+        except DataError as error:
+            return error
+
+    headers: dict[str, dict[Path, FeatureHeader]] = collections.defaultdict(dict)
+    problems: list[str] = []
+    pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
+    try:
+        results = progress_bar(pool.map(read, wanted), len(wanted), "checking features", progress)
+        for (files, path), header in zip(wanted, results, strict=True):
+            if not isinstance(header, DataError):
+                headers[files.name][path] = header
+            elif len(problems) < MAX_ERRORS:
+                problems.append(str(header))
+            else:
+                problems.append("... and more; mend these first.")
+                break
+    finally:
+        # Neither many bad files nor Ctrl-C wait for all the others.
+        pool.shutdown(cancel_futures=True)
+    if problems:
+        raise DataError("\n".join(problems))
+    return headers
+
+
+def _agree(files: FeatureFiles, headers: Mapping[Path, FeatureHeader]) -> Stream:
+    """Returns the width and type of one kind of features, which all its files must share."""
+    ((width, _),) = collections.Counter(h.width for h in headers.values()).most_common(1)
+    for path, header in headers.items():
+        if header.width != width:
+            raise DataError(
+                f"{path}: expected width {width}, as most {files.name} files have, "
+                f"got {header.width}: features of another backbone?"
+            )
+    half = all(header.dtype == np.float16 for header in headers.values())
+    dtype = np.dtype(np.float16 if half else np.float32)
+    return Stream(dataclasses.replace(files, width=width), dtype)
+
+
+def _check_lengths(videos: Iterable[Video]) -> None:
+    """Raises for a video whose streams differ by more than a clip or two, and 10%."""
+    for video in videos:
+        shortest, longest = min(video.num_clips), max(video.num_clips)
+        if longest - shortest > max(2, 0.1 * longest):
+            pairs = zip(video.paths, video.num_clips, strict=True)
+            raise DataError(
+                "streams of one video differ in length by more than 10%: "
+                + ", ".join(f"{path} has {n} clips" for path, n in pairs)
+                + "; they were extracted at different clip lengths, or one is cut short."
+            )

@@ -1,0 +1,144 @@
+"""Saliency labels and the clip pairs of the margin loss, drawn from one annotation line.
+
+A label rule is a pure function `(annotation, num_clips, rng) -> (saliency_labels, positive_clips,
+negative_clips)`; `LABEL_RULES` maps the values of `config.data.labels` to rules. All randomness
+comes from the generator handed in, which the pipeline seeds with (seed, epoch, example): a resumed
+run draws what the interrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flashvtg_jax.errors import ConfigError, DataError
+
+Labels = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class LabelRule(NamedTuple):
+    """How one family of data sets turns annotations into labels.
+
+    draw: the rule itself.
+    num_pairs: length of `positive_clips` and `negative_clips`, the same for every example.
+    needs_windows: whether a split without any moment cannot be trained on.
+    """
+
+    draw: Callable[[Mapping[str, Any], int, np.random.Generator], Labels]
+    num_pairs: int
+    needs_windows: bool
+
+
+def qvhighlights_labels(
+    annotation: Mapping[str, Any], num_clips: int, rng: np.random.Generator
+) -> Labels:
+    """Labels of a QVHighlights annotation: rated clips carry the sum of their annotators.
+
+    Args:
+      annotation: reads `relevant_clip_ids` (n ids) and `saliency_scores` (n rows of ratings).
+      num_clips: clips of the video, L. Ids beyond it stand for the last clip.
+      rng: source of the two random clips.
+
+    Returns:
+      saliency_labels [L] float32, 0 outside the relevant clips; positive_clips [2] int32: the most
+      salient relevant clip and a random relevant one; negative_clips [2] int32: the least salient
+      relevant clip and a random irrelevant one. Without an irrelevant clip the first of each pair
+      is repeated; without a relevant clip everything is 0.
+
+    Raises:
+      DataError: when there are relevant clips and not exactly one row of ratings for each.
+    """
+    clip_ids = np.asarray(annotation.get("relevant_clip_ids") or (), np.int64)
+    if not clip_ids.size:
+        return _nothing_relevant(num_clips)
+    ratings = annotation.get("saliency_scores") or ()
+    if len(ratings) != len(clip_ids):
+        raise DataError(
+            f"query {annotation.get('qid')}: {len(clip_ids)} relevant_clip_ids but {len(ratings)} "
+            "rows of saliency_scores; repair the annotation, or use config.data.labels='windows' "
+            "for a data set without saliency ratings"
+        )
+    clip_ids = np.minimum(clip_ids, num_clips - 1)
+    sums = np.asarray(ratings, np.float32).sum(axis=1)
+
+    # Several ids can stand for the last clip: the highest sum keeps the positive clip on top.
+    labels = np.zeros(num_clips, np.float32)
+    np.maximum.at(labels, clip_ids, sums)
+
+    # Stable, so that ties fall the same way on every processor: the last of the most salient and
+    # the first of the least salient. numpy's default sort orders ties by its vector instructions.
+    order = np.argsort(sums, kind="stable")
+    most_salient, least_salient = clip_ids[order[-1]], clip_ids[order[0]]
+
+    irrelevant = np.ones(num_clips, bool)
+    irrelevant[clip_ids] = False
+    irrelevant = np.flatnonzero(irrelevant)
+    if irrelevant.size:
+        random_positive = clip_ids[rng.integers(clip_ids.size)]
+        random_negative = irrelevant[rng.integers(irrelevant.size)]
+    else:
+        random_positive, random_negative = most_salient, least_salient
+    positives = np.asarray([most_salient, random_positive], np.int32)
+    negatives = np.asarray([least_salient, random_negative], np.int32)
+    return labels, positives, negatives
+
+
+def window_labels(
+    annotation: Mapping[str, Any], num_clips: int, rng: np.random.Generator
+) -> Labels:
+    """Labels of a data set with moments only (Charades-STA, TACoS): 1 inside the first window.
+
+    A clip lasts `duration / num_clips` here, whatever the features' nominal clip length.
+
+    Args:
+      annotation: reads `relevant_windows` (seconds) and `duration` (seconds).
+      num_clips: clips of the video, L.
+      rng: source of the random clips.
+
+    Returns:
+      saliency_labels [L] float32; positive_clips [2] int32: two different clips inside the window,
+      or its only clip twice; negative_clips [2] int32: two different clips outside, or, where
+      there are fewer than two, the positive ones. Without a window everything is 0.
+    """
+    windows = annotation.get("relevant_windows")
+    if not windows:
+        return _nothing_relevant(num_clips)
+    start, end = windows[0]
+    clip_duration = annotation["duration"] / num_clips
+    last = max(0, min(int(end / clip_duration), num_clips) - 1)
+    first = min(int(start / clip_duration), last)
+
+    labels = np.zeros(num_clips, np.float32)
+    labels[first : last + 1] = 1.0
+    inside = np.arange(first, last + 1)
+    outside = np.flatnonzero(labels == 0.0)
+    positives = rng.choice(inside, 2, replace=False) if inside.size > 1 else inside.repeat(2)
+    negatives = rng.choice(outside, 2, replace=False) if outside.size > 1 else positives
+    return labels, positives.astype(np.int32), negatives.astype(np.int32)
+
+
+LABEL_RULES: dict[str, LabelRule] = {
+    "qvhighlights": LabelRule(qvhighlights_labels, num_pairs=2, needs_windows=True),
+    "windows": LabelRule(window_labels, num_pairs=2, needs_windows=True),
+}
+
+
+def label_rule(name: str) -> LabelRule:
+    """Returns the rule that `config.data.labels` names.
+
+    Raises:
+      ConfigError: for a name that is not in `LABEL_RULES`.
+    """
+    if name not in LABEL_RULES:
+        raise ConfigError(
+            f"config.data.labels={name!r} is not a label rule; choose one of "
+            f"{', '.join(sorted(LABEL_RULES))}"
+        )
+    return LABEL_RULES[name]
+
+
+def _nothing_relevant(num_clips: int, num_pairs: int = 2) -> Labels:
+    clips = np.zeros(num_pairs, np.int32)
+    return np.zeros(num_clips, np.float32), clips, clips.copy()

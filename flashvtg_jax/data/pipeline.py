@@ -1,0 +1,259 @@
+"""From a built split to batches: reading, labelling, padding, prefetching, in worker threads.
+
+The position of a pipeline is one number, the global step: batch number `step` is a pure function
+of the configuration's seed and of the step, so that a pipeline started at a step equals one that
+has run up to it. Only `prefetch` batches are held in host memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grain
+import numpy as np
+
+from flashvtg_jax.data.annotations import youtube_id
+from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate
+from flashvtg_jax.data.batch_plan import PADDING_ROW, BatchPlan, checked_buckets, default_buckets
+from flashvtg_jax.data.labels import label_rule
+from flashvtg_jax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import ml_collections
+
+    from flashvtg_jax.data.source import SplitSource
+
+
+def train_pipeline(
+    source: SplitSource,
+    config: ml_collections.ConfigDict,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """Returns an iterator over this process's part of every training batch of the whole run.
+
+    `get_state()` and `set_state()` save and restore the position, which counts the batches that
+    were handed out, not those prefetched. The iterator ends after `config.train.epochs`; call
+    `close()` when leaving it earlier.
+
+    Args:
+      source: the training split.
+      config: the whole configuration; `seed`, `data` and `train` are read.
+      start_step: batches to skip, without reading them.
+      process_index: this process.
+      process_count: processes that share each batch.
+
+    Raises:
+      ConfigError: when configuration and data set do not fit each other (stream names and widths,
+        buckets, batch size and processes).
+      DataError: when the split has no examples, no clips or no moments to train on.
+    """
+    plan = train_plan(source, config)
+    rule = label_rule(config.data.labels)
+    if rule.needs_windows and not np.any(source.num_windows):
+        raise DataError(
+            f"split {config.data.train_split!r} of {config.data.dataset!r} has no moments to "
+            "train on; build it from annotations with relevant_windows"
+        )
+    loader = _BatchLoader(source, config, plan, process_index, process_count)
+    num_steps = config.train.epochs * plan.steps_per_epoch
+    iterator = _prefetched(loader, num_steps, config)
+    if start_step:
+        # A run that has already done all its epochs (or that was given fewer) has nothing left.
+        iterator.set_state({"next_index": min(start_step, num_steps)})
+    return iterator
+
+
+def evaluation_batches(
+    source: SplitSource,
+    config: ml_collections.ConfigDict,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """Returns an iterator over a split, every example exactly once over all processes.
+
+    Batches go from long buckets to short ones and keep the order of the split within a bucket;
+    `Batch.example` tells which row each example is. All processes get equally many batches of
+    equal shapes. The targets are drawn as in epoch 0 and are empty where the annotations are.
+
+    Raises:
+      ConfigError, DataError: as `train_pipeline`, except that moments are not needed.
+    """
+    plan = evaluation_plan(source, config)
+    loader = _BatchLoader(source, config, plan, process_index, process_count)
+    return _prefetched(loader, plan.steps_per_epoch, config)
+
+
+def train_plan(source: SplitSource, config: ml_collections.ConfigDict) -> BatchPlan:
+    """Returns the plan that `train_pipeline` follows: steps per epoch, batches of each epoch."""
+    lengths = clip_counts(source, config)
+    return BatchPlan(
+        lengths,
+        _buckets(lengths, config),
+        config.train.batch_size,
+        seed=config.seed,
+        drop_last=config.train.drop_last,
+    )
+
+
+def evaluation_plan(source: SplitSource, config: ml_collections.ConfigDict) -> BatchPlan:
+    """Returns the plan that `evaluation_batches` follows."""
+    lengths = clip_counts(source, config)
+    return BatchPlan(
+        lengths, _buckets(lengths, config), config.evaluation.batch_size, shuffle=False
+    )
+
+
+def clip_counts(source: SplitSource, config: ml_collections.ConfigDict) -> np.ndarray:
+    """Returns the clips of each example [N] after cutting to `config.data.max_clips`."""
+    lengths = np.asarray(source.num_clips, np.int64)
+    return lengths if config.data.max_clips is None else np.minimum(lengths, config.data.max_clips)
+
+
+def source_video(vid: str, kind: str) -> str:
+    """Returns the name of the video that an excerpt was cut from.
+
+    Args:
+      vid: video id of an annotation.
+      kind: `config.data.source_video`: "youtube_id" takes the two excerpt times off the end of
+        `vid`, where it has them; "vid" leaves it as it is.
+
+    Raises:
+      ConfigError: for another kind.
+    """
+    if kind == "youtube_id":
+        return youtube_id(vid)
+    if kind == "vid":
+        return vid
+    raise ConfigError(f"config.data.source_video={kind!r} must be 'youtube_id' or 'vid'")
+
+
+class _BatchLoader:
+    """Reads, labels and pads one planned batch: the work of the prefetching threads."""
+
+    def __init__(
+        self,
+        source: SplitSource,
+        config: ml_collections.ConfigDict,
+        plan: BatchPlan,
+        process_index: int,
+        process_count: int,
+    ):
+        if plan.batch_size % process_count:
+            raise ConfigError(
+                f"batch size {plan.batch_size} cannot be shared by {process_count} processes; "
+                "make it a multiple of their number"
+            )
+        data = config.data
+        self._source = source
+        self._plan = plan
+        self._process = (process_index, process_count)
+        self._seed = config.seed
+        self._rule = label_rule(data.labels)
+        self._video_streams = tuple(data.video_streams)
+        self._stream_widths = _checked_widths(source, config)
+        self._video_ids = _video_ids(source, data.source_video)
+        self._max_words = data.max_words
+        self._max_windows = data.get("max_windows") or max(1, int(np.max(source.num_windows)))
+        self._normalize_query = data.get("normalize_query", True)
+
+    def __call__(self, step: int) -> Batch:
+        """Returns this process's rows of the batch of a global step."""
+        epoch, planned = self._plan.batch(step)
+        examples = planned.share(*self._process)
+        shape = BatchShape(
+            rows=len(examples),
+            clips=planned.length,
+            words=self._max_words,
+            windows=self._max_windows,
+            pairs=self._rule.num_pairs,
+            stream_widths=self._stream_widths,
+            query_width=self._source.query_dim,
+        )
+        rows = (
+            None if example == PADDING_ROW else self._row(int(example), epoch)
+            for example in examples
+        )
+        return collate(rows, shape, normalize_query=self._normalize_query)
+
+    def _row(self, example: int, epoch: int) -> Row:
+        stored = self._source[example]
+        streams = [stored.streams[name] for name in self._video_streams]
+        num_clips = min(int(self._plan.lengths[example]), *map(len, streams))
+        annotation = stored.annotation
+        rng = np.random.default_rng([self._seed, epoch, example])
+        labels, positives, negatives = self._rule.draw(annotation, num_clips, rng)
+        windows = (annotation.get("relevant_windows") or [])[: self._max_windows]
+        return Row(
+            streams=[stream[:num_clips] for stream in streams],
+            query=stored.query[: self._max_words],
+            duration=annotation["duration"],
+            windows=np.asarray(windows, np.float32).reshape(-1, 2),
+            saliency_labels=labels,
+            positive_clips=positives,
+            negative_clips=negatives,
+            video_id=int(self._video_ids[example]),
+            example=example,
+        )
+
+
+def _prefetched(
+    loader: _BatchLoader, num_steps: int, config: ml_collections.ConfigDict
+) -> grain.DatasetIterator[Batch]:
+    """Maps steps to batches in `config.data.num_threads` threads, in order."""
+    # More threads than batches in flight would idle, and Grain warns about them.
+    options = grain.ReadOptions(
+        num_threads=min(config.data.num_threads, config.data.prefetch),
+        prefetch_buffer_size=config.data.prefetch,
+    )
+    return iter(grain.MapDataset.range(num_steps).map(loader).to_iter_dataset(options))
+
+
+def _buckets(lengths: np.ndarray, config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Returns the buckets of `config.data.buckets`: given, or chosen for the split (None)."""
+    if config.data.buckets is None:
+        return default_buckets(lengths)
+    buckets = checked_buckets(config.data.buckets)
+    longest = int(lengths.max(initial=0))
+    if longest > buckets[-1]:
+        raise ConfigError(
+            f"a video of {config.data.dataset!r} has {longest} clips, but the last of "
+            f"config.data.buckets={buckets} holds {buckets[-1]}: set config.data.buckets to end "
+            f"with {longest} or more, such as {default_buckets(lengths)}, or set "
+            f"config.data.max_clips={buckets[-1]} to cut longer videos"
+        )
+    return buckets
+
+
+def _checked_widths(source: SplitSource, config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Returns the width of each configured stream; the query's width is checked with them."""
+    expected = config.data.get("video_widths") or {}
+    widths = []
+    for name in config.data.video_streams:
+        if name not in source.streams:
+            raise ConfigError(
+                f"config.data.video_streams names {name!r}, but data set "
+                f"{config.data.dataset!r} has {', '.join(map(repr, source.streams))}"
+            )
+        width = source.streams[name]
+        if expected.get(name, width) != width:
+            raise ConfigError(
+                f"video stream {name!r}: config.data.video_widths expects width "
+                f"{expected[name]}, data set {config.data.dataset!r} has {width}"
+            )
+        widths.append(width)
+    query_width = config.data.get("query_width") or source.query_dim
+    if query_width != source.query_dim:
+        raise ConfigError(
+            f"query features: config.data.query_width expects width {query_width}, data set "
+            f"{config.data.dataset!r} has {source.query_dim}"
+        )
+    return tuple(widths)
+
+
+def _video_ids(source: SplitSource, kind: str) -> np.ndarray:
+    """Returns the index of each example's source video among the split's sorted ones [N]."""
+    names = [source_video(annotation["vid"], kind) for annotation in source.annotations()]
+    return np.unique(names, return_inverse=True)[1].astype(np.int32)

@@ -1,0 +1,64 @@
+"""Which points of the pyramid stand for which window, and what they regress."""
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+
+def assign_points(
+    points: chex.Array,
+    point_mask: chex.Array,
+    windows: chex.Array,
+    window_mask: chex.Array,
+    *,
+    clip_length: float,
+    sample_radius: float,
+) -> tuple[chex.Array, chex.Array]:
+    """Positive points and their regression targets.
+
+    A point is a candidate for a window that holds it, whose centre lies within `sample_radius`
+    strides, and whose farther boundary lies within the point's regression range. A point with a
+    candidate is positive and regresses its shortest one, the first of equals.
+
+    Args:
+      points: [P, 4] position, range low and range high in clips, stride.
+      point_mask: [B, P] bool.
+      windows: [B, M, 2] start and end in seconds.
+      window_mask: [B, M] bool.
+      clip_length: seconds.
+      sample_radius: strides.
+
+    Returns:
+      positive [B, P] bool, and distances to start and end [B, P, 2] in strides of the point, 0
+      where the point is not positive.
+    """
+    # Windows often end exactly on a clip, so the last bit counts. Compilers like to contract a
+    # product and a later subtraction into one instruction that skips the product's rounding;
+    # the selection must stand between the two.
+    windows = windows.astype(jnp.float32) * np.float32(1.0 / clip_length)
+    windows = jnp.where(window_mask[..., None], windows, 0.0)
+    # One window that is nobody's candidate more: M may be 0.
+    windows = jnp.pad(windows, ((0, 0), (0, 1), (0, 0)))
+    window_mask = jnp.pad(window_mask, ((0, 0), (0, 1)))
+    start, end = windows[:, None, :, 0], windows[:, None, :, 1]  # [B, 1, M]
+    position, low, high, stride = (points[None, :, None, i] for i in range(4))  # [1, P, 1]
+
+    to_start, to_end = position - start, end - position  # [B, P, M]
+    centre, reach = (start + end) / 2, stride * sample_radius
+    inside = (position >= jnp.maximum(centre - reach, start)) & (
+        position <= jnp.minimum(centre + reach, end)
+    )
+    farther = jnp.maximum(to_start, to_end)
+    candidate = (
+        inside
+        & (farther >= low)
+        & (farther <= high)
+        & window_mask[:, None, :]
+        & point_mask[..., None]
+    )
+
+    shortest = jnp.argmin(jnp.where(candidate, end - start, jnp.inf), axis=-1, keepdims=True)
+    distances = [jnp.take_along_axis(x, shortest, axis=-1) for x in (to_start, to_end)]
+    offsets = jnp.concatenate(distances, axis=-1) / stride
+    positive = candidate.any(axis=-1)
+    return positive, jnp.where(positive[..., None], offsets, 0.0)

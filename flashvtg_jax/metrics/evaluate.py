@@ -1,0 +1,138 @@
+"""Predictions and annotations in the QVHighlights format -> the official evaluator's numbers."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flashvtg_jax.errors import DataError
+from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.metrics.highlight_detection import RATING_LEVELS, highlight_detection_numbers
+from flashvtg_jax.metrics.moment_retrieval import (
+    AP_THRESHOLDS,
+    LENGTH_RANGES,
+    RECALL_THRESHOLDS,
+    moment_retrieval_numbers,
+)
+from flashvtg_jax.metrics.rows import (
+    Rows,
+    clip_ratings,
+    match_queries,
+    predicted_saliency,
+    predicted_windows,
+    relevant_windows,
+)
+
+_BRIEF = (
+    "MR-full-R1@0.3",
+    "MR-full-R1@0.5",
+    "MR-full-R1@0.7",
+    "MR-full-mAP",
+    "MR-full-mAP@0.5",
+    "MR-full-mAP@0.75",
+    "MR-full-mIoU",
+    "MR-long-mAP",
+    "MR-middle-mAP",
+    "MR-short-mAP",
+    "HL-min-Fair-mAP",
+    "HL-min-Fair-Hit1",
+    "HL-min-Good-mAP",
+    "HL-min-Good-Hit1",
+    "HL-min-VeryGood-mAP",
+    "HL-min-VeryGood-Hit1",
+)
+
+
+def evaluate_predictions(
+    predictions: Sequence[dict[str, Any]],
+    annotations: Sequence[dict[str, Any]],
+    clip_length: float = 2.0,
+) -> dict[str, float]:
+    """The numbers of the official QVHighlights evaluator, in percent with two decimals.
+
+    What is scored follows from the fields: moments where predictions have
+    `pred_relevant_windows` and annotations `relevant_windows`; highlights where predictions have
+    `pred_saliency_scores` and annotations `saliency_scores`.
+
+    Args:
+      predictions: `qid`, `pred_relevant_windows` [[start, end, score], ...] in seconds, best
+        first, and `pred_saliency_scores`, one a clip.
+      annotations: the same qids in any order: `qid`, `relevant_windows` [[start, end], ...];
+        for highlights `duration`, `relevant_clip_ids` and `saliency_scores`.
+      clip_length: seconds of the clips that were rated.
+
+    Returns:
+      `MR-full-mAP`, `MR-full-mAP@0.5` ... `MR-full-R1@0.3` ... `MR-full-mIoU`, the same for
+      `short`, `middle` and `long` windows, and `HL-min-Fair-mAP`, `HL-min-Fair-Hit1` ...;
+      `brief` and `nested` give the official selections and layout.
+
+    Raises:
+      DataError: the qids differ, a row is malformed, or there is nothing to score.
+    """
+    return _evaluate(Rows(predictions, "prediction"), Rows(annotations, "annotation"), clip_length)
+
+
+def score_files(
+    predictions_path: str | os.PathLike,
+    annotations_path: str | os.PathLike,
+    clip_length: float = 2.0,
+) -> dict[str, float]:
+    """`evaluate_predictions` of two JSON-lines files; errors name the file and the line."""
+    predictions = Rows(read_json_lines(predictions_path), "prediction", str(predictions_path))
+    annotations = Rows(read_json_lines(annotations_path), "annotation", str(annotations_path))
+    return _evaluate(predictions, annotations, clip_length)
+
+
+def brief(numbers: Mapping[str, float]) -> dict[str, float]:
+    """The official selection of the numbers, in the official order."""
+    return {key: numbers[key] for key in _BRIEF if key in numbers}
+
+
+def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
+    """The numbers in the layout of the official evaluator's metrics files."""
+    result: dict[str, Any] = {"brief": brief(numbers)}
+    for level in RATING_LEVELS:
+        name = f"HL-min-{level}"
+        if f"{name}-mAP" in numbers:
+            result[name] = {
+                "HL-mAP": numbers[f"{name}-mAP"],
+                "HL-Hit1": numbers[f"{name}-Hit1"],
+            }
+    for name in sorted(LENGTH_RANGES):
+        if f"MR-{name}-mAP" not in numbers:
+            continue
+        precisions = {f"{t:g}": numbers[f"MR-{name}-mAP@{t:g}"] for t in AP_THRESHOLDS}
+        result[name] = {
+            "MR-mIoU": numbers[f"MR-{name}-mIoU"],
+            "MR-mAP": precisions | {"average": numbers[f"MR-{name}-mAP"]},
+            "MR-R1": {f"{t:g}": numbers[f"MR-{name}-R1@{t:g}"] for t in RECALL_THRESHOLDS},
+        }
+    return result
+
+
+def _evaluate(predictions: Rows, annotations: Rows, clip_length: float) -> dict[str, float]:
+    if not clip_length > 0:
+        raise DataError(f"clip_length is {clip_length!r}; expected seconds above 0")
+    order = match_queries(predictions, annotations)
+    # Both are asked, so that a row without its field is reported even where the other side
+    # leaves nothing to compare it with.
+    moments = _both(predictions, "pred_relevant_windows", annotations, "relevant_windows")
+    highlights = _both(predictions, "pred_saliency_scores", annotations, "saliency_scores")
+    if not moments and not highlights:
+        raise DataError(
+            f"{predictions.path or 'predictions'} and {annotations.path or 'annotations'} have "
+            "nothing to compare: expected 'pred_relevant_windows' with 'relevant_windows', or "
+            "'pred_saliency_scores' with 'saliency_scores'"
+        )
+    numbers = {}
+    if moments:
+        windows, mask = relevant_windows(annotations, order)
+        numbers |= moment_retrieval_numbers(predicted_windows(predictions), windows, mask)
+    if highlights:
+        ratings = clip_ratings(annotations, order, clip_length)
+        numbers |= highlight_detection_numbers(predicted_saliency(predictions), ratings)
+    return numbers
+
+
+def _both(predictions: Rows, predicted: str, annotations: Rows, annotated: str) -> bool:
+    there = predictions.has(predicted), annotations.has(annotated)
+    return all(there)

@@ -1,0 +1,143 @@
+"""Highlight detection: mAP and HIT@1 of QVHighlights, and the average precisions of TVSum and
+YouTube Highlights."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flashvtg_jax.metrics.arithmetic import percent, sum_selected
+
+# The lowest rating (0 very bad ... 4 very good) that makes a clip a highlight.
+RATING_LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
+TVSUM_RANKED_CLIPS = 5
+
+
+def highlight_detection_numbers(
+    saliency: Sequence[np.ndarray], ratings: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Every highlight-detection number of QVHighlights, in percent with two decimals.
+
+    mAP cuts a score list longer than the video and fills a shorter one with zeros; HIT@1 takes
+    the best of the scores as they are, and a clip past the end of the video is no hit.
+
+    Args:
+      saliency: for each query the score of every clip, [L'].
+      ratings: for each query the ratings of every clip of the video by A annotators, [L, A] with
+        L >= 1 and the same A for all.
+
+    Returns:
+      For each level (Fair, Good, VeryGood): `HL-min-LEVEL-mAP` and `HL-min-LEVEL-Hit1`.
+    """
+    queries = np.arange(len(ratings))
+    clips = np.array([len(row) for row in ratings])
+    annotators = ratings[0].shape[1]
+    rating = np.zeros((len(ratings), clips.max(), annotators))
+    scores = np.full((len(ratings), clips.max()), -np.inf)
+    for row, (row_ratings, row_scores) in enumerate(zip(ratings, saliency, strict=True)):
+        rating[row, : clips[row]] = row_ratings
+        scores[row, : clips[row]] = 0.0
+        kept = min(clips[row], len(row_scores))
+        scores[row, :kept] = row_scores[:kept]
+
+    top = np.array([row.argmax() for row in saliency])
+    top_in_video = top < clips
+    best_rating = rating[queries, np.where(top_in_video, top, 0)].max(axis=1)
+
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranked_scores = np.take_along_axis(scores, order, axis=1)
+    ranked_rating = np.take_along_axis(rating, order[..., None], axis=1)
+    numbers = {}
+    for level, lowest in RATING_LEVELS.items():
+        values = np.zeros((len(ratings), annotators))
+        for annotator in range(annotators):
+            values[:, annotator] = interpolated_average_precision(
+                ranked_scores, ranked_rating[..., annotator] >= lowest
+            )
+        hits = top_in_video & (best_rating >= lowest)
+        numbers[f"HL-min-{level}-mAP"] = percent(np.mean(values))
+        numbers[f"HL-min-{level}-Hit1"] = percent(np.mean(hits))
+    return numbers
+
+
+def interpolated_average_precision(
+    ranked_scores: np.ndarray, ranked_labels: np.ndarray
+) -> np.ndarray:
+    """Mean, over the distinct recalls above 0, of the best precision at that recall or above.
+
+    Clips of equal score enter the curve together. A row without positives gives 0.
+
+    Args:
+      ranked_scores: [N, L] in descending order; padding is -inf.
+      ranked_labels: [N, L] bool, False at padding.
+
+    Returns:
+      [N].
+    """
+    # A threshold keeps the clips up to the last of a group of equal scores.
+    threshold = np.isfinite(ranked_scores)
+    threshold[:, :-1] &= ranked_scores[:, :-1] != ranked_scores[:, 1:]
+    found = np.cumsum(ranked_labels, axis=1)
+    precision = np.where(threshold, found / np.arange(1, found.shape[1] + 1), 0.0)
+    # From here on the lowest threshold comes first, where recall is 1.
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)
+    recall = (found / np.maximum(found[:, -1:], 1)).astype(np.float32)
+    reached = np.maximum.accumulate(np.where(threshold, recall, 0), axis=1)
+    gains = threshold.copy()
+    gains[:, 0] &= reached[:, 0] > 0
+    gains[:, 1:] &= reached[:, 1:] != reached[:, :-1]
+    return sum_selected(precision, gains[:, ::-1]) / np.maximum(gains.sum(axis=1), 1)
+
+
+def tvsum_top5_average_precision(saliency: np.ndarray, ratings: np.ndarray) -> float:
+    """Average precision of the five top-scored clips of a TVSum video, mean over annotators.
+
+    An annotator's highlights are the clips rated above that annotator's median (the lower one
+    of two middle ratings); recall is relative to the highlights among the five clips. Scores
+    beyond the rated clips do not count.
+
+    Args:
+      saliency: [L] score of every clip.
+      ratings: [L, A] ratings by A annotators (20 in TVSum).
+
+    Returns:
+      A fraction in [0, 1].
+    """
+    ratings = np.asarray(ratings)
+    lower_median = np.sort(ratings, axis=0)[(len(ratings) - 1) // 2]
+    order = _ranking(saliency, len(ratings))[:TVSUM_RANKED_CLIPS]
+    return float(np.mean(_trapezoid_average_precision((ratings > lower_median)[order].T)))
+
+
+def youtube_average_precision(saliency: np.ndarray, labels: np.ndarray) -> float:
+    """Average precision of the whole ranking of a YouTube Highlights video.
+
+    Args:
+      saliency: [L] score of every clip; scores beyond the labelled clips do not count.
+      labels: [L] or [L, 1], 1 for a highlight and 0 otherwise.
+
+    Returns:
+      A fraction in [0, 1], 0 without highlights.
+    """
+    labels = np.asarray(labels).reshape(-1)
+    order = _ranking(saliency, len(labels))
+    return float(_trapezoid_average_precision(labels[order] > 0))
+
+
+def _ranking(saliency: np.ndarray, clips: int) -> np.ndarray:
+    return np.argsort(-np.asarray(saliency)[:clips], kind="stable")
+
+
+def _trapezoid_average_precision(ranked: np.ndarray) -> np.ndarray:
+    """Sum of recall step x mean of the previous and the current precision (1 at first).
+
+    Args:
+      ranked: [..., L] bool, whether each clip is a highlight, best clip first.
+
+    Returns:
+      [...], 0 where no clip is a highlight.
+    """
+    found = np.cumsum(ranked, axis=-1)
+    precision = found / np.arange(1, ranked.shape[-1] + 1)
+    previous = np.concatenate([np.ones_like(precision[..., :1]), precision[..., :-1]], axis=-1)
+    step = ranked / np.maximum(found[..., -1:], 1)
+    return np.sum(step * (previous + precision) / 2, axis=-1)

@@ -1,0 +1,216 @@
+"""Predictions and annotations, rows of JSON, checked and turned into arrays.
+
+Whatever is wrong is a DataError that names the query, and the line where there is a file.
+"""
+
+import dataclasses
+import numbers
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flashvtg_jax.errors import DataError
+from flashvtg_jax.metrics.moment_retrieval import MAX_PREDICTIONS
+
+_LISTED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of one file or list, and how errors call them."""
+
+    rows: Sequence[dict[str, Any]]
+    kind: str  # "prediction" or "annotation"
+    path: str | None = None  # the file whose line i + 1 is row i
+
+    def error(self, index: int, problem: str) -> DataError:
+        """The error for one row."""
+        row = self.rows[index]
+        query = f"qid {row['qid']!r}" if isinstance(row, dict) and "qid" in row else "without qid"
+        if self.path is None:
+            return DataError(f"{self.kind} of {query} (row {index + 1}): {problem}")
+        return DataError(f"{self.path}:{index + 1}: {self.kind} of {query}: {problem}")
+
+    def has(self, field: str) -> bool:
+        """Whether the rows carry this field; a field that only some carry is an error."""
+        there = [row.get(field) is not None for row in self.rows]
+        if any(there) and not all(there):
+            raise self.error(there.index(False), f"has no {field!r}, unlike other rows")
+        return all(there)
+
+
+def match_queries(predictions: Rows, annotations: Rows) -> list[int]:
+    """The annotation row of each prediction.
+
+    Raises:
+      DataError: the two do not hold the same qids, each once.
+    """
+    predicted, annotated = _qids(predictions), _qids(annotations)
+    index_of = {qid: index for index, qid in enumerate(annotated)}
+    known = set(predicted)
+    problems = [
+        _listing("annotated but not predicted", [qid for qid in annotated if qid not in known]),
+        _listing("predicted but not annotated", [qid for qid in predicted if qid not in index_of]),
+        _listing("predicted more than once", _repeated(predicted)),
+        _listing("annotated more than once", _repeated(annotated)),
+    ]
+    problems = [problem for problem in problems if problem]
+    if problems:
+        if {str(qid) for qid in predicted} == {str(qid) for qid in annotated}:
+            problems.append("an integer is not the string of its digits")
+        where = ""
+        if predictions.path is not None and annotations.path is not None:
+            where = f"{predictions.path} against {annotations.path}: "
+        raise DataError(
+            f"{where}predictions and annotations must hold the same qids, each once "
+            f"({len(predicted)} and {len(annotated)} rows): " + "; ".join(problems)
+        )
+    return [index_of[qid] for qid in predicted]
+
+
+def predicted_windows(predictions: Rows) -> np.ndarray:
+    """The first ten predicted windows of each query: [N, 10, 3] start, end, score.
+
+    Padding is a window of length zero with score -inf.
+    """
+    field = "pred_relevant_windows"
+    padded = np.zeros((len(predictions.rows), MAX_PREDICTIONS, 3))
+    padded[..., 2] = -np.inf
+    for index, row in enumerate(predictions.rows):
+        values = _table(predictions, index, field, row[field], "[start, end, score]", 3)
+        values = values[:MAX_PREDICTIONS]
+        padded[index, : len(values)] = values
+    return padded
+
+
+def predicted_saliency(predictions: Rows) -> list[np.ndarray]:
+    """The saliency scores of each query, [L']."""
+    field = "pred_saliency_scores"
+    return [
+        _numbers(predictions, index, field, row[field], "numbers", 1)
+        for index, row in enumerate(predictions.rows)
+    ]
+
+
+def relevant_windows(annotations: Rows, order: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The ground-truth windows [N, M, 2] in seconds and their mask [N, M].
+
+    `order` is the annotation row of each query.
+    """
+    field = "relevant_windows"
+    windows = []
+    for index, row in enumerate(annotations.rows):
+        values = _table(annotations, index, field, row[field], "[start, end]", 2)
+        if (values[:, 1] <= values[:, 0]).any():
+            start, end = values[values[:, 1] <= values[:, 0]][0]
+            raise annotations.error(
+                index, f"window [{start:g}, {end:g}] does not end after it starts"
+            )
+        windows.append(values)
+    windows = [windows[index] for index in order]
+    counts = np.array([len(values) for values in windows])
+    mask = np.arange(counts.max()) < counts[:, None]
+    padded = np.zeros((*mask.shape, 2))
+    padded[mask] = np.concatenate(windows)
+    return padded, mask
+
+
+def clip_ratings(annotations: Rows, order: Sequence[int], clip_length: float) -> list[np.ndarray]:
+    """The ratings of every clip of each video, [L, A] with 0 for clips not rated.
+
+    Args:
+      annotations: with `relevant_clip_ids`, `saliency_scores` (A ratings a clip), `duration`.
+      order: the annotation row of each query.
+      clip_length: seconds.
+    """
+    ratings: list[np.ndarray] = []
+    for index, row in enumerate(annotations.rows):
+        duration = row.get("duration")
+        if not _is_number(duration) or not clip_length <= duration < np.inf:
+            raise annotations.error(
+                index, f"'duration' is {duration!r}; expected seconds, at least {clip_length:g}"
+            )
+        field = "relevant_clip_ids"
+        clips = _numbers(annotations, index, field, row[field], "clip numbers", 1)
+        field = "saliency_scores"
+        scores = _numbers(annotations, index, field, row[field], "lists of ratings, one a clip", 2)
+        if len(clips) != len(scores):
+            raise annotations.error(
+                index, f"{len(scores)} 'saliency_scores' for {len(clips)} 'relevant_clip_ids'"
+            )
+        if ratings and scores.shape[1] != ratings[0].shape[1]:
+            raise annotations.error(
+                index,
+                f"{scores.shape[1]} ratings a clip in 'saliency_scores', "
+                f"{ratings[0].shape[1]} in other rows",
+            )
+        total = int(duration / clip_length)
+        outside = (clips < 0) | (clips >= total) | (clips != np.floor(clips))
+        if outside.any():
+            raise annotations.error(
+                index,
+                f"'relevant_clip_ids' holds {clips[outside][0]:g}; the video of {duration:g} s "
+                f"has clips 0 to {total - 1} of {clip_length:g} s",
+            )
+        full = np.zeros((total, scores.shape[1]))
+        full[clips.astype(int)] = scores
+        ratings.append(full)
+    return [ratings[index] for index in order]
+
+
+def _qids(table: Rows) -> list[int | str]:
+    if not table.rows:
+        raise DataError(f"{table.path + ': ' if table.path else ''}no {table.kind}s")
+    qids = []
+    for index, row in enumerate(table.rows):
+        if not isinstance(row, dict):
+            raise table.error(index, f"expected a dict, got {type(row).__name__}")
+        qid = row.get("qid")
+        if not isinstance(qid, (str, numbers.Integral)) or isinstance(qid, bool):
+            raise table.error(index, "expected a 'qid', an integer or a string")
+        qids.append(qid)
+    return qids
+
+
+def _repeated(qids: Sequence[int | str]) -> list[int | str]:
+    return [qid for qid, count in Counter(qids).items() if count > 1]
+
+
+def _listing(what: str, qids: Sequence[int | str]) -> str:
+    if not qids:
+        return ""
+    more = ", ..." if len(qids) > _LISTED else ""
+    return f"{len(qids)} {what}: {', '.join(map(repr, qids[:_LISTED]))}{more}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _table(
+    table: Rows, index: int, field: str, value: object, row_format: str, columns: int
+) -> np.ndarray:
+    values = _numbers(table, index, field, value, f"rows {row_format}", 2)
+    if values.shape[1] != columns:
+        raise table.error(index, f"{field!r} must hold rows {row_format}")
+    return values
+
+
+def _numbers(
+    table: Rows, index: int, field: str, value: object, expected: str, dimensions: int
+) -> np.ndarray:
+    """A non-empty float64 array of finite numbers with that many dimensions."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError):  # rows of different lengths
+        array = None
+    if array is not None and array.size == 0:
+        raise table.error(index, f"{field!r} is empty; expected {expected}")
+    if array is None or array.ndim != dimensions or array.dtype.kind not in "iuf":
+        raise table.error(index, f"{field!r} must hold {expected}")
+    array = array.astype(np.float64, copy=False)
+    if not np.isfinite(array).all():
+        raise table.error(index, f"{field!r} holds NaN or infinity")
+    return array

@@ -1,0 +1,1 @@
+"""Training: state, the pure step, meshes, checkpoints and the loop."""

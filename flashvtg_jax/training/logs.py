@@ -1,0 +1,155 @@
+"""What a run tells: JSON lines and TensorBoard events in the work directory, progress on the screen."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from flashvtg_jax.errors import FlashVTGError
+from flashvtg_jax.progress import is_terminal
+
+Metrics = Mapping[str, Any]
+
+
+class TrainingLog:
+    """Collects the metrics of steps on the device and writes them once per logging interval.
+
+    `train.jsonl` gets a line for each step, `evaluations.jsonl` one for each evaluation, and
+    `tensorboard/` the means of the intervals. A resumed run first drops the lines of steps that it
+    will repeat. Use as a context manager.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start_step: int,
+        num_steps: int,
+        steps_per_epoch: int,
+        rows_per_step: int,
+        interval: int,
+        show_progress: bool,
+    ):
+        self._files = {}
+        for name in ("train", "evaluations"):
+            path = workdir / f"{name}.jsonl"
+            _keep_steps(path, start_step)
+            self._files[name] = path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step)
+        self._steps_per_epoch = steps_per_epoch
+        self._num_epochs = num_steps // steps_per_epoch
+        self._rows_per_step = rows_per_step
+        self._interval = interval
+        self._pending: list[tuple[int, Metrics]] = []
+        self._started = None  # the first interval of a process would count the compilation
+        self._show = show_progress
+        self._bar = tqdm(
+            total=num_steps,
+            initial=start_step,
+            desc="train",
+            unit="step",
+            disable=not show_progress or not is_terminal(),
+        )
+
+    def __enter__(self) -> "TrainingLog":
+        return self
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self._bar.close()
+            self._events.close()
+            for file in self._files.values():
+                file.close()
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Take the metrics of a step (device arrays, not waited for)."""
+        self._pending.append((step, metrics))
+        self._bar.update(1)
+        # The metrics of two steps ago bound how far the host runs ahead of the device.
+        if len(self._pending) > 2:
+            jax.block_until_ready(self._pending[-3][1]["loss"])
+        if step % self._interval == 0 or step % self._steps_per_epoch == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Copy pending metrics to the host and write them. Raises FlashVTGError if one is not finite."""
+        if not self._pending:
+            return
+        steps, metrics = zip(*jax.device_get(self._pending), strict=True)
+        self._pending = []
+        now = time.perf_counter()
+        rate = None
+        if self._started is not None:
+            rate = len(steps) * self._rows_per_step / (now - self._started)
+        self._started = now
+        for step, row in zip(steps, metrics, strict=True):
+            values = {name: float(value) for name, value in row.items()}
+            epoch = (step - 1) // self._steps_per_epoch + 1
+            self._write("train", {"step": step, "epoch": epoch, **values})
+            _check_finite(step, values)
+        means = {name: float(np.mean([row[name] for row in metrics])) for name in metrics[0]}
+        for name, value in means.items():
+            self._events.add_scalar(f"train/{name}", value, steps[-1])
+        shown = {"loss": f"{means['loss']:.3f}"}
+        if rate is not None:
+            self._events.add_scalar("samples_per_second", rate, steps[-1])
+            shown["samples/s"] = f"{rate:.0f}"
+        self._bar.set_postfix(shown)
+        if self._show and self._bar.disable and steps[-1] % self._steps_per_epoch == 0:
+            told = ", ".join(f"{name} {value}" for name, value in shown.items())
+            self.say(f"epoch {steps[-1] // self._steps_per_epoch}/{self._num_epochs}: {told}")
+
+    def evaluation(self, step: int, numbers: Mapping[str, float], nms: Mapping[str, float]) -> None:
+        """Write the numbers of an evaluation, without and with NMS."""
+        self._write("evaluations", {"step": step, **numbers, "with_nms": dict(nms)})
+        for name, value in numbers.items():
+            self._events.add_scalar(f"val/{name}", value, step)
+        self._events.flush()
+        self._started = None  # the evaluation's time is not the training's
+
+    def say(self, text: str) -> None:
+        """One line for the person who watches, above the bar."""
+        if self._show:
+            self._bar.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def _write(self, name: str, row: Mapping[str, Any]) -> None:
+        self._files[name].write(json.dumps(row) + "\n")
+        self._files[name].flush()
+
+
+def _check_finite(step: int, values: Mapping[str, float]) -> None:
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        raise FlashVTGError(
+            f"step {step}: {', '.join(broken)} not finite; training stopped, earlier checkpoints are "
+            "intact. A smaller config.optimizer.learning_rate is the usual remedy"
+        )
+
+
+def _keep_steps(path: Path, last_step: int) -> None:
+    """Drop the lines of steps beyond `last_step`, and a last line that a crash cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            step = json.loads(line)["step"]
+        except (json.JSONDecodeError, KeyError):
+            continue
+        if step <= last_step:
+            kept.append(line + "\n")
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)

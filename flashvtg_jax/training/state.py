@@ -1,0 +1,71 @@
+"""What changes during training, and how it starts."""
+
+from typing import Any
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from flashvtg_jax.models.flashvtg import FlashVTG
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step reads and replaces. Randomness follows from `seed` and `step` alone."""
+
+    step: chex.Array  # [] int32, steps done
+    params: Any
+    opt_state: optax.OptState
+    seed: chex.Array  # [] uint32
+
+
+def make_optimizer(config: Any, steps_per_epoch: int) -> optax.GradientTransformation:
+    """AdamW with clipping by the global norm; `config` is the `optimizer` section.
+
+    The learning rate is constant unless `lr_drop` (epochs) is set: then it halves every so often.
+    """
+    rate = config.learning_rate
+    if config.lr_drop is not None:
+        rate = optax.exponential_decay(
+            rate, config.lr_drop * steps_per_epoch, decay_rate=0.5, staircase=True
+        )
+    return optax.chain(
+        optax.clip_by_global_norm(config.gradient_clip_norm),
+        optax.adamw(rate, weight_decay=config.weight_decay),
+    )
+
+
+def feature_widths(config: Any) -> tuple[int, int]:
+    """Widths of a clip's and of a word's features, from the `data` section of a configuration."""
+    return sum(config.video_widths[name] for name in config.video_streams), config.query_width
+
+
+def init_params(model: FlashVTG, key: chex.PRNGKey, video_dim: int, query_dim: int) -> Any:
+    """Fresh parameters; widths are those of the features, without the temporal endpoints."""
+    video, query = jnp.zeros((1, 2, video_dim)), jnp.zeros((1, 2, query_dim))
+    masks = jnp.ones((1, 2), bool)
+    return model.init(key, video, masks, query, masks)["params"]
+
+
+def init_state(
+    model: FlashVTG,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    video_dim: int,
+    query_dim: int,
+) -> TrainState:
+    """The state before the first step, a function of the seed."""
+    params = init_params(model, jax.random.key(seed), video_dim, query_dim)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        seed=jnp.asarray(seed, jnp.uint32),
+    )
+
+
+def param_count(params: Any) -> int:
+    """How many numbers the model learns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,223 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from flashvtg_jax.data.annotations import load_annotations, num_video_clips, youtube_id
+from flashvtg_jax.errors import DataError
+
+ROW = {
+    "qid": 7,
+    "query": "A dog runs on the beach",
+    "vid": "NUsG9BgSes0_210.0_360.0",
+    "duration": 20,
+    "relevant_windows": [[4, 8], [16, 20]],
+    "relevant_clip_ids": [2, 3, 8, 9],
+    "saliency_scores": [[1, 2, 3], [4, 4, 4], [0, 0, 1], [2, 3, 2]],
+}
+RATINGS = {**ROW, "relevant_windows": None, "relevant_clip_ids": None, "saliency_scores": None}
+RATINGS["label"] = [[1.0, 5.0], [2.0, 3.0]]
+
+
+def row(**changes):
+    return {key: value for key, value in {**ROW, **changes}.items() if value != "absent"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows):
+        path = tmp_path / "annotations.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+def problems(path, **options):
+    with pytest.raises(DataError) as info:
+        load_annotations(path, **options)
+    return str(info.value).splitlines()
+
+
+def test_rows_come_as_they_are_and_in_order(write):
+    rows = [row(), row(qid="s17-d69_0", query=" He took out a pan", relevant_windows=[])]
+    assert load_annotations(write(*rows)) == rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"qid": "absent"}, "no field 'qid'"),
+        ({"query": "absent"}, "no field 'query'"),
+        ({"vid": "absent"}, "no field 'vid'"),
+        ({"duration": "absent"}, "no field 'duration'"),
+        ({"qid": None}, "qid None"),
+        ({"qid": True}, "qid True"),
+        ({"qid": 1.5}, "qid 1.5"),
+        ({"qid": "../7"}, "qid '../7'"),
+        ({"vid": 12}, "vid 12"),
+        ({"vid": ""}, "vid ''"),
+        ({"vid": "a/b"}, "vid 'a/b'"),
+        ({"query": " "}, "query ' '"),
+        ({"query": ["a"]}, "query ['a']"),
+        ({"duration": 0}, "duration 0"),
+        ({"duration": "20"}, "duration '20'"),
+        ({"duration": float("nan")}, "duration nan"),
+        ({"duration": float("inf")}, "duration inf"),
+        ({"duration": 10**400}, "duration 1000"),
+        ({"relevant_windows": "4-8"}, "relevant_windows '4-8'"),
+        ({"relevant_windows": [[4]]}, "window [4]"),
+        ({"relevant_windows": [[4, "8"]]}, "window [4, '8']"),
+        ({"relevant_windows": [[4, float("nan")]]}, "window [4, nan]"),
+        ({"relevant_windows": [[8, 4]]}, "window [8, 4] is reversed"),
+        ({"relevant_windows": [[8, 8]]}, "window [8, 8] is reversed or empty"),
+        ({"relevant_windows": [[-2, 4]]}, "window [-2, 4] is outside its video of 20 seconds"),
+        ({"relevant_windows": [[16, 22]]}, "window [16, 22] is outside"),
+        ({"relevant_windows": [[40, 44]]}, "window [40, 44] is outside"),
+        ({"saliency_scores": [[1, 2, 3]]}, "1 saliency_scores for 4 relevant_clip_ids"),
+        ({"saliency_scores": None}, "no field 'saliency_scores'"),
+        ({"saliency_scores": [[1], [2, 3], [1], [1]]}, "1 ratings for one clip and 2 for another"),
+        ({"saliency_scores": [1, 2, 3, 4]}, "saliency_scores holds 1"),
+        ({"saliency_scores": [[1, 2], [3, 4], [0, -1], [0, 0]]}, "holds [0, -1]"),
+        ({"saliency_scores": [[1, float("nan")]] * 4}, "holds [1, nan]"),
+        ({"relevant_clip_ids": [-1, 3, 8, 9]}, "relevant_clip_ids holds -1"),
+        ({"relevant_clip_ids": [2, 3, 8, 11]}, "holds 11, but the video has 10 clips"),
+        ({"relevant_clip_ids": [2, 3, 8, 8]}, "a clip twice"),
+        ({"relevant_clip_ids": [2, 3, 8, "9"]}, "relevant_clip_ids holds '9'"),
+        ({"relevant_clip_ids": {"2": 1}}, "expected two lists"),
+    ],
+)
+def test_each_mistake_is_named_with_file_and_line(write, changes, problem):
+    path = write(row(qid="good"), row(**changes))
+    (line,) = problems(path, labels="qvhighlights")
+    assert line.startswith(f"{path}:2: ")
+    assert problem in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"duration": 19.3},  # ten clips, the last one not full
+        {"relevant_clip_ids": [2, 3, 8, 10]},  # one beyond the last, cut later
+        {"relevant_windows": [[4, 20.0005]]},
+        {"saliency_scores": [[0.5]] * 4},
+    ],
+)
+def test_what_rounding_explains_is_accepted(write, changes):
+    assert load_annotations(write(row(**changes)), labels="qvhighlights")
+
+
+@pytest.mark.parametrize(("first", "second"), [(7, 7), ("a", "a"), (7, "7")])
+def test_a_query_id_used_twice_names_both_lines(write, first, second):
+    path = write(row(qid=first), row(qid="other"), row(qid=second))
+    assert problems(path) == [
+        f"{path}:3: qid {second} is already used in line 1; give every query an id of its own"
+    ]
+
+
+def test_at_most_ten_mistakes_are_listed(write):
+    path = write(*(row(qid=i, relevant_windows=[[8, 4]]) for i in range(30)))
+    lines = problems(path)
+    assert [line.split(":")[1] for line in lines[:10]] == [str(i + 1) for i in range(10)]
+    assert lines[10:] == [f"{path}: ... and more; mend these first"]
+
+
+def test_ten_mistakes_are_not_followed_by_more(write):
+    assert len(problems(write(*(row(qid=i, vid="") for i in range(10))))) == 10
+
+
+def test_malformed_json_names_its_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW)[:-1] + "\n")
+    assert problems(path)[0].startswith(f"{path}:2: ")
+
+
+def test_a_missing_or_empty_file_is_an_error_that_names_it(tmp_path):
+    assert str(tmp_path / "a.jsonl") in problems(tmp_path / "a.jsonl")[0]
+    (tmp_path / "b.jsonl").write_text("\n")
+    assert str(tmp_path / "b.jsonl") in problems(tmp_path / "b.jsonl")[0]
+
+
+def test_clips_without_ratings_are_an_error(write):
+    lines = problems(write(row(saliency_scores="absent"), row(qid=8, saliency_scores=None)))
+    assert len(lines) == 2
+    assert all("no field 'saliency_scores'" in line for line in lines)
+
+
+def test_labels_are_on_every_line_or_on_none(write):
+    bare = row(relevant_windows="absent", relevant_clip_ids="absent", saliency_scores="absent")
+    assert load_annotations(write(bare, {**bare, "qid": 8}))
+    lines = problems(write(row(), {**bare, "qid": 8}))
+    assert len(lines) == 3
+    assert all(":2: no field" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kinds"),
+    [
+        (ROW, {"qvhighlights", "windows"}),
+        (row(relevant_clip_ids="absent", saliency_scores="absent"), {"windows"}),
+        (RATINGS, {"ratings"}),
+    ],
+)
+def test_another_data_sets_format_is_an_error_that_says_so(write, annotation, kinds):
+    path = write(annotation)
+    for labels in ("qvhighlights", "windows", "ratings"):
+        if labels in kinds:
+            assert load_annotations(path, labels=labels) == [annotation]
+        else:
+            assert "another data set" in problems(path, labels=labels)[0]
+
+
+@pytest.mark.parametrize(
+    ("label", "problem"),
+    [([], "label"), ("good", "label"), ([[1], [1, 2]], "1 ratings for one clip and 2"), ([1], "1")],
+)
+def test_ratings_are_one_list_a_clip(write, label, problem):
+    assert problem in problems(write({**RATINGS, "label": label}), labels="ratings")[0]
+
+
+@pytest.mark.parametrize(
+    ("vid", "source"),
+    [
+        ("NUsG9BgSes0_210.0_360.0", "NUsG9BgSes0"),
+        ("_6hnl_BrFvs_360.0_510.0", "_6hnl_BrFvs"),
+        ("-a_1_2_0.0_150.0", "-a_1_2"),
+        ("AO8RW", "AO8RW"),
+        ("s17-d69", "s17-d69"),
+    ],
+)
+def test_youtube_id_is_the_video_without_its_times(vid, source):
+    assert youtube_id(vid) == source
+
+
+@pytest.mark.parametrize(
+    ("duration", "clip_length", "clips"),
+    [(150, 2.0, 75), (149.3, 2.0, 75), (148.0, 2.0, 74), (0.3, 1.0, 1), (30.0, 0.166666, 181)],
+)
+def test_the_last_clip_may_be_a_part(duration, clip_length, clips):
+    assert num_video_clips(duration, clip_length) == clips
+
+
+@pytest.mark.skipif("FLASHVTG_ANNOTATIONS" not in os.environ, reason="needs the real files")
+@pytest.mark.parametrize(
+    ("path", "clip_length", "labels", "rows"),
+    [
+        ("qvhighlights/highlight_train_release.jsonl", 2.0, "qvhighlights", 7218),
+        ("qvhighlights/highlight_val_release.jsonl", 2.0, "qvhighlights", 1550),
+        ("qvhighlights/highlight_test_with_gt.jsonl", 2.0, "qvhighlights", 1542),
+        ("charades_sta/charades_sta_train_tvr_format.jsonl", 1.0, "windows", 12404),
+        ("charades_sta/charades_sta_test_tvr_format.jsonl", 1.0, "windows", 3720),
+        ("tacos/train.jsonl", 2.0, "windows", 9790),
+        ("tacos/val.jsonl", 2.0, "windows", 4436),
+        ("tacos/test.jsonl", 2.0, "windows", 4001),
+        ("tvsum/tvsum_train.jsonl", 2.0, "ratings", 40),
+        ("tvsum/tvsum_val.jsonl", 2.0, "ratings", 10),
+        ("youtube_highlights/youtube_train.jsonl", 1.0, "ratings", 233),
+        ("youtube_highlights/youtube_valid.jsonl", 1.0, "ratings", 152),
+    ],
+)
+def test_the_real_files_load(path, clip_length, labels, rows):
+    path = Path(os.environ["FLASHVTG_ANNOTATIONS"]) / path
+    assert len(load_annotations(path, clip_length=clip_length, labels=labels)) == rows

@@ -1,0 +1,218 @@
+import importlib
+import zipfile
+
+import numpy as np
+import pytest
+
+from flashvtg_jax.data.features import FeatureHeader, feature_header, normalize, read_feature
+from flashvtg_jax.errors import DataError
+
+
+def features(rows=3, width=4, dtype=np.float16):
+    return np.arange(rows * width, dtype=dtype).reshape(rows, width)
+
+
+def written(path, array, key="features"):
+    if path.suffix == ".npz":
+        np.savez(path, **{key: array, "other": np.zeros(2)})
+    elif path.suffix == ".npy":
+        np.save(path, array)
+    else:
+        torch = pytest.importorskip("torch")
+        torch.save(torch.from_numpy(array), path)
+    return path
+
+
+@pytest.fixture(params=[".npz", ".npy", ".pt"])
+def suffix(request):
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_reads_what_was_written_in_its_own_precision(tmp_path, suffix, dtype):
+    path = written(tmp_path / f"-x.y_1.0_2.0{suffix}", features(dtype=dtype))
+    array = read_feature(path, "features", 4)
+    assert array.dtype == dtype
+    np.testing.assert_array_equal(array, features(dtype=dtype))
+    assert feature_header(path, "features", 4) == FeatureHeader(3, 4, np.dtype(dtype))
+
+
+def test_reads_compressed_archives_as_well(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", features=features())
+    np.testing.assert_array_equal(read_feature(tmp_path / "a.npz", "features"), features())
+    assert feature_header(tmp_path / "a.npz", "features").rows == 3
+
+
+def test_column_major_arrays_keep_their_shape(tmp_path):
+    path = written(tmp_path / "a.npy", np.asfortranarray(features()))
+    np.testing.assert_array_equal(read_feature(path, ""), features())
+
+
+both = pytest.mark.parametrize("read", [read_feature, feature_header])
+
+
+def error_of(read, path, key="features", width=None):
+    with pytest.raises(DataError) as info:
+        read(path, key, width)
+    message = str(info.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+@both
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_a_missing_file_is_an_error_that_names_it(tmp_path, read, suffix):
+    assert "no such file" in error_of(read, tmp_path / f"a{suffix}")
+
+
+@both
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+@pytest.mark.parametrize("keep", [0, 3, 100, 300])
+def test_a_file_cut_short_is_an_error_that_says_what_to_do(tmp_path, read, suffix, keep):
+    path = written(tmp_path / f"a{suffix}", features(40, 4))
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "extract or download it again" in error_of(read, path)
+
+
+def test_a_damaged_archive_is_an_error(tmp_path):
+    path = written(tmp_path / "a.npz", features(40, 4))
+    content = bytearray(path.read_bytes())
+    content[250] ^= 0xFF
+    path.write_bytes(content)
+    assert "cannot be read" in error_of(read_feature, path)
+
+
+@both
+def test_a_file_of_another_format_is_an_error(tmp_path, read):
+    path = tmp_path / "a.npz"
+    path.write_text("<html>404</html>")
+    assert "cannot be read" in error_of(read, path)
+
+
+@both
+def test_a_wrong_key_lists_the_keys_there_are(tmp_path, read):
+    path = written(tmp_path / "a.npz", features(), key="last_hidden_state")
+    message = error_of(read, path)
+    assert "'features'" in message
+    assert "last_hidden_state, other" in message
+
+
+@both
+def test_another_width_names_both(tmp_path, suffix, read):
+    path = written(tmp_path / f"a{suffix}", features(3, 4))
+    assert "expected width 512, got 4" in error_of(read, path, width=512)
+
+
+@both
+@pytest.mark.parametrize("shape", [(4,), (1, 3, 4), ()])
+def test_another_rank_is_an_error(tmp_path, suffix, read, shape):
+    path = written(tmp_path / f"a{suffix}", np.zeros(shape, np.float16))
+    assert "[rows, width]" in error_of(read, path)
+
+
+@both
+def test_zero_clips_are_an_error(tmp_path, suffix, read):
+    path = written(tmp_path / f"a{suffix}", np.zeros((0, 4), np.float16))
+    assert "empty" in error_of(read, path)
+
+
+@both
+def test_integers_are_an_error(tmp_path, suffix, read):
+    path = written(tmp_path / f"a{suffix}", np.zeros((2, 4), np.int32))
+    assert "floating-point" in error_of(read, path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_an_error_that_counts_them(tmp_path, suffix, value):
+    array = features(5, 4)
+    array[2, 1] = array[4, 0] = value
+    path = written(tmp_path / f"a{suffix}", array)
+    assert "in 2 of 5 rows (first: row 2)" in error_of(read_feature, path)
+    assert feature_header(path, "features").rows == 5  # the numbers are not read
+
+
+@both
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_pickled_objects_are_never_loaded(tmp_path, read, suffix):
+    path = written(tmp_path / f"a{suffix}", np.array([[object()]]))
+    error_of(read, path)
+
+
+def test_a_header_that_lies_about_its_size_is_an_error(tmp_path):
+    path = tmp_path / "a.npy"
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(4, 4))
+    content = path.read_bytes().replace(b"(4, 4)", b"(9, 4)")
+    path.write_bytes(content)
+    assert "cut short" in error_of(feature_header, path)
+
+
+def test_an_unknown_compression_is_an_error(tmp_path):
+    path = written(tmp_path / "a.npz", features())
+    with zipfile.ZipFile(path) as archive:
+        (method,) = {info.compress_type for info in archive.infolist()}
+    content = path.read_bytes()
+    assert method == 0
+    at = content.index(b"PK\x01\x02") + 10  # compression method in the central directory
+    path.write_bytes(content[:at] + b"\x63" + content[at + 1 :])
+    assert "cannot be read" in error_of(feature_header, path)
+
+
+@both
+def test_pt_files_without_pytorch_say_what_to_install(tmp_path, read, monkeypatch):
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"")
+    import_module = importlib.import_module
+
+    def without_torch(name, *args):
+        if name == "torch":
+            raise ModuleNotFoundError(name)
+        return import_module(name, *args)
+
+    monkeypatch.setattr(importlib, "import_module", without_torch)
+    message = error_of(read, path)
+    assert "pip install 'flashvtg-jax[torch]'" in message
+
+
+@both
+def test_pt_files_of_other_things_than_tensors_are_errors(tmp_path, read):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "a.pt"
+    assert "no such file" in error_of(read, path)
+    torch.save([1, 2], path)
+    assert "expected a tensor" in error_of(read, path)
+    torch.save({"x": torch.zeros(2, 4)}, path)
+    assert "it holds x" in error_of(read, path)
+    torch.save(zipfile.ZipInfo(), path)  # a class that weights_only refuses
+    assert "cannot be read" in error_of(read, path)
+    path.write_bytes(path.read_bytes()[:100])
+    assert "cannot be read" in error_of(read, path)
+
+
+def test_pt_dictionaries_and_bfloat16_are_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensor = torch.ones(2, 4, dtype=torch.bfloat16, requires_grad=True)
+    torch.save({"features": tensor}, tmp_path / "a.pt")
+    array = read_feature(tmp_path / "a.pt", "features", 4)
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, np.ones((2, 4)))
+
+
+def test_normalize_divides_by_the_norm_plus_a_little_in_float32():
+    rows = np.array([[3.0, 4.0], [0.0, 0.0], [300.0, 400.0]], np.float16)  # 300 ** 2 > float16
+    normalized = normalize(rows)
+    assert normalized.dtype == np.float32
+    expected = [[3 / 5.00001, 4 / 5.00001], [0, 0], [300 / 500.00001, 400 / 500.00001]]
+    np.testing.assert_allclose(normalized, expected, rtol=1e-6)
+
+
+def test_normalize_agrees_with_the_formula_and_writes_into_part_of_a_batch():
+    rows = np.random.default_rng(0).standard_normal((7, 33)).astype(np.float16)
+    batch = np.full((2, 9, 40), 9.0, np.float32)
+    part = batch[1, :7, 4:37]
+    assert normalize(rows, out=part) is part
+    x = rows.astype(np.float64)
+    expected = x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(part, expected, atol=1e-7)
+    assert (batch[0] == 9.0).all()
+    assert (batch[1, 7:] == 9.0).all()

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+
+from flashvtg_jax.data.labels import label_rule, qvhighlights_labels, window_labels
+from flashvtg_jax.errors import ConfigError, DataError
+
+RATED = {
+    "qid": 7,
+    "relevant_clip_ids": [2, 3, 5],
+    "saliency_scores": [[1, 2, 0], [4, 4, 3], [0, 1, 1]],
+}
+
+
+def rng(*words: int) -> np.random.Generator:
+    return np.random.default_rng(words or 0)
+
+
+def test_qvhighlights_labels_are_the_annotators_sum_and_zero_outside():
+    labels, positives, negatives = qvhighlights_labels(RATED, 8, rng())
+    np.testing.assert_array_equal(labels, [0, 0, 3, 11, 0, 2, 0, 0])
+    assert labels.dtype == np.float32
+    assert positives.dtype == negatives.dtype == np.int32
+    assert positives[0] == 3  # 11 is the highest sum
+    assert negatives[0] == 5  # 2 is the lowest sum of a relevant clip
+
+
+def test_qvhighlights_random_clips_cover_the_relevant_and_the_irrelevant():
+    pairs = [qvhighlights_labels(RATED, 8, rng(i))[1:] for i in range(200)]
+    assert {int(positives[1]) for positives, _ in pairs} == {2, 3, 5}
+    assert {int(negatives[1]) for _, negatives in pairs} == {0, 1, 4, 6, 7}
+
+
+def test_qvhighlights_draws_depend_on_the_generator_alone():
+    first = qvhighlights_labels(RATED, 8, rng(1, 2, 3))
+    np.random.default_rng().random()
+    for a, b in zip(first, qvhighlights_labels(RATED, 8, rng(1, 2, 3)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_qvhighlights_repeats_the_hard_clips_when_all_are_relevant():
+    annotation = {"relevant_clip_ids": [0, 1, 2], "saliency_scores": [[2], [1], [3]]}
+    labels, positives, negatives = qvhighlights_labels(annotation, 3, rng())
+    np.testing.assert_array_equal(labels, [2, 1, 3])
+    np.testing.assert_array_equal(positives, [2, 2])
+    np.testing.assert_array_equal(negatives, [1, 1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_qvhighlights_ties_take_the_last_most_and_the_first_least_salient_clip(seed):
+    ratings = rng(seed).integers(1, 4, 50)  # numpy's default sort reorders ties beyond 16 values
+    annotation = {
+        "relevant_clip_ids": list(range(10, 60)),
+        "saliency_scores": ratings[:, None].tolist(),
+    }
+    _, positives, negatives = qvhighlights_labels(annotation, 75, rng())
+    assert positives[0] == 10 + np.flatnonzero(ratings == 3)[-1]
+    assert negatives[0] == 10 + np.flatnonzero(ratings == 1)[0]
+
+
+def test_qvhighlights_clips_beyond_the_features_stand_for_the_last_clip():
+    annotation = {"relevant_clip_ids": [1, 4, 9], "saliency_scores": [[1], [7], [5]]}
+    for i in range(50):
+        labels, positives, negatives = qvhighlights_labels(annotation, 4, rng(i))
+        np.testing.assert_array_equal(labels, [0, 1, 0, 7])
+        assert positives[0] == 3
+        assert positives[1] in (1, 3)
+        assert negatives[0] == 1
+        assert negatives[1] in (0, 2)
+
+
+def test_qvhighlights_counts_an_unsalient_relevant_clip_as_relevant():
+    annotation = {"relevant_clip_ids": [0, 2], "saliency_scores": [[0, 0, 0], [1, 0, 0]]}
+    for i in range(30):
+        _, positives, negatives = qvhighlights_labels(annotation, 3, rng(i))
+        assert negatives.tolist() == [0, 1]
+        assert positives[0] == 2 and positives[1] in (0, 2)
+
+
+@pytest.mark.parametrize("rule", ["qvhighlights", "windows"])
+@pytest.mark.parametrize("empty", [[], None])
+def test_an_annotation_without_relevant_clips_gives_zeros(rule, empty):
+    annotation = {
+        "duration": 10,
+        "relevant_windows": empty,
+        "relevant_clip_ids": empty,
+        "saliency_scores": empty,
+    }
+    for given in (annotation, {"duration": 10}):
+        labels, positives, negatives = label_rule(rule).draw(given, 5, rng())
+        np.testing.assert_array_equal(labels, np.zeros(5))
+        np.testing.assert_array_equal(positives, [0, 0])
+        np.testing.assert_array_equal(negatives, [0, 0])
+
+
+def test_qvhighlights_refuses_ratings_that_do_not_match_the_clips():
+    with pytest.raises(DataError, match=r"query 7: 3 relevant_clip_ids but 2 rows"):
+        qvhighlights_labels({**RATED, "saliency_scores": [[1], [2]]}, 8, rng())
+
+
+@pytest.mark.parametrize(
+    ("window", "duration", "num_clips", "inside"),
+    [
+        # clips of 2 s: 3.9 s falls in clip 1, 8.1 s in clip 4, which min(., L) - 1 takes back to 3
+        ([3.9, 8.1], 20.0, 10, [1, 2, 3]),
+        ([0.0, 20.0], 20.0, 10, list(range(10))),
+        # two clips outside are enough to draw from
+        ([0.0, 16.0], 20.0, 10, list(range(8))),
+        # int(0.5 / 2) - 1 is below 0
+        ([0.0, 0.5], 20.0, 10, [0]),
+        # the end is before the start once rounded: the start follows
+        ([5.0, 5.5], 20.0, 10, [1]),
+        # beyond the video
+        ([18.0, 25.0], 20.0, 10, [9]),
+        # clips of 33.67 / 30 s: int(6.9 / 1.12233) = 6
+        ([0.0, 6.9], 33.67, 30, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_window_labels_are_one_inside_the_window(window, duration, num_clips, inside):
+    annotation = {"relevant_windows": [window, [0.0, duration]], "duration": duration}
+    outside = sorted(set(range(num_clips)) - set(inside))
+    expected = np.zeros(num_clips)
+    expected[inside] = 1
+    for i in range(20):
+        labels, positives, negatives = window_labels(annotation, num_clips, rng(i))
+        np.testing.assert_array_equal(labels, expected)
+        assert set(positives.tolist()) <= set(inside)
+        assert len(set(positives.tolist())) == min(2, len(inside))
+        if len(outside) >= 2:
+            assert len(set(negatives.tolist())) == 2
+            assert set(negatives.tolist()) <= set(outside)
+        else:
+            np.testing.assert_array_equal(negatives, positives)
+        assert labels.dtype == np.float32
+        assert positives.dtype == negatives.dtype == np.int32
+
+
+def test_window_labels_repeat_the_positives_when_one_clip_only_is_outside():
+    annotation = {"relevant_windows": [[0.0, 8.0]], "duration": 10.0}
+    labels, positives, negatives = window_labels(annotation, 5, rng(3))
+    np.testing.assert_array_equal(labels, [1, 1, 1, 1, 0])
+    np.testing.assert_array_equal(negatives, positives)
+
+
+def test_an_unknown_label_rule_names_those_there_are():
+    with pytest.raises(ConfigError, match=r"'stars' is not a label rule.*qvhighlights, windows"):
+        label_rule("stars")

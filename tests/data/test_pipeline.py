@@ -1,0 +1,389 @@
+import itertools
+import threading
+import types
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from flashvtg_jax.data.labels import qvhighlights_labels
+from flashvtg_jax.data.pipeline import (
+    evaluation_batches,
+    evaluation_plan,
+    source_video,
+    train_pipeline,
+    train_plan,
+)
+from flashvtg_jax.errors import ConfigError, DataError
+
+WIDTHS = {"slowfast": 6, "clip": 4}
+QUERY_WIDTH = 5
+
+
+class MemorySource:
+    """A split in memory: `num_clips[i]` clips, the slowfast stream one longer in every other row.
+
+    Remembers which rows were read, and by which threads.
+    """
+
+    def __init__(self, num_clips, seed=0, with_targets=True):
+        rng = np.random.default_rng(seed)
+        self.num_clips = np.asarray(num_clips)
+        self.num_words = rng.integers(1, 9, len(num_clips))
+        self.num_windows = rng.integers(1, 4, len(num_clips)) * with_targets
+        self.streams = dict(WIDTHS)
+        self.query_dim = QUERY_WIDTH
+        self.examples = []
+        self.reads = []
+        self.threads = set()
+        for i, clips in enumerate(self.num_clips.tolist()):
+            annotation = {"qid": i, "vid": f"video{i // 3}_{i}.0_{i + 2 * clips}.0"}
+            annotation["duration"] = 2 * clips
+            if with_targets:
+                relevant = sorted(rng.choice(clips, max(1, clips // 2), replace=False).tolist())
+                annotation["relevant_clip_ids"] = relevant
+                ratings = rng.integers(0, 5, (len(relevant), 3))
+                annotation["saliency_scores"] = ratings.tolist()
+                windows = np.sort(rng.uniform(0, 2 * clips, (self.num_windows[i], 2)), axis=1)
+                annotation["relevant_windows"] = windows.tolist()
+            extra = {"slowfast": i % 2, "clip": 0}
+            streams = {
+                name: (10 * rng.standard_normal((clips + extra[name], width))).astype(np.float16)
+                for name, width in WIDTHS.items()
+            }
+            query = rng.standard_normal((self.num_words[i], QUERY_WIDTH)).astype(np.float16)
+            self.examples.append(
+                types.SimpleNamespace(annotation=annotation, streams=streams, query=query)
+            )
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        self.reads.append(index)
+        self.threads.add(threading.get_ident())
+        return self.examples[index]
+
+    def annotations(self):
+        return [example.annotation for example in self.examples]
+
+
+def small_source(num_examples=21, **kwargs):
+    return MemorySource(np.random.default_rng(9).integers(1, 13, num_examples), **kwargs)
+
+
+def small_config(**changes):
+    config = ConfigDict(
+        {
+            "seed": 11,
+            "data": {
+                "dataset": "qvhighlights/slowfast_clip",
+                "train_split": "train",
+                "max_clips": None,
+                "max_words": 6,
+                "normalize_query": True,
+                "video_streams": ("slowfast", "clip"),
+                "buckets": (5, 12),
+                "labels": "qvhighlights",
+                "source_video": "youtube_id",
+                "num_threads": 2,
+                "prefetch": 3,
+            },
+            "train": {"batch_size": 4, "epochs": 3, "drop_last": False},
+            "evaluation": {"batch_size": 8},
+        }
+    )
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def add_field(config, name, value):
+    with config.unlocked():
+        config.data[name] = value
+    return config
+
+
+def assert_equal_batches(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def numbers(batches):
+    return [batch.example.tolist() for batch in batches]
+
+
+def flat(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def normalized(features):
+    features = features.astype(np.float64)
+    return features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-5)
+
+
+def test_rows_hold_the_normalised_features_side_by_side_and_the_targets():
+    source, config = small_source(), small_config()
+    ids = {f"video{i}": n for n, i in enumerate(sorted(range(7), key=str))}
+    for batch in train_pipeline(source, config):
+        for b, i in enumerate(batch.example.tolist()):
+            if i < 0:
+                continue
+            example, clips = source.examples[i], source.num_clips[i]
+            words = min(source.num_words[i], 6)
+            streams = [normalized(example.streams[name][:clips]) for name in WIDTHS]
+            np.testing.assert_allclose(
+                batch.video[b, :clips], np.concatenate(streams, axis=1), atol=1e-6
+            )
+            np.testing.assert_allclose(
+                batch.query[b, :words], normalized(example.query[:words]), atol=1e-6
+            )
+            assert not batch.video[b, clips:].any() and not batch.query[b, words:].any()
+            assert batch.video_mask[b].tolist() == [j < clips for j in range(batch.video.shape[1])]
+            assert batch.query_mask[b].tolist() == [j < words for j in range(6)]
+            assert batch.duration[b] == 2 * clips
+            targets = jax.tree.map(lambda leaf, row=b: leaf[row], batch.targets)
+            windows = np.float32(example.annotation["relevant_windows"])
+            np.testing.assert_array_equal(targets.windows[: len(windows)], windows)
+            assert targets.window_mask.sum() == len(windows)
+            assert targets.video_id == ids[f"video{i // 3}"]
+
+
+def test_streams_follow_the_order_of_the_configuration():
+    source = small_source()
+    for batch in evaluation_batches(source, small_config(**{"data.video_streams": ("clip",)})):
+        assert batch.video.shape[2] == WIDTHS["clip"]
+    swapped = small_config(**{"data.video_streams": ("clip", "slowfast")})
+    pairs = zip(
+        evaluation_batches(source, small_config()), evaluation_batches(source, swapped), strict=True
+    )
+    for ours, other in pairs:
+        np.testing.assert_array_equal(np.roll(ours.video, WIDTHS["clip"], axis=2), other.video)
+
+
+def test_raw_queries_stay_raw():
+    source = small_source()
+    for batch in evaluation_batches(source, small_config(**{"data.normalize_query": False})):
+        for row, i in zip(batch.query, batch.example, strict=True):
+            if i >= 0:
+                words = min(source.num_words[i], 6)
+                np.testing.assert_array_equal(row[:words], source.examples[i].query[:words])
+
+
+def test_max_clips_cuts_the_streams_and_the_labels():
+    source = small_source()
+    config = small_config(**{"data.buckets": (5,)})
+    config.data = ConfigDict({**config.data, "max_clips": 5})
+    for batch in evaluation_batches(source, config):
+        real = batch.example >= 0
+        expected = np.minimum(source.num_clips[batch.example[real]], 5)
+        np.testing.assert_array_equal(batch.video_mask[real].sum(axis=1), expected)
+        assert (batch.targets.positive_clips[real] < expected[:, None]).all()
+        assert not batch.targets.saliency_labels[~batch.video_mask].any()
+
+
+def test_shapes_are_the_same_for_every_batch_of_a_bucket():
+    source, config = small_source(), small_config()
+    shapes = {}
+    for batch in train_pipeline(source, config):
+        leaves = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)]
+        assert shapes.setdefault(batch.video.shape[1], leaves) == leaves
+        assert batch.video.shape == (4, batch.video.shape[1], 10)
+        assert batch.query.shape == (4, 6, QUERY_WIDTH)
+        assert batch.targets.windows.shape == (4, source.num_windows.max(), 2)
+        assert batch.targets.positive_clips.shape == (4, 2)
+        assert batch.video.dtype == batch.query.dtype == np.float32
+    assert set(shapes) == {5, 12}
+
+
+def test_padding_rows_are_masked_and_belong_to_no_example():
+    *_, last = train_pipeline(small_source(), small_config())
+    padding = last.example == -1
+    assert padding.tolist() == [False, True, True, True]  # 21 = 5 * 4 + 1
+    for leaf in (last.video, last.video_mask, last.query, last.query_mask, last.duration):
+        assert not leaf[padding].any()
+    targets = last.targets
+    assert (targets.video_id[padding] == -1).all()
+    assert (targets.video_id[~padding] >= 0).all()
+    for leaf in (targets.window_mask, targets.saliency_labels, targets.positive_clips):
+        assert not leaf[padding].any()
+
+
+def test_training_sees_every_example_once_an_epoch_in_another_order():
+    source, config = small_source(), small_config()
+    assert train_plan(source, config).steps_per_epoch == 6
+    batches = numbers(train_pipeline(source, config))
+    assert len(batches) == 3 * 6
+    epochs = [flat(batches[6 * epoch : 6 * epoch + 6]) for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(i for i in epoch if i >= 0) == list(range(21))
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_drop_last_leaves_no_padding_rows():
+    batches = numbers(train_pipeline(small_source(), small_config(**{"train.drop_last": True})))
+    assert len(batches) == 3 * 5
+    assert min(map(min, batches)) >= 0
+
+
+def test_labels_are_drawn_from_seed_epoch_and_example():
+    source, config = small_source(), small_config()
+    negatives = {}
+    for step, batch in enumerate(train_pipeline(source, config)):
+        for b, i in enumerate(batch.example.tolist()):
+            if i < 0:
+                continue
+            rng = np.random.default_rng([11, step // 6, i])
+            clips = source.num_clips[i]
+            expected = qvhighlights_labels(source.examples[i].annotation, clips, rng)
+            np.testing.assert_array_equal(batch.targets.saliency_labels[b, :clips], expected[0])
+            np.testing.assert_array_equal(batch.targets.positive_clips[b], expected[1])
+            np.testing.assert_array_equal(batch.targets.negative_clips[b], expected[2])
+            negatives.setdefault(i, set()).add(int(batch.targets.negative_clips[b, 1]))
+    assert any(len(drawn) > 1 for drawn in negatives.values())  # afresh each epoch
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others():
+    runs = [list(train_pipeline(small_source(), small_config(seed=seed))) for seed in (11, 11, 12)]
+    for first, second in zip(*runs[:2], strict=True):
+        assert_equal_batches(first, second)
+    assert numbers(runs[0]) != numbers(runs[2])
+
+
+@pytest.mark.parametrize("start_step", [1, 6, 9, 18, 40])
+def test_starting_at_a_step_equals_having_run_up_to_it(start_step):
+    source, config = small_source(), small_config()
+    expected = list(train_pipeline(source, config))[start_step:]
+    resumed = list(train_pipeline(source, config, start_step=start_step))
+    assert len(resumed) == len(expected) == max(0, 18 - start_step)
+    for actual, wanted in zip(resumed, expected, strict=True):
+        assert_equal_batches(actual, wanted)
+
+
+def test_a_step_that_is_skipped_is_not_read():
+    source, config = small_source(), small_config()
+    list(train_pipeline(source, config, start_step=16))
+    assert len(source.reads) == 4 + 1  # the last two batches: one full, one with one example
+
+
+def test_the_state_restores_the_position_in_the_middle_of_prefetching():
+    source, config = small_source(), small_config()
+    iterator = train_pipeline(source, config)
+    for _ in range(4):
+        next(iterator)
+    state = iterator.get_state()
+    expected = [next(iterator) for _ in range(5)]
+
+    iterator.set_state(state)  # back, with batches in flight
+    for wanted in expected:
+        assert_equal_batches(next(iterator), wanted)
+    iterator.close()
+
+    other = train_pipeline(source, config, start_step=15)
+    next(other)
+    other.set_state(state)
+    assert other.get_state() == state
+    assert_equal_batches(next(other), expected[0])
+    other.close()
+
+
+def test_prefetching_changes_nothing_and_stays_within_its_bound():
+    source = small_source()
+    config = small_config(**{"data.num_threads": 0, "data.prefetch": 0})
+    expected = list(train_pipeline(source, config))
+    assert source.threads == {threading.get_ident()}
+
+    source.reads.clear()
+    source.threads.clear()
+    iterator = train_pipeline(source, small_config())
+    assert_equal_batches(next(iterator), expected[0])
+    for wanted in expected[1:4]:
+        assert_equal_batches(next(iterator), wanted)
+    iterator.close()
+    assert threading.get_ident() not in source.threads
+    assert len(source.reads) <= (4 + 3) * 4  # handed out and prefetched
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 4])
+@pytest.mark.parametrize("pipeline", [train_pipeline, evaluation_batches])
+def test_processes_share_the_global_batch(pipeline, process_count):
+    whole = list(pipeline(small_source(), small_config()))
+    sources = [small_source() for _ in range(process_count)]
+    parts = [
+        list(pipeline(source, small_config(), process_index=i, process_count=process_count))
+        for i, source in enumerate(sources)
+    ]
+    for expected, *shares in zip(whole, *parts, strict=True):
+        together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *shares)
+        assert_equal_batches(together, expected)
+    num_real = sum((batch.example >= 0).sum() for batch in whole)
+    assert sum(len(source.reads) for source in sources) == num_real  # nobody reads another's part
+
+
+@pytest.mark.parametrize("pipeline", [train_pipeline, evaluation_batches])
+def test_a_batch_that_processes_cannot_share_is_refused(pipeline):
+    with pytest.raises(ConfigError, match=r"batch size [48] cannot be shared by 3 processes"):
+        pipeline(small_source(), small_config(), process_index=0, process_count=3)
+
+
+def test_evaluation_covers_the_split_once_from_long_to_short():
+    source, config = small_source(), small_config()
+    batches = list(evaluation_batches(source, config))
+    assert len(batches) == evaluation_plan(source, config).steps_per_epoch == 3
+    examples = flat(numbers(batches))
+    short = np.flatnonzero(source.num_clips <= 5).tolist()
+    long = np.flatnonzero(source.num_clips > 5).tolist()
+    assert examples == long + short + [-1] * 3  # 21 = 3 * 8 - 3
+    for actual, again in zip(batches, evaluation_batches(source, config), strict=True):
+        assert_equal_batches(actual, again)
+
+
+def test_evaluation_needs_no_annotated_moments_and_training_does():
+    source = small_source(with_targets=False)
+    for batch in evaluation_batches(source, small_config()):
+        assert batch.targets.windows.shape == (8, 1, 2)
+        assert not batch.targets.window_mask.any()
+    with pytest.raises(DataError, match=r"split 'train' of .* has no moments to train on"):
+        train_pipeline(source, small_config())
+
+
+def test_the_number_of_windows_can_be_fixed():
+    source = small_source()
+    (batch, *_) = evaluation_batches(source, add_field(small_config(), "max_windows", 2))
+    assert batch.targets.windows.shape == (8, 2, 2)
+    expected = np.minimum(source.num_windows[batch.example], 2)
+    np.testing.assert_array_equal(batch.targets.window_mask.sum(axis=1), expected)
+
+
+def test_buckets_can_be_left_to_the_data():
+    source = MemorySource([3, 3, 9, 3, 9, 9, 3, 12])
+    config = small_config()
+    config.data = ConfigDict({**config.data, "buckets": None})
+    assert train_plan(source, config).buckets == (3, 9, 12)
+
+
+@pytest.mark.parametrize(
+    ("vid", "kind", "expected"),
+    [
+        ("NUsG9BgSes0_210.0_360.0", "youtube_id", "NUsG9BgSes0"),
+        ("a_1_b_60_210", "youtube_id", "a_1_b"),
+        ("-_x_1.5", "youtube_id", "-_x_1.5"),
+        ("NUsG9BgSes0_210.0_360.0", "vid", "NUsG9BgSes0_210.0_360.0"),
+    ],
+)
+def test_source_video(vid, kind, expected):
+    assert source_video(vid, kind) == expected
+
+
+def test_a_configuration_that_does_not_fit_the_data_set_is_refused():
+    source = small_source()
+    with pytest.raises(ConfigError, match=r"names 'vgg', but .* has 'slowfast', 'clip'"):
+        train_pipeline(source, small_config(**{"data.video_streams": ("vgg",)}))
+    widths = add_field(small_config(), "video_widths", {"slowfast": 6, "clip": 512})
+    with pytest.raises(ConfigError, match=r"stream 'clip': .* expects width 512, .* has 4"):
+        train_pipeline(source, widths)
+    with pytest.raises(ConfigError, match=r"query features: .* expects width 512, .* has 5"):
+        train_pipeline(source, add_field(small_config(), "query_width", 512))
+    with pytest.raises(ConfigError, match=r"12 clips, .*end with 12 or more, such as \(.*12\)"):
+        train_pipeline(source, small_config(**{"data.buckets": (5, 8)}))
+    with pytest.raises(ConfigError, match="'title' must be 'youtube_id' or 'vid'"):
+        train_pipeline(source, small_config(**{"data.source_video": "title"}))

@@ -1,0 +1,185 @@
+import concurrent.futures
+import json
+import pickle
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from flashvtg_jax.data import source as source_module
+from flashvtg_jax.data.building import build
+from flashvtg_jax.data.source import Example, SplitSource, open_split
+from flashvtg_jax.data.synthetic import synthesize
+from flashvtg_jax.errors import DataError
+from flashvtg_jax.json_lines import read_json_lines
+
+DATASET = "qvhighlights/slowfast_clip"
+WIDTHS = {"slowfast": 10, "clip": 9, "query": 8}
+
+
+@pytest.fixture(scope="module")
+def manual_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("manual")
+    return synthesize(folder, widths=WIDTHS, num_train=40, num_val=5, progress=False)
+
+
+@pytest.fixture(scope="module")
+def data_dir(manual_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    build(DATASET, manual_dir, folder, widths=WIDTHS, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(manual_dir):
+    return read_json_lines(manual_dir / "highlight_train_release.jsonl")
+
+
+@pytest.fixture
+def source(data_dir):
+    return open_split(data_dir, DATASET, "train")
+
+
+def expected(manual_dir, row):
+    """The example of an annotation line, read from its files."""
+
+    def read(path, key):
+        with np.load(manual_dir / path) as archive:
+            return archive[key]
+
+    streams = {
+        "slowfast": read(f"slowfast_features/{row['vid']}.npz", "features"),
+        "clip": read(f"clip_features/{row['vid']}.npz", "features"),
+    }
+    words = read(f"clip_text_features/qid{row['qid']}.npz", "last_hidden_state")
+    return Example(row, streams, words)
+
+
+def assert_equal(example, other):
+    assert example.annotation == other.annotation
+    assert list(example.streams) == list(other.streams)
+    for name, stream in other.streams.items():
+        np.testing.assert_array_equal(example.streams[name], stream)
+    np.testing.assert_array_equal(example.query, other.query)
+
+
+def test_examples_are_those_of_the_files(source, manual_dir, rows):
+    assert len(source) == 40
+    for i in np.random.default_rng(0).permutation(40):
+        assert_equal(source[i], expected(manual_dir, rows[i]))
+
+
+def test_lengths_and_widths_are_known_without_reading(source, rows):
+    assert source.streams == {"slowfast": 10, "clip": 9}
+    assert list(source.streams) == ["slowfast", "clip"]
+    assert (source.query_dim, source.clip_length, source.labels) == (8, 2.0, "qvhighlights")
+    # The shortest stream counts: SlowFast has a clip more.
+    assert source.num_clips.tolist() == [row["duration"] // 2 for row in rows]
+    assert source.num_words.tolist() == [len(row["query"].split()) + 2 for row in rows]
+    assert source.num_windows.tolist() == [len(row["relevant_windows"]) for row in rows]
+
+
+def test_annotations_come_in_order_and_belong_to_the_caller(source, rows):
+    source.annotations()[0]["query"] = "changed"
+    assert source.annotations() == rows
+
+
+@pytest.mark.parametrize("index", [40, -1])
+def test_an_index_out_of_range_is_an_error(source, index):
+    with pytest.raises(IndexError):
+        source[index]
+
+
+def test_iterating_ends(source):
+    assert sum(1 for _ in source) == 40
+
+
+def test_many_threads_read_the_same_as_one(data_dir, manual_dir, rows):
+    source = open_split(data_dir, DATASET, "train")
+    ready = threading.Barrier(8)
+
+    def read(seed):
+        ready.wait(timeout=10)  # so that all open the files at once
+        return [(i, source[i]) for i in np.random.default_rng(seed).permutation(40)]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for examples in pool.map(read, range(8)):
+            for i, example in examples:
+                assert_equal(example, expected(manual_dir, rows[i]))
+
+
+def test_a_source_can_be_sent_to_another_process(source):
+    assert_equal(pickle.loads(pickle.dumps(source))[3], source[3])
+
+
+class CountedReads:
+    def __init__(self, rows):
+        self.rows, self.reads = rows, []
+
+    def __getitem__(self, index):
+        self.reads.append(index)
+        return self.rows[index]
+
+
+def test_videos_read_last_are_kept_up_to_a_number_of_bytes(data_dir):
+    folder = data_dir / DATASET / "1.0.0"
+    video_bytes = 2 * (76 * 10 + 75 * 9)
+    source = SplitSource(folder, "train", cache_bytes=2 * video_bytes)
+    source._videos = CountedReads(source._videos)
+    full = np.flatnonzero(source.num_clips == 75)
+    a, b, c = (int(i) for i in full[[0, 10, 20]])
+    for i in (a, b, a, c, a, b):  # c drives out b, which was not used for longest
+        source[i]
+    assert len(source._videos.reads) == 4
+    assert source._cache._bytes <= 2 * video_bytes
+
+
+def test_a_cache_smaller_than_a_video_keeps_nothing(data_dir):
+    source = SplitSource(data_dir / DATASET / "1.0.0", "train", cache_bytes=10)
+    first, again = source[0], source[0]
+    assert_equal(first, again)
+    assert source._cache._bytes == 0
+
+
+def test_a_data_set_that_is_not_built_names_the_command(tmp_path):
+    with pytest.raises(DataError) as info:
+        open_split(tmp_path, DATASET, "train")
+    command = f"flashvtg build --dataset={DATASET} --manual_dir=DIR_OF_FEATURES"
+    assert f"{command} --data_dir={tmp_path}" in str(info.value)
+
+
+def test_an_unknown_split_lists_those_there_are(data_dir):
+    with pytest.raises(DataError, match="no split 'test', only train, val;"):
+        open_split(data_dir, DATASET, "test")
+    with pytest.raises(DataError, match="no split 'videos'"):
+        open_split(data_dir, DATASET, "videos")
+
+
+def test_another_format_is_an_error_that_says_to_build_again(data_dir, monkeypatch):
+    monkeypatch.setattr(source_module, "FORMAT_VERSION", 2)
+    with pytest.raises(DataError, match=r"format 1, this one reads 2.*--overwrite"):
+        open_split(data_dir, DATASET, "train")
+
+
+@pytest.mark.parametrize("kind", ["train", "videos"])
+def test_a_damaged_data_set_is_an_error_that_says_to_build_again(data_dir, tmp_path, kind):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    (path,) = tmp_path.rglob(f"*-{kind}.array_record*")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"slowfast_clip/1.0.0: a row cannot be read .*--overwrite"):
+        list(open_split(tmp_path, DATASET, "train"))
+
+
+def test_the_newest_version_is_opened(data_dir, tmp_path):
+    folder = tmp_path / DATASET
+    for name in ("1.0.0", "1.9.0", "1.10.0", "1.10.0_backup", "notes"):
+        (folder / name).mkdir(parents=True)
+        for path in (data_dir / DATASET / "1.0.0").iterdir():
+            target = folder / name / path.name
+            if path.name == "dataset_info.json":
+                info = json.loads(path.read_text()) | {"version": name}
+                target.write_text(json.dumps(info))
+            else:
+                target.symlink_to(path)
+    assert "1.10.0'" in repr(open_split(tmp_path, DATASET, "train"))

@@ -1,0 +1,432 @@
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from flashvtg_jax.data import synthetic
+from flashvtg_jax.data.annotations import load_annotations, youtube_id
+from flashvtg_jax.data.features import normalize, read_feature
+from flashvtg_jax.data.planting import Planting, relevance_of
+from flashvtg_jax.data.synthetic import MANIFEST, synthesize
+from flashvtg_jax.data.synthetic_annotations import generate_annotations
+from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.json_lines import read_json_lines, write_json_lines
+
+WIDTHS = {"slowfast": 24, "clip": 20, "query": 16}
+TRAIN, VAL = "highlight_train_release.jsonl", "highlight_val_release.jsonl"
+
+
+def annotation(qid, vid="a.b_0.0_20.0", windows=((4, 8),), **fields):
+    return {
+        "qid": qid,
+        "query": f"A person does thing number {qid}",
+        "vid": vid,
+        "duration": 20,
+        "relevant_windows": [list(window) for window in windows],
+        **fields,
+    }
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+
+
+def small(output, **options):
+    return synthesize(
+        output, **{"widths": WIDTHS, "num_train": 6, "num_val": 3, "progress": False, **options}
+    )
+
+
+# Annotations
+
+
+@pytest.fixture(scope="module")
+def generated():
+    return generate_annotations(2000, seed=3)
+
+
+def test_generated_annotations_pass_all_checks(generated, tmp_path):
+    write_json_lines(tmp_path / "a.jsonl", generated)
+    assert load_annotations(tmp_path / "a.jsonl", labels="qvhighlights") == generated
+
+
+def test_generated_windows_are_disjoint_and_rated_clip_by_clip(generated):
+    for row in generated:
+        windows = row["relevant_windows"]
+        assert all(end < start for (_, end), (start, _) in itertools.pairwise(windows))
+        clips = [i for start, end in windows for i in range(start // 2, end // 2)]
+        assert row["relevant_clip_ids"] == clips
+        assert row["duration"] % 2 == 0
+
+
+def test_generated_annotations_have_the_statistics_of_qvhighlights(generated):
+    durations = np.array([row["duration"] for row in generated])
+    assert durations.min() >= 120
+    assert 0.95 < np.mean(durations == 150) < 0.99
+    counts = np.bincount([len(row["relevant_windows"]) for row in generated]) / len(generated)
+    np.testing.assert_allclose(counts[1:], [0.68, 0.17, 0.065, 0.037, 0.02], atol=0.04)
+    lengths = [b - a for row in generated for a, b in row["relevant_windows"]]
+    # Of the 7218 real lines: 6, 16 and 30 seconds.
+    np.testing.assert_allclose(np.percentile(lengths, [25, 50, 75]), [6, 16, 30], atol=4)
+    assert 22 < np.mean(lengths) < 29  # 25.1
+    starts = [row["relevant_windows"][0][0] == 0 for row in generated]
+    assert 0.15 < np.mean(starts) < 0.35  # 0.21
+    ratings = np.concatenate([row["saliency_scores"] for row in generated])
+    np.testing.assert_allclose(ratings.mean(axis=0), 3.0, atol=0.15)
+    num_videos = len({row["vid"] for row in generated})
+    assert 1.005 < len(generated) / num_videos < 1.04
+    assert len({youtube_id(row["vid"]) for row in generated}) < 0.7 * num_videos
+
+
+def test_generated_ratings_are_higher_in_the_middle_of_a_window(generated):
+    ends, middles = [], []
+    for row in generated:
+        ratings = dict(zip(row["relevant_clip_ids"], row["saliency_scores"], strict=True))
+        for start, end in row["relevant_windows"]:
+            if end - start >= 10:
+                ends += [ratings[start // 2], ratings[end // 2 - 1]]
+                middles.append(ratings[(start + end) // 4])
+    assert np.mean(middles) > np.mean(ends) + 0.3
+
+
+def test_other_seeds_give_other_annotations():
+    first, again, other = (generate_annotations(5, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert not {row["vid"] for row in first} & {row["vid"] for row in other}
+
+
+# What is planted
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"windows": [[4, 8]]}, [0, 0, 0.8, 0.8, 0]),
+        ({"windows": [[3, 4.5], [8, 10]]}, [0, 0.4, 0.2, 0, 0.8]),
+        ({"windows": []}, [0, 0, 0, 0, 0]),
+        (
+            {
+                "windows": [[0, 6]],
+                "relevant_clip_ids": [0, 1, 2],
+                "saliency_scores": [[0, 0, 0], [4, 4, 4], [2, 2, 2]],
+            },
+            [0.4, 1.0, 0.7, 0, 0],
+        ),
+        (  # a clip beyond the last one stands for the last one
+            {"windows": [[8, 10]], "relevant_clip_ids": [5], "saliency_scores": [[4, 4, 4]]},
+            [0, 0, 0, 0, 1.0],
+        ),
+        ({"label": [[1, 5], [1, 1], [5, 5], [3, 3], [1, 2]]}, [0.5, 0, 1, 0.5, 0.125]),
+        ({"label": [[0], [1], [1], [0], [0]]}, [0, 1, 1, 0, 0]),
+    ],
+)
+def test_relevance_is_the_part_of_the_clip_in_a_window_times_its_rating(fields, expected):
+    relevance = relevance_of(annotation(1, **fields), 5, clip_length=2.0)
+    np.testing.assert_allclose(relevance, expected, atol=1e-12)
+
+
+def areas_under_curve(planting, train, val, widths=WIDTHS):
+    """How well a linear map, fitted on `train`, tells clips in the moments of `val`: AUCs."""
+
+    def arrays(row):
+        streams = planting.clips([row], {"slowfast": widths["slowfast"], "clip": widths["clip"]})
+        video = np.concatenate([normalize(stream) for stream in streams.values()], axis=1)
+        query = normalize(planting.words(row, widths["query"])).mean(axis=0)
+        return video, query, relevance_of(row, len(video), 2.0) > 0
+
+    data = [arrays(row) for row in train]
+    clips = np.concatenate([video[inside] for video, _, inside in data])
+    queries = np.concatenate([np.tile(query, (inside.sum(), 1)) for _, query, inside in data])
+    center, middle = clips.mean(axis=0), queries.mean(axis=0)
+    clips, queries = clips - center, queries - middle
+    to_query = np.linalg.solve(clips.T @ clips, clips.T @ queries)
+    areas = []
+    for video, query, inside in map(arrays, val):
+        if not inside.all():
+            scores = (video - center) @ to_query @ (query - middle)
+            areas.append(np.mean(scores[inside][:, None] > scores[~inside]))
+    return np.array(areas)
+
+
+def test_moments_of_unseen_queries_can_be_told_from_their_words(generated):
+    train, val = generated[:250], generated[250:330]
+    # At width 64 and less, the 16 dimensions of topics make up a good part of the noise, too.
+    widths = {"slowfast": 64, "clip": 32, "query": 32}
+    areas = {
+        strength: areas_under_curve(Planting(0, strength, 2.0), train, val, widths).mean()
+        for strength in (0.0, 0.5, 1.0)
+    }
+    assert 0.45 < areas[0.0] < 0.55
+    assert 0.75 < areas[0.5] < areas[1.0]
+    assert areas[1.0] > 0.97
+
+
+def test_another_query_does_not_point_at_the_moments(generated):
+    rows = generated[:200]
+    swapped = [{**row, "query": "Another", "qid": -i} for i, row in enumerate(rows, start=1)]
+    planting = Planting(0, 1.0, 2.0)
+    to_other_query = []
+    for row, other in zip(rows, swapped, strict=True):
+        clips = planting.clips([row], {"clip": 64})["clip"].astype(np.float64)
+        inside = relevance_of(row, len(clips), 2.0) > 0
+        topic = planting._topic(other) @ planting._map("clip", 64)
+        if not inside.all():
+            to_other_query.append((clips[inside] @ topic).mean() - (clips[~inside] @ topic).mean())
+    assert abs(np.mean(to_other_query)) < 4 * np.std(to_other_query) / np.sqrt(len(rows))
+
+
+def test_features_look_like_released_ones(tmp_path):
+    write_json_lines(tmp_path / "train.jsonl", [annotation(5, duration=150)])
+    output = synthesize(tmp_path / "out", annotations=tmp_path / "train.jsonl", progress=False)
+    stored = {
+        name: np.load(output / name)
+        for name in (
+            "slowfast_features/a.b_0.0_20.0.npz",
+            "clip_features/a.b_0.0_20.0.npz",
+            "clip_text_features/qid5.npz",
+        )
+    }
+    slowfast, clip, text = stored.values()
+    assert (slowfast["features"].shape, clip["features"].shape) == ((76, 2304), (75, 512))
+    assert text["last_hidden_state"].shape == (8, 512)  # six words and two marks
+    assert text["pooler_output"].shape == (512,)
+    for archive in stored.values():
+        for array in archive.values():
+            assert array.dtype == np.float16
+        norms = np.linalg.norm(next(iter(archive.values())).astype(float), axis=1)
+        assert 8 < norms.mean() < 14
+        archive.close()
+
+
+def test_videos_with_several_queries_carry_all_their_topics():
+    planting = Planting(0, 1.0, 2.0)
+    rows = [annotation(1, windows=[(0, 6)]), annotation(2, windows=[(10, 16)])]
+    clips = planting.clips(rows, {"clip": 400})["clip"].astype(float)
+    for row, inside in zip(rows, (range(3), range(5, 8)), strict=True):
+        projected = clips @ (planting._topic(row) @ planting._map("clip", 400))
+        assert set(np.argsort(projected)[-3:]) == set(inside)
+
+
+# Files
+
+
+def test_generates_both_splits_ready_to_build(tmp_path):
+    output = small(tmp_path / "out")
+    train, val = (load_annotations(output / name, labels="qvhighlights") for name in (TRAIN, VAL))
+    assert [row["qid"] for row in train + val] == list(range(9))
+    for row in train + val:
+        clips = read_feature(output / f"slowfast_features/{row['vid']}.npz", "features", 24)
+        assert len(clips) == row["duration"] // 2 + 1
+        clips = read_feature(output / f"clip_features/{row['vid']}.npz", "features", 20)
+        assert len(clips) == row["duration"] // 2
+        read_feature(output / f"clip_text_features/qid{row['qid']}.npz", "last_hidden_state", 16)
+    assert not list(output.rglob("*.tmp"))
+
+
+def test_same_arguments_give_the_same_bytes_and_others_others(tmp_path):
+    first, again, other = (
+        contents(small(tmp_path / name, seed=seed)) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first == again
+    assert first.keys() != other.keys()
+
+
+def test_annotation_files_are_copied_under_the_released_name_up_to_the_limit(tmp_path):
+    rows = [annotation(i, vid=f"v{i}") for i in range(5)]
+    write_json_lines(tmp_path / "my_val_file.jsonl", rows)
+    output = small(tmp_path / "out", annotations=tmp_path / "my_val_file.jsonl", limit=2)
+    assert read_json_lines(output / VAL) == rows[:2]
+    assert sorted(path.name for path in (output / "clip_features").iterdir()) == [
+        "v0.npz",
+        "v1.npz",
+    ]
+
+
+def test_later_calls_give_what_one_call_gives(tmp_path):
+    train = [annotation(1, vid="shared"), annotation(2, vid="x")]
+    val = [annotation(3, vid="shared", windows=[(12, 18)])]
+    paths = [tmp_path / TRAIN, tmp_path / VAL]
+    for path, rows in zip(paths, (train, val), strict=True):
+        write_json_lines(path, rows)
+    at_once = contents(small(tmp_path / "out1", annotations=paths))
+    for path in paths:
+        small(tmp_path / "out2", annotations=path)
+    assert contents(tmp_path / "out2") == at_once
+
+
+def test_what_is_there_is_not_written_again_and_what_is_gone_is(tmp_path):
+    output = small(tmp_path / "out")
+    before = contents(output)
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*.npz")}
+    gone = next((output / "clip_features").iterdir())
+    gone.unlink()
+    small(output)
+    assert contents(output) == before
+    changed = {path for path in times if path.stat().st_mtime_ns != times[path]}
+    assert {path.stem for path in changed} == {gone.stem}
+
+
+def test_changed_annotations_change_their_features_only(tmp_path):
+    path = tmp_path / TRAIN
+    rows = [annotation(1, vid="x"), annotation(2, vid="y")]
+    write_json_lines(path, rows)
+    before = contents(small(tmp_path / "out", annotations=path))
+    rows[0] |= {"relevant_windows": [[10, 14]]}
+    write_json_lines(path, rows)
+    after = contents(small(tmp_path / "out", annotations=path))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {TRAIN, "clip_features/x.npz", "slowfast_features/x.npz"}
+
+
+def test_an_interrupted_call_leaves_whole_files_and_continues(tmp_path, monkeypatch):
+    save, calls = synthetic._save, []
+
+    def interrupted(path, arrays):
+        calls.append(path)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        save(path, arrays)
+
+    monkeypatch.setattr(synthetic, "_save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        small(tmp_path / "out")
+    monkeypatch.setattr(synthetic, "_save", save)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert not (tmp_path / "out" / TRAIN).exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npz")}
+    assert kept
+    small(tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(small(tmp_path / "whole"))
+
+
+def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(DataError, match=r"out: cannot be written .*No space left.*make room"):
+        small(tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.npz*"))
+
+
+def test_internvideo2_layout_is_written_without_pytorch_as_npy(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic.importlib.util, "find_spec", lambda name: None)
+    widths = {"internvideo2": 8, "query": 8}
+    output = small(tmp_path / "out", dataset="qvhighlights/internvideo2", widths=widths)
+    row = read_json_lines(output / TRAIN)[0]
+    video = read_feature(output / f"qvhighlight_6b/{row['vid']}.npy", "", 8)
+    assert len(video) == row["duration"] // 2
+    read_feature(output / f"qvhighlight_llama_text_feature/qid{row['qid']}.npy", "", 8)
+
+
+def test_internvideo2_layout_is_written_as_released_with_pytorch(tmp_path):
+    torch = pytest.importorskip("torch")
+    widths = {"internvideo2": 8, "query": 8}
+    output = small(tmp_path / "out", dataset="qvhighlights/internvideo2", widths=widths)
+    row = read_json_lines(output / TRAIN)[0]
+    video = torch.load(output / f"qvhighlight_6b/{row['vid']}.pt", weights_only=True)
+    assert video.shape == (row["duration"] // 2, 8)
+
+
+# Mistakes
+
+
+def test_a_folder_with_real_features_is_left_alone(tmp_path):
+    real = tmp_path / "out" / "clip_features" / "v.npz"
+    real.parent.mkdir(parents=True)
+    real.write_bytes(b"real")
+    with pytest.raises(DataError, match="did not write, real ones perhaps"):
+        small(tmp_path / "out")
+    assert contents(tmp_path / "out") == {"clip_features/v.npz": b"real"}
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"strength": 0.5}, {"widths": "clip=8"}])
+def test_a_folder_made_with_other_settings_is_left_alone(tmp_path, changes):
+    before = contents(small(tmp_path / "out"))
+    with pytest.raises(DataError, match="other settings"):
+        small(tmp_path / "out", **changes)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_damaged_manifest_is_an_error(tmp_path):
+    (small(tmp_path / "out") / MANIFEST).write_text("{")
+    with pytest.raises(DataError, match=MANIFEST):
+        small(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"dataset": "qvhighlights/slowfastclip"}, "did you mean qvhighlights/"),
+        ({"widths": {"vgg": 8}}, "no features 'vgg'"),
+        ({"widths": "clip"}, "name=number"),
+        ({"widths": {"clip": None}}, "clip"),
+        ({"strength": -1.0}, "strength"),
+        ({"strength": float("nan")}, "strength"),
+        ({"limit": 3}, "limit"),
+        ({"num_train": 0}, "num_train"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_errors(tmp_path, options, problem):
+    with pytest.raises(ConfigError, match=problem):
+        small(tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_split_of_a_file_must_be_told_by_its_name(tmp_path):
+    path = tmp_path / "annotations.jsonl"
+    write_json_lines(path, [annotation(1)])
+    with pytest.raises(ConfigError, match=f"{TRAIN}, {VAL}"):
+        small(tmp_path / "out", annotations=path)
+    with pytest.raises(ConfigError, match="second annotation file of the val split"):
+        names = [tmp_path / "val_1.jsonl", tmp_path / "val_2.jsonl"]
+        for name in names:
+            write_json_lines(name, [annotation(1)])
+        small(tmp_path / "out", annotations=names)
+    with pytest.raises(ConfigError, match="limit 0"):
+        small(tmp_path / "out", annotations=names[0], limit=0)
+
+
+def test_a_limit_does_not_cut_the_annotation_file_it_is_given(tmp_path):
+    path = tmp_path / TRAIN
+    write_json_lines(path, [annotation(i, vid=f"v{i}") for i in range(3)])
+    with pytest.raises(ConfigError, match="would cut this very file"):
+        small(tmp_path, annotations=path, limit=1)
+    small(tmp_path, annotations=path)  # all of it is fine
+    assert len(read_json_lines(path)) == 3
+
+
+def test_bad_annotations_are_an_error_before_anything_is_written(tmp_path):
+    path = tmp_path / TRAIN
+    write_json_lines(path, [annotation(1, windows=[(8, 4)])])
+    with pytest.raises(DataError, match=f"{TRAIN}:1: window"):
+        small(tmp_path / "out", annotations=path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_says_how_to_go_on(tmp_path, capsys):
+    small(tmp_path / "out", progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "train 6, val 3 queries" in err
+    assert f"flashvtg build --dataset=qvhighlights/slowfast_clip --manual_dir={tmp_path}/out" in err
+    assert "--widths=slowfast=24,clip=20,query=16" in err
+
+
+def test_features_do_not_depend_on_the_process(tmp_path):
+    code = (
+        "import sys; from flashvtg_jax.data.synthetic import synthesize; "
+        f"synthesize(sys.argv[1], widths={WIDTHS}, num_train=6, num_val=3, progress=False)"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a"], check=True, env=environment)
+    assert contents(tmp_path / "a") == contents(small(tmp_path / "b"))
+    assert json.loads((tmp_path / "a" / MANIFEST).read_text())["settings"]["widths"] == WIDTHS

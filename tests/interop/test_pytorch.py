@@ -1,0 +1,100 @@
+"""Reading the authors' parameters: every name accounted for, whatever is wrong listed at once."""
+
+import jax
+import numpy as np
+import pytest
+
+from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.interop.pytorch import (
+    infer_model_fields,
+    param_shapes,
+    params_from_torch,
+    torch_names,
+)
+from flashvtg_jax.models import FlashVTG
+from tests import reference
+
+CONFIGS = [
+    "qvhighlights_slowfast_clip",
+    "qvhighlights_internvideo2",
+    "charades_sta_vgg",
+    "charades_sta_internvideo2",
+    "tacos_slowfast_clip",
+    "tvsum_slowfast_clip",
+    "youtube_highlights_slowfast_clip",
+]
+
+
+def zeros(config):
+    """A state dict with all names and shapes, without values."""
+    return {
+        name: np.broadcast_to(np.float32(0), shape)
+        for name, shape in reference.torch_shapes(config).items()
+    }
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_official_configuration_is_read(config):
+    params = params_from_torch(zeros(config))
+    model = FlashVTG(**infer_model_fields(reference.torch_shapes(config)))
+    expected = param_shapes(model, *reference.feature_widths(config))
+    found = {
+        tuple(key.key for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    assert found == expected
+
+
+def test_axes_are_turned():
+    weights = reference.state_dict("tvsum_slowfast_clip")
+    params = params_from_torch(weights)
+    heads = params["score_refinement"]
+    torch = weights["class_head.convs.1.weight"]  # [out, in, 1, kernel]
+    assert heads["intra_scale"]["conv_1"]["kernel"][2, 5, 7] == torch[7, 5, 0, 2]
+    torch = weights["coord_head.module.3.weight"]  # [out, in, kernel]
+    assert params["boundary_head"]["conv_1"]["kernel"][0, 9, 1] == torch[1, 9, 0]
+    torch = weights["transformer.encoder.layers.2.self_attn.in_proj_weight"]
+    assert params["clip_encoder"]["layer_2"]["attention"]["in_kernel"][3, 600] == torch[600, 3]
+    torch = weights["transformer.t2v_encoder.layers.1.activation.weight"]
+    assert params["cross_attention"]["layer_1"]["ffn"]["slope"] == torch[0]
+
+
+def test_half_precision_and_data_parallel_prefixes_are_read():
+    weights = reference.state_dict("tvsum_slowfast_clip")
+    wrapped = {f"module.{name}": value.astype(np.float16) for name, value in weights.items()}
+    params, expected = params_from_torch(wrapped), params_from_torch(weights)
+    for leaf, other in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
+        assert leaf.dtype == np.float32
+        np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-3)
+
+
+def test_all_that_does_not_fit_is_listed_in_one_error():
+    weights = zeros("tvsum_slowfast_clip")
+    del weights["saliency_proj1.bias"]
+    weights["class_head.fc.layers.0.weight"] = np.zeros((128, 255), np.float32)
+    weights["something.else"] = np.zeros(3, np.float32)
+    with pytest.raises(CheckpointError) as error:
+        params_from_torch(weights)
+    message = str(error.value)
+    assert "3 names do not fit" in message
+    assert "missing: saliency_proj1.bias (256,)" in message
+    assert (
+        "misshaped: class_head.fc.layers.0.weight is (128, 255), expected (128, 256)" in message
+    )
+    assert "unknown: something.else (3,)" in message
+
+
+def test_parameters_of_another_model_than_the_one_given_are_refused():
+    with pytest.raises(CheckpointError, match=r"missing: .*layers\.5\."):
+        params_from_torch(zeros("tvsum_slowfast_clip"), FlashVTG(strides=(1,)))
+
+
+def test_an_empty_state_dict_is_refused():
+    with pytest.raises(CheckpointError, match="missing: dummy_rep_token"):
+        params_from_torch({})
+
+
+def test_names_of_the_table_are_the_authors():
+    shapes = reference.torch_shapes("charades_sta_vgg")
+    unread = {name for name in shapes if name.startswith("txt_position_embed.")}
+    assert set(torch_names(FlashVTG(**infer_model_fields(shapes)))) == set(shapes) - unread

@@ -1,0 +1,68 @@
+"""A small model and random batches for the tests of this folder."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from flashvtg_jax.models import FlashVTG
+
+SMALL = {
+    "hidden_dim": 16,
+    "num_heads": 2,
+    "ffn_dim": 32,
+    "t2v_layers": 2,
+    "enc_layers": 1,
+    "dummy_layers": 1,
+    "num_dummies": 3,
+    "num_mlp_layers": 2,
+    "num_conv_layers": 2,
+}
+
+
+def make_model(**fields) -> FlashVTG:
+    return FlashVTG(**{**SMALL, **fields})
+
+
+def make_batch(lengths, words, clips, num_words, seed=0):
+    """video, video_mask, query, query_mask with noise where padded; widths 10 and 6."""
+    rng = np.random.default_rng(seed)
+    video_mask = np.arange(clips) < np.asarray(lengths)[:, None]
+    query_mask = np.arange(num_words) < np.asarray(words)[:, None]
+    video = rng.standard_normal((len(lengths), clips, 10)).astype(np.float32)
+    query = rng.standard_normal((len(lengths), num_words, 6)).astype(np.float32)
+    return video, video_mask, query, query_mask
+
+
+@functools.cache
+def init(model: FlashVTG):
+    """Parameters of a small model, moved off their symmetric initial values."""
+    params = model.init(jax.random.key(0), *make_batch([3], [2], 4, 3))["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [
+        leaf + 0.2 * jax.random.normal(key, leaf.shape)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, moved)
+
+
+@functools.cache
+def compiled(model: FlashVTG, **options):
+    """The model as a compiled function of parameters and batch."""
+    return jax.jit(lambda params, *batch: model.apply({"params": params}, *batch, **options))
+
+
+@pytest.fixture
+def small():
+    """make_model, make_batch, init and compiled, as attributes."""
+
+    class Small:
+        pass
+
+    Small.make_model = staticmethod(make_model)
+    Small.make_batch = staticmethod(make_batch)
+    Small.init = staticmethod(init)
+    Small.compiled = staticmethod(compiled)
+    return Small

@@ -1,0 +1,47 @@
+"""A data set of a few short videos, really built, and a configuration that trains on it in seconds."""
+
+import pytest
+
+from flashvtg_jax.config import load_config
+from flashvtg_jax.data.preparation import prepare_data
+
+TINY = {
+    "model.hidden_dim": 8,
+    "model.num_heads": 2,
+    "model.ffn_dim": 16,
+    "model.t2v_layers": 1,
+    "model.num_dummies": 2,
+    "model.num_mlp_layers": 2,
+    "model.dropout": 0.1,
+    "model.drop_path": 0.1,
+    "synthetic.num_train": 10,
+    "synthetic.num_val": 6,
+    "data.video_widths.slowfast": 6,
+    "data.video_widths.clip": 4,
+    "data.query_width": 4,
+    "train.batch_size": 4,
+    "train.epochs": 4,
+    "train.evaluate_every_epochs": 2,
+    "train.checkpoint_every_epochs": 1,
+    "train.log_every_steps": 2,
+    "evaluation.batch_size": 4,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Folder with the tiny data set, built once."""
+    folder = tmp_path_factory.mktemp("data")
+    prepare_data(load_config("demo", TINY), folder, show_progress=False)
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tiny_data):
+    """The tiny configuration; call it with further overrides."""
+
+    def make(**overrides):
+        fields = {key.replace("__", "."): value for key, value in overrides.items()}
+        return load_config("demo", {**TINY, "data.data_dir": str(tiny_data), **fields})
+
+    return make

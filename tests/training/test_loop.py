@@ -1,0 +1,211 @@
+"""The whole loop on a shrunken configuration: training, resuming, evaluating."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
+from flashvtg_jax.evaluation import evaluate
+from flashvtg_jax.metrics import score_files
+from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.training.loop import Interrupted, Selection, train
+
+STEPS = 12  # four epochs of three steps
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in read_lines(workdir / "train.jsonl")}
+
+
+def run(config, workdir):
+    return train(config, workdir, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_data):
+    """A work directory of an undisturbed run, and the numbers it returned."""
+    from tests.training.conftest import TINY
+
+    from flashvtg_jax.config import load_config
+
+    workdir = tmp_path_factory.mktemp("finished")
+    config = load_config("demo", {**TINY, "data.data_dir": str(tiny_data)})
+    return workdir, run(config, workdir), config
+
+
+def test_a_run_leaves_logs_checkpoints_predictions_and_numbers(finished):
+    workdir, (numbers, numbers_nms), _ = finished
+    rows = read_lines(workdir / "train.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert {"loss", "classification", "saliency", "gradient_norm", "epoch"} <= rows[0].keys()
+    assert [row["step"] for row in read_lines(workdir / "evaluations.jsonl")] == [0, 6, 12]
+    assert list(workdir.glob("tensorboard/events*"))
+    saved = json.loads((workdir / "metrics.json").read_text())
+    assert saved == {**numbers, "with_nms": numbers_nms}
+    predictions = read_lines(workdir / "predictions.jsonl")
+    assert len(predictions) == 6
+    assert all(row["pred_relevant_windows"] for row in predictions)
+
+
+def test_checkpoints_are_the_latest_and_the_best(finished):
+    workdir, (numbers, _), _ = finished
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    assert checkpoints.latest_step() == STEPS
+    assert checkpoints.score(checkpoints.best_step()) == numbers["MR-full-mAP"]
+    meta = checkpoints.read_meta(STEPS)
+    assert meta["versions"]["jax"] == jax.__version__
+    assert meta["config"]["config"]["name"] == "demo"
+
+
+def test_evaluate_gives_the_numbers_that_training_ended_with(finished, tmp_path):
+    workdir, results, _ = finished
+    assert evaluate(workdir, output=tmp_path, show_progress=False) == results
+    for name in ("predictions.jsonl", "predictions_nms.jsonl", "metrics.json"):
+        assert (tmp_path / name).read_text() == (workdir / name).read_text()
+
+
+def test_score_of_the_prediction_file_gives_the_same_numbers(finished, tiny_data):
+    workdir, results, _ = finished
+    annotations = tiny_data / "synthetic" / "highlight_val_release.jsonl"
+    for name, numbers in zip(("predictions", "predictions_nms"), results, strict=True):
+        assert score_files(workdir / f"{name}.jsonl", annotations) == numbers
+
+
+def test_a_finished_run_started_again_returns_its_numbers(finished):
+    workdir, results, config = finished
+    before = losses(workdir)
+    assert run(config, workdir) == results
+    assert losses(workdir) == before
+
+
+def test_a_run_of_fewer_epochs_continued_equals_an_undisturbed_one(finished, tiny_config, tmp_path):
+    run(tiny_config(train__epochs=2), tmp_path)
+    assert len(losses(tmp_path)) == 6
+    results = run(tiny_config(), tmp_path)
+    assert losses(tmp_path) == losses(finished[0])
+    assert results == finished[1]
+
+
+def test_sigterm_saves_and_the_same_command_continues(finished, tiny_config, tmp_path):
+    def interrupt_at_step(step):
+        while not (tmp_path / "train.jsonl").exists() or len(losses(tmp_path)) < step:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt_at_step, args=(4,))
+    thread.start()
+    try:
+        run(tiny_config(), tmp_path)
+    except Interrupted as interruption:
+        assert interruption.signal_number == signal.SIGTERM
+        saved = Checkpoints(tmp_path / "checkpoints", read_only=True).latest_step()
+        assert saved == interruption.step == max(losses(tmp_path))
+    thread.join()
+    run(tiny_config(), tmp_path)
+    assert losses(tmp_path) == losses(finished[0])
+
+
+def test_a_killed_run_started_again_gives_the_same_losses(finished, tiny_data, tmp_path):
+    workdir, _, config = finished
+    from flashvtg_jax.config import config_to_json
+
+    path = tmp_path / "config.json"
+    path.write_text(config_to_json(config))
+    program = (
+        "import sys; from flashvtg_jax.config import read_config;"
+        "from flashvtg_jax.training.loop import train;"
+        "train(read_config(sys.argv[1]), sys.argv[2], show_progress=False)"
+    )
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", program, path, run_dir])
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run_dir / "train.jsonl").exists() and len(losses(run_dir)) >= 6:
+            process.kill()
+        time.sleep(0.005)
+    process.wait()
+    run(config, run_dir)
+    assert losses(run_dir) == losses(workdir)
+    ours, theirs = (Checkpoints(d / "checkpoints", read_only=True) for d in (run_dir, workdir))
+    assert ours.latest_step() == theirs.latest_step() == STEPS
+
+
+def test_a_work_directory_of_another_configuration_is_refused(finished, tiny_config):
+    workdir = finished[0]
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate: 0\.002 there, 0\.1 now"):
+        run(tiny_config(optimizer__learning_rate=0.1), workdir)
+
+
+def test_a_data_set_that_is_not_built_is_named_with_its_command(tiny_config, tmp_path):
+    config = tiny_config(data__data_dir=str(tmp_path / "nowhere"), data__dataset="qvhighlights/internvideo2")
+    with config.unlocked():
+        del config.synthetic
+    with pytest.raises(DataError, match="flashvtg build --dataset=qvhighlights/internvideo2"):
+        run(config, tmp_path / "run")
+
+
+def test_training_data_of_another_size_are_refused(tiny_config, tmp_path):
+    run(tiny_config(train__epochs=1), tmp_path)
+    bigger = tiny_config(synthetic__num_train=12, data__data_dir=str(tmp_path / "other"))
+    path = tmp_path / "config.json"
+    path.unlink()  # as if the configuration were the same
+    with pytest.raises(CheckpointError, match="other training data"):
+        run(bigger, tmp_path)
+
+
+def test_evaluating_an_empty_folder_says_to_train_first(tmp_path):
+    with pytest.raises(CheckpointError, match="train first"):
+        evaluate(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished[0], tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/params/*"):
+        if path.is_file():
+            path.write_bytes(b"")
+        else:
+            shutil.rmtree(path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        evaluate(tmp_path / "run", show_progress=False)
+
+
+def test_selection_keeps_the_first_of_equal_scores_and_counts_patience():
+    selection = Selection()
+    assert selection.update(1, 0.0)
+    assert not selection.update(2, 0.0)
+    assert (selection.best_step, selection.without_better) == (1, 1)
+    assert selection.update(3, 0.5)
+    assert (selection.best_step, selection.without_better) == (3, 0)
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_config, tmp_path):
+    config = tiny_config(
+        train__epochs=50,
+        train__early_stopping_epochs=1,
+        train__evaluate_every_epochs=1,
+        optimizer__learning_rate=0.0,
+    )
+    run(config, tmp_path)
+    assert max(losses(tmp_path)) == 2 * 3
+
+
+def test_parameters_change_where_there_is_something_to_learn(finished):
+    workdir = finished[0]
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    assert np.isfinite(list(losses(workdir).values())).all()
+    assert checkpoints.latest_step() > 0
