@@ -227,5 +227,3 @@ def write_results(
         partial_path = path.with_name("metrics.json.partial")
         partial_path.write_text(json.dumps({**numbers, "with_nms": numbers_nms}, indent=2) + "\n")
         partial_path.replace(path)
-
-

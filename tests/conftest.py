@@ -1,6 +1,16 @@
 """Settings of the whole suite; they must stand before jax is imported."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
-# Most of the suite's time is compilation of programs that run once: the quick kind halves it.
+# Most of the suite's time is compilation of programs that run once: the quick kind halves it, and a
+# cache for the session spares the repetitions, in other workers and subprocesses as well.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="flashvtg_jax_tests_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

@@ -8,7 +8,7 @@ them, `relevant_windows` ([[start, end], ...], seconds) with `relevant_clip_ids`
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flashvtg_jax.errors import DataError
@@ -64,6 +64,23 @@ def load_annotations(
     if problems:
         raise DataError("\n".join(problems))
     return rows
+
+
+def check_ids_across_files(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Raises DataError when files use one id for different queries, which share a feature file.
+
+    Args:
+      files: the lines of each annotation file, by the name to call it by.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    for name, rows in files.items():
+        for line, row in enumerate(rows, start=1):
+            known, query = first.setdefault(str(row["qid"]), (f"{name}:{line}", row["query"]))
+            if query != row["query"]:
+                raise DataError(
+                    f"{name}:{line}: qid {row['qid']} is already another query in {known}; both "
+                    "would use the same feature file. Give every query an id of its own."
+                )
 
 
 def youtube_id(vid: str) -> str:

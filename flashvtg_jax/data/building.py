@@ -67,9 +67,12 @@ def build(
         layout = layout.with_widths(parse_widths(widths) if isinstance(widths, str) else widths)
     target = Path(data_dir).expanduser() / dataset / str(builder_class.VERSION)
     report = functools.partial(print, file=sys.stderr) if progress else lambda *_: None
-    if target.exists() and not overwrite:
-        report(f"{dataset} is already built in {target}; --overwrite builds it again.")
-        return target
+    if (target / "dataset_info.json").exists():
+        if not overwrite:
+            report(f"{dataset} is already built in {target}; --overwrite builds it again.")
+            return target
+    elif target.exists():
+        raise DataError(f"{target}: there already, but not a data set; move it away.")
 
     inventory = take_inventory(layout, manual_dir, skip_missing=skip_missing, progress=progress)
     with _clear_write_errors(data_dir), _folder_beside(target) as folder:
@@ -211,7 +214,7 @@ def _summary(dataset: str, inventory: Inventory, target: Path) -> Iterator[str]:
     for split, queries in inventory.queries.items():
         whole = released.get(split, len(queries))
         parts.append(
-            f"{split} {len(queries)}" + (f" (of {whole})" if whole != len(queries) else "")
+            f"{split} {len(queries)}" + (f" (of {whole} released)" if whole != len(queries) else "")
         )
     yield (
         f"built {dataset}: {', '.join(parts)} queries of {len(inventory.videos)} videos, "

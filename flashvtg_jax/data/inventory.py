@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import MAX_ERRORS, load_annotations
+from flashvtg_jax.data.annotations import (
+    MAX_ERRORS,
+    check_ids_across_files,
+    load_annotations,
+)
 from flashvtg_jax.data.features import FeatureHeader, feature_header
 from flashvtg_jax.data.layout import FeatureFiles, Layout
 from flashvtg_jax.errors import DataError
@@ -115,14 +119,16 @@ def take_inventory(
         together.
     """
     manual_dir = Path(manual_dir).expanduser()
+    paths = layout.find_annotations(manual_dir)
     rows = {
         split: load_annotations(
             path,
             clip_length=layout.clip_length,
             labels=None if split in layout.unlabelled_splits else layout.labels,
         )
-        for split, path in layout.find_annotations(manual_dir).items()
+        for split, path in paths.items()
     }
+    check_ids_across_files({str(paths[split]): lines for split, lines in rows.items()})
     found = _find_files(layout, manual_dir, rows)
     rows, skipped = _without_missing(layout, manual_dir, rows, found, skip_missing)
 

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import load_annotations
+from flashvtg_jax.data.annotations import check_ids_across_files, load_annotations
 from flashvtg_jax.data.building import find_builder
 from flashvtg_jax.data.layout import FeatureFiles, Layout, parse_widths
 from flashvtg_jax.data.planting import Planting
@@ -106,10 +106,13 @@ def synthesize(
     }
     with _SyntheticFolder(output, layout, settings) as folder:
         # A video may have queries in files of earlier calls, too: all their topics go in.
-        rows = list(itertools.chain(*splits.values()))
         earlier = _earlier_rows(layout, output, targets)
+        check_ids_across_files(
+            earlier | {str(targets[split]): rows for split, rows in splits.items()}
+        )
         planting = Planting(seed, strength, layout.clip_length)
-        items = _items(layout, planting, rows, earlier)
+        rows, others = (list(itertools.chain(*x.values())) for x in (splits, earlier))
+        items = _items(layout, planting, rows, others)
         num_written = folder.write(items, progress)
         for split, target in targets.items():
             write_json_lines(target, splits[split])
@@ -176,14 +179,16 @@ def _check_targets(
             raise ConfigError(f"{path}: limit would cut this very file; choose another output.")
 
 
-def _earlier_rows(layout: Layout, output: Path, targets: Mapping[str, Path]) -> list[Row]:
-    """Returns the annotation lines of earlier calls, of splits that this one does not write."""
-    rows: list[Row] = []
-    for split, names in layout.annotations.items():
-        path = output / names[0]
-        if split not in targets and path.exists():
-            rows += load_annotations(path, clip_length=layout.clip_length)
-    return rows
+def _earlier_rows(
+    layout: Layout, output: Path, targets: Mapping[str, Path]
+) -> dict[str, list[Row]]:
+    """Returns the annotation files of earlier calls, of splits that this one does not write."""
+    paths = {split: output / names[0] for split, names in layout.annotations.items()}
+    return {
+        str(path): load_annotations(path, clip_length=layout.clip_length)
+        for split, path in paths.items()
+        if split not in targets and path.exists()
+    }
 
 
 @dataclasses.dataclass(frozen=True)

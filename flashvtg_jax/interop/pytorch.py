@@ -116,7 +116,9 @@ def param_shapes(model: FlashVTG, video_dim: int, query_dim: int) -> dict[Path, 
         jnp.zeros((1, 4, query_dim)),
         jnp.ones((1, 4), bool),
     )
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables["params"]).items()}
+    return {
+        path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables["params"]).items()
+    }
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
@@ -125,7 +127,9 @@ def _count(names: Iterable[str], pattern: str) -> int:
     return max(found, default=-1) + 1
 
 
-def _most_common(shapes: Mapping[str, tuple[int, ...]], pattern: str, axis: int, default: int) -> int:
+def _most_common(
+    shapes: Mapping[str, tuple[int, ...]], pattern: str, axis: int, default: int
+) -> int:
     """The size of `axis` that most parameters matching `pattern` agree on."""
     sizes = Counter(
         shape[axis]
@@ -142,7 +146,9 @@ def infer_model_fields(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     official configurations).
     """
     convs = Counter(m[1] for n in shapes if (m := re.match(r"pyramid\.blocks\.(\d+)\.\d+\.", n)))
-    levels = max(_most_common(shapes, r"coef", 0, 0), _count(shapes, r"pyramid\.blocks\.(\d+)\."), 1)
+    levels = max(
+        _most_common(shapes, r"coef", 0, 0), _count(shapes, r"pyramid\.blocks\.(\d+)\."), 1
+    )
     return {
         "hidden_dim": _most_common(shapes, r".*\.norm1\.(weight|bias)", 0, FlashVTG.hidden_dim),
         "ffn_dim": _most_common(shapes, r".*\.linear1\.(weight|bias)", 0, FlashVTG.ffn_dim),
@@ -173,9 +179,16 @@ def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = No
     if state_dict and all(name.startswith("module.") for name in state_dict):
         state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
     arrays = {
-        name: np.asarray(value) for name, value in state_dict.items() if not IGNORED_NAMES.match(name)
+        name: np.asarray(value)
+        for name, value in state_dict.items()
+        if not IGNORED_NAMES.match(name)
     }
     shapes = {name: array.shape for name, array in arrays.items()}
+    if not any(name.startswith("transformer.") for name in arrays):
+        raise CheckpointError(
+            f"these {len(arrays)} arrays are not the parameters of a FlashVTG model: the names of its "
+            "PyTorch original begin with transformer., txtproj_encoder., pyramid. and the like"
+        )
     if model is None:
         model = FlashVTG(**infer_model_fields(shapes))
 

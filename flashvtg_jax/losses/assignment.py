@@ -34,7 +34,7 @@ def assign_points(
     """
     # Windows often end exactly on a clip, so the last bit counts. Compilers like to contract a
     # product and a later subtraction into one instruction that skips the product's rounding;
-    # the selection must stand between the two.
+    # the selection keeps them apart.
     windows = windows.astype(jnp.float32) * np.float32(1.0 / clip_length)
     windows = jnp.where(window_mask[..., None], windows, 0.0)
     # One window that is nobody's candidate more: M may be 0.

@@ -199,7 +199,9 @@ def build_model(config: Mapping[str, Any]) -> FlashVTG:
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in dict(config).items()}
     unknown = sorted(values.keys() - fields)
     if unknown:
-        raise ConfigError(f"config.model has no field {', '.join(unknown)}; it has {sorted(fields)}")
+        raise ConfigError(
+            f"config.model has no field {', '.join(unknown)}; it has {sorted(fields)}"
+        )
     model = FlashVTG(**values)
     if model.hidden_dim % (2 * model.num_heads):
         raise ConfigError(

@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flashvtg_jax.models.layers import (
+    Dropout,
     Dtype,
     EncoderLayer,
     FeedForward,
@@ -93,7 +94,7 @@ class CrossAttentionLayer(nn.Module):
         weights = attention_weights(query, key, key_mask)
         on_words = weights[..., weights.shape[-1] - num_words :].sum(-1).mean(1)
 
-        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        weights = Dropout(self.dropout)(weights, train=train)
         attended = attend(weights[..., weights.shape[-1] - num_words :], value)
         attended = dense(
             width,

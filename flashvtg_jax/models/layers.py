@@ -63,6 +63,32 @@ def layer_norm(dtype: Dtype, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-5, dtype=dtype, use_fast_variance=False, name=name)
 
 
+class Dropout(nn.Module):
+    """Dropout whose masks cost a quarter of `nn.Dropout`'s: [...] -> [...].
+
+    A random byte an element decides; where it is the one that holds the threshold (once in 256) the
+    next element's byte decides further, so that the rate is exact to 2^-16. Drawing the masks is
+    otherwise a third of a training step on CPU.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: chex.Array, *, train: bool) -> chex.Array:
+        if not train or self.rate == 0:
+            return x
+        if self.rate == 1:
+            return jnp.zeros_like(x)
+        shape = (*x.shape[:-1], -(-x.shape[-1] // 4))
+        words = jax.random.bits(self.make_rng("dropout"), shape, jnp.uint32)
+        random = jax.lax.bitcast_convert_type(words, jnp.uint8)  # [..., 4]
+        further = jnp.roll(random, 1, axis=-1)
+        whole, part = divmod(round(self.rate * 2**16), 2**8)
+        dropped = (random < whole) | ((random == whole) & (further < part))
+        dropped = dropped.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+        return jnp.where(dropped, 0, x / jnp.asarray(1 - self.rate, x.dtype))
+
+
 def drop_path(rate: float, train: bool) -> nn.Dropout:
     """Stochastic depth: drops the whole residual branch of a sample, [B, L, D]."""
     return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
@@ -133,7 +159,7 @@ class InputProjection(nn.Module):
     def __call__(self, x: chex.Array, *, train: bool = False) -> chex.Array:
         for i in range(self.num_layers):
             x = layer_norm(self.dtype, f"norm_{i}")(x)
-            x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
+            x = Dropout(self.input_dropout)(x, train=train)
             x = dense(self.hidden_dim, x.shape[-1], dtype=self.dtype, name=f"dense_{i}")(x)
             if i < self.num_layers - 1:
                 x = nn.relu(x)
@@ -155,7 +181,7 @@ class FeedForward(nn.Module):
         x = dense(self.ffn_dim, width, name="dense_0", **shared)(x)
         slope = self.param("slope", nn.initializers.constant(0.25), (), jnp.float32)
         x = jnp.where(x >= 0, x, x * slope.astype(x.dtype))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout)(x, train=train)
         return dense(width, self.ffn_dim, name="dense_1", **shared)(x)
 
 
@@ -167,7 +193,9 @@ class SelfAttention(nn.Module):
 
     num_heads: int = 8
     dropout: float = 0.1
-    in_init: Initializer | None = None  # of the query, key and value projection, one [D, 3 D] matrix
+    in_init: Initializer | None = (
+        None  # of the query, key and value projection, one [D, 3 D] matrix
+    )
     out_init: Initializer | None = None
     dtype: Dtype = jnp.float32
 
@@ -189,7 +217,7 @@ class SelfAttention(nn.Module):
 
         query, key, value = (split_heads(a, self.num_heads) for a in (query, key, value))
         weights = attention_weights(query, key, mask)
-        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        weights = Dropout(self.dropout)(weights, train=train)
         out = dense(
             width,
             width,
@@ -249,8 +277,7 @@ class Convolution(nn.Module):
     """Convolution along time with zero padding to the same length, everything invalid read as zero.
 
     x [B, L, D], mask [B, L] bool -> [B, L, features]. Masking the input is what makes the last valid
-    position see zeros, as it does in an unpadded run. Written as one matrix product over the unfolded
-    windows: for these widths it is faster than a convolution on CPU and maps to the matrix units.
+    position see zeros, as it does in an unpadded run.
     """
 
     features: int
@@ -259,15 +286,17 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, mask: chex.Array) -> chex.Array:
-        width, length, k = x.shape[-1], x.shape[1], self.kernel_size
-        init = uniform_init(width * k)
-        kernel = self.param("kernel", init, (k, width, self.features)).astype(self.dtype)
-        bias = self.param("bias", init, (self.features,)).astype(self.dtype)
-        x = jnp.where(mask[..., None], x, 0).astype(self.dtype)
-        x = jnp.pad(x, ((0, 0), (k // 2, k // 2), (0, 0)))
-        windows = jnp.concatenate([x[:, i : i + length] for i in range(k)], axis=-1)
-        kernel = kernel.reshape(k * width, self.features)
-        return jnp.matmul(windows, kernel, precision=matmul_precision(self.dtype)) + bias
+        init = uniform_init(x.shape[-1] * self.kernel_size)
+        convolution = nn.Conv(
+            self.features,
+            (self.kernel_size,),
+            dtype=self.dtype,
+            precision=matmul_precision(self.dtype),
+            kernel_init=init,
+            bias_init=init,
+        )
+        nn.share_scope(self, convolution)  # kernel and bias are this module's own
+        return convolution(jnp.where(mask[..., None], x, 0))
 
 
 class PairConvolution(nn.Module):

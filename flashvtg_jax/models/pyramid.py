@@ -63,7 +63,9 @@ class TemporalFeatureLayering(nn.Module):
         for k, stride in enumerate(self.strides):
             power = round(math.log2(stride)) if stride > 0 else 0
             if 2.0**power != stride:
-                raise ValueError(f"strides are powers of two (1, 2, 4, ..., or 0.5, ...), not {stride}")
+                raise ValueError(
+                    f"strides are powers of two (1, 2, 4, ..., or 0.5, ...), not {stride}"
+                )
             x = memory
             for i in range(abs(power)):
                 name = f"level_{k}_{i}"

@@ -1,7 +1,6 @@
 """Checkpoints of a work directory, kept by Orbax: the latest and the best by the selection score."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,6 @@ class Checkpoints:
                 ),
             ]
         )
-        # Orbax logs each save at length; its warnings and errors still come through.
-        logging.getLogger("absl").setLevel(logging.WARNING)
         self.folder = Path(folder).absolute()
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -56,9 +53,7 @@ class Checkpoints:
             ),
         )
 
-    def save(
-        self, state: TrainState, meta: dict[str, Any], score: float | None = None
-    ) -> None:
+    def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
         """Begin to save the state under its step; `meta` is JSON-like, `score` of its evaluation.
 
         Raises CheckpointError if this or the previous save cannot be written.
@@ -72,7 +67,9 @@ class Checkpoints:
         args = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             rest=ocp.args.StandardSave(rest),
-            meta=ocp.args.JsonSave({"format": FORMAT, "versions": versions(), **meta}),
+            meta=ocp.args.JsonSave(
+                {"format": FORMAT, "versions": versions(), "score": score, **meta}
+            ),
         )
         try:
             self._manager.save(
@@ -106,8 +103,7 @@ class Checkpoints:
 
     def score(self, step: int) -> float | None:
         """The selection score that was saved with a step, if it was evaluated."""
-        metrics = self._manager.metrics(step)
-        return None if metrics is None else metrics["score"]
+        return self.read_meta(step)["score"]
 
     def read_meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the arrays: position, configuration, versions."""

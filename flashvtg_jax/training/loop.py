@@ -139,7 +139,11 @@ def train(
             epoch, within = divmod(step, plan.steps_per_epoch)
             ends = within == 0 and step > 0
             last = step >= num_steps
-            if ends and selection.step != step and _due(epoch, settings.evaluate_every_epochs, last):
+            if (
+                ends
+                and selection.step != step
+                and _due(epoch, settings.evaluate_every_epochs, last)
+            ):
                 log.flush()
                 score = evaluate_now()
                 better = selection.update(step, score)

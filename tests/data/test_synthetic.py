@@ -412,6 +412,20 @@ def test_bad_annotations_are_an_error_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_one_id_for_two_queries_is_an_error_also_across_calls(tmp_path):
+    paths = [tmp_path / TRAIN, tmp_path / VAL]
+    for path, query in zip(paths, ("One thing", "Another"), strict=True):
+        write_json_lines(path, [annotation(1) | {"query": query}])
+    small(tmp_path / "out", annotations=paths[0])
+    before = contents(tmp_path / "out")
+    for annotations in (paths, paths[1]):
+        with pytest.raises(
+            DataError, match=f"{VAL}:1: qid 1 is already another query in .*{TRAIN}"
+        ):
+            small(tmp_path / "out", annotations=annotations)
+    assert contents(tmp_path / "out") == before
+
+
 def test_the_report_says_how_to_go_on(tmp_path, capsys):
     small(tmp_path / "out", progress=True)
     out, err = capsys.readouterr()

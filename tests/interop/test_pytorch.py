@@ -78,9 +78,7 @@ def test_all_that_does_not_fit_is_listed_in_one_error():
     message = str(error.value)
     assert "3 names do not fit" in message
     assert "missing: saliency_proj1.bias (256,)" in message
-    assert (
-        "misshaped: class_head.fc.layers.0.weight is (128, 255), expected (128, 256)" in message
-    )
+    assert "misshaped: class_head.fc.layers.0.weight is (128, 255), expected (128, 256)" in message
     assert "unknown: something.else (3,)" in message
 
 
@@ -89,9 +87,10 @@ def test_parameters_of_another_model_than_the_one_given_are_refused():
         params_from_torch(zeros("tvsum_slowfast_clip"), FlashVTG(strides=(1,)))
 
 
-def test_an_empty_state_dict_is_refused():
-    with pytest.raises(CheckpointError, match="missing: dummy_rep_token"):
-        params_from_torch({})
+@pytest.mark.parametrize("weights", [{}, {"fc.weight": np.zeros((3, 2))}])
+def test_parameters_of_something_else_are_refused(weights):
+    with pytest.raises(CheckpointError, match="not the parameters of a FlashVTG model"):
+        params_from_torch(weights)
 
 
 def test_names_of_the_table_are_the_authors():

@@ -38,7 +38,7 @@ def make_batch(lengths, words, clips, num_words, seed=0):
 @functools.cache
 def init(model: FlashVTG):
     """Parameters of a small model, moved off their symmetric initial values."""
-    params = model.init(jax.random.key(0), *make_batch([3], [2], 4, 3))["params"]
+    params = jax.jit(model.init)(jax.random.key(0), *make_batch([3], [2], 4, 3))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [

@@ -9,6 +9,7 @@ from scipy.signal import correlate
 from flashvtg_jax.models import AdaptiveCrossAttention, TemporalFeatureLayering, make_points
 from flashvtg_jax.models.layers import (
     Convolution,
+    Dropout,
     EncoderLayer,
     PairConvolution,
     sine_positions,
@@ -165,3 +166,26 @@ def test_default_initialisation_fills_the_range_of_pytorch():
     values = uniform_init(16)(jax.random.key(0), (2000,))
     assert 0.24 < jnp.abs(values).max() <= 0.25
     np.testing.assert_allclose(values.std(), 0.25 / np.sqrt(3), rtol=0.05)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.25])
+@pytest.mark.parametrize("width", [64, 65])
+def test_dropout_drops_its_rate_and_keeps_the_mean(rate, width):
+    x = jnp.ones((2000, width))
+    out = Dropout(rate).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert set(np.unique(out)) == {0, np.float32(1 / (1 - rate))}
+    deviation = np.sqrt(rate * (1 - rate) / out.size)
+    assert abs((out == 0).mean() - rate) < 4 * deviation
+
+
+def test_dropout_acts_on_neighbours_independently():
+    x = jnp.ones((4000, 8))
+    out = Dropout(0.1).apply({}, x, train=True, rngs={"dropout": jax.random.key(1)})
+    correlation = np.corrcoef(np.asarray(out == 0, float).T)
+    assert np.abs(correlation - np.eye(8)).max() < 5 / np.sqrt(4000)
+
+
+def test_dropout_at_rate_one_drops_all_and_at_zero_nothing():
+    x, rngs = jnp.ones((3, 5)), {"dropout": jax.random.key(0)}
+    assert not Dropout(1.0).apply({}, x, train=True, rngs=rngs).any()
+    assert Dropout(0.0).apply({}, x, train=True).all()

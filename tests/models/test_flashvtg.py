@@ -122,9 +122,7 @@ def test_negative_pass_scores_each_video_with_the_next_rows_query(small):
     model = small.make_model()
     params = small.init(model)
     video, video_mask, query, query_mask = small.make_batch([7, 7, 5], [3, 2, 3], 7, 3)
-    out = small.compiled(model, with_negatives=True)(
-        params, video, video_mask, query, query_mask
-    )
+    out = small.compiled(model, with_negatives=True)(params, video, video_mask, query, query_mask)
     rolled = (np.roll(a, -1, axis=0) for a in (query, query_mask))
     other = small.compiled(model)(params, video, video_mask, *rolled)
     np.testing.assert_allclose(out.negative_saliency, other.saliency, atol=1e-5)
@@ -171,14 +169,19 @@ def test_float32_products_ask_for_full_precision():
     model = FlashVTG(t2v_layers=1, enc_layers=1, dummy_layers=1)
     jaxpr = str(
         jax.make_jaxpr(lambda *batch: model.init_with_output(jax.random.key(0), *batch)[0])(
-            jnp.zeros((1, 8, 10)), jnp.ones((1, 8), bool), jnp.zeros((1, 3, 6)), jnp.ones((1, 3), bool)
+            jnp.zeros((1, 8, 10)),
+            jnp.ones((1, 8), bool),
+            jnp.zeros((1, 3, 6)),
+            jnp.ones((1, 3), bool),
         )
     )
     products = jaxpr.count("dot_general[")
     assert products > 20
-    assert jaxpr.count("precision=Precision.HIGHEST") + jaxpr.count(
-        "precision=(Precision.HIGHEST, Precision.HIGHEST)"
-    ) == products
+    assert (
+        jaxpr.count("precision=Precision.HIGHEST")
+        + jaxpr.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+        == products
+    )
 
 
 def test_one_shape_compiles_once(small):

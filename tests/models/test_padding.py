@@ -35,9 +35,7 @@ def test_padded_samples_equal_unpadded_ones_at_every_length(small, strides, kern
     lengths = [1, 7, 16, 21, *rng.integers(2, 21, 3)]
     words = rng.integers(1, 6, len(lengths))
     video, video_mask, query, query_mask = small.make_batch(lengths, words, 21, 5)
-    out = jax.device_get(
-        small.compiled(model)(params, video, video_mask, query, query_mask)
-    )
+    out = jax.device_get(small.compiled(model)(params, video, video_mask, query, query_mask))
     moments = decode_moments(out, 1e6, max_moments=20, nms_threshold=0.6)
     for b, (clips, count) in enumerate(zip(lengths, words, strict=True)):
         alone = (

@@ -282,6 +282,16 @@ def test_overwrite_replaces_the_old_one_whole(manual, data_dir):
     assert [path.name for path in (data_dir / DATASET).iterdir()] == ["1.0.0"]
 
 
+def test_something_else_in_its_place_is_left_alone(manual, data_dir):
+    path = data_dir / DATASET / "1.0.0" / "thesis.tex"
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="not a data set; move it away"):
+            small_build(manual, data_dir, overwrite=overwrite)
+    assert path.read_text() == "mine"
+
+
 def test_a_failed_overwrite_keeps_the_old_one(manual, data_dir):
     small_build(manual, data_dir)
     before = tree(data_dir)
@@ -297,7 +307,7 @@ def test_the_report_goes_to_stderr(manual, data_dir, capsys):
     small_build(manual, data_dir, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "train 4 (of 7218), val 2 (of 1550) queries of 5 videos" in err
+    assert "train 4 (of 7218 released), val 2 (of 1550 released) queries of 5 videos" in err
     assert str(data_dir) in err
 
 
@@ -415,6 +425,16 @@ def test_bad_annotations_name_file_and_line(manual, data_dir):
     rows = [*ROWS[VAL], {**annotation(12, "v4_0.0_20.0"), "relevant_windows": [[8, 4]]}]
     write_json_lines(manual / VAL, rows)
     assert failing(manual, data_dir).startswith(f"{manual / VAL}:3: window [8, 4]")
+
+
+def test_one_id_for_two_queries_of_different_splits_is_an_error(manual, data_dir):
+    write_json_lines(manual / VAL, [*ROWS[VAL], annotation(2, "v4_0.0_20.0")])
+    small_build(manual, data_dir)  # the same query: it may have the same features
+    shutil.rmtree(data_dir.parent)
+    changed = {**annotation(2, "v4_0.0_20.0"), "query": "Another one"}
+    write_json_lines(manual / VAL, [*ROWS[VAL], changed])
+    expected = f"{manual / VAL}:3: qid 2 is already another query in {manual / TRAIN}:4"
+    assert failing(manual, data_dir).startswith(expected)
 
 
 def test_splits_to_train_and_select_on_need_labels(manual, data_dir):

@@ -37,9 +37,8 @@ def run(config, workdir):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_data):
     """A work directory of an undisturbed run, and the numbers it returned."""
-    from tests.training.conftest import TINY
-
     from flashvtg_jax.config import load_config
+    from tests.training.conftest import TINY
 
     workdir = tmp_path_factory.mktemp("finished")
     config = load_config("demo", {**TINY, "data.data_dir": str(tiny_data)})
@@ -150,7 +149,9 @@ def test_a_work_directory_of_another_configuration_is_refused(finished, tiny_con
 
 
 def test_a_data_set_that_is_not_built_is_named_with_its_command(tiny_config, tmp_path):
-    config = tiny_config(data__data_dir=str(tmp_path / "nowhere"), data__dataset="qvhighlights/internvideo2")
+    config = tiny_config(
+        data__data_dir=str(tmp_path / "nowhere"), data__dataset="qvhighlights/internvideo2"
+    )
     with config.unlocked():
         del config.synthetic
     with pytest.raises(DataError, match="flashvtg build --dataset=qvhighlights/internvideo2"):
