@@ -16,8 +16,8 @@ from flashvtg_jax.version import __version__
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status.
 
-    0: done. 1: something the user can mend, told in one message. 2: wrong usage. 130 and 143: training
-    was interrupted by SIGINT or SIGTERM and is saved.
+    0: done. 1: something the user can mend, told in one message. 2: wrong usage. 130 and 143:
+    training was interrupted by SIGINT or SIGTERM and is saved.
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
@@ -60,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = command(
         "synthesize",
         run_synthesize,
-        "Write features in a released layout with moments planted in them, for any annotation file.",
+        "Write features in a released layout, moments planted in them, for any annotation file.",
         "flashvtg synthesize --output=features --num_train=512 --num_val=128",
     ).add_argument
     add("--output", required=True, metavar="DIR", help="folder to write; goes on where it stopped")
@@ -94,8 +94,8 @@ def make_parser() -> argparse.ArgumentParser:
     add = command(
         "train",
         run_train,
-        "Train a model and evaluate it; the same command continues a run that was stopped. Any field "
-        "of the configuration can be given as --config.section.field=value.",
+        "Train a model and evaluate it; the same command continues a run that was stopped. Any "
+        "field of the configuration can be given as --config.section.field=value.",
         "flashvtg train --config=demo --workdir=runs/demo --config.optimizer.learning_rate=1e-3",
     ).add_argument
     add("--config", required=True, metavar="NAME", help="a name or a .py file, each with :argument")

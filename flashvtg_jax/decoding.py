@@ -83,7 +83,7 @@ def point_windows(output: FlashVTGOutput, clip_length: float) -> chex.Array:
 
 
 def temporal_iou(first: chex.Array, second: chex.Array) -> chex.Array:
-    """Intersection over union of windows [..., 2] with windows [..., 2], broadcast; 0 if both empty."""
+    """Intersection over union of windows [..., 2] and [..., 2], broadcast; 0 if both are empty."""
     lap = jnp.minimum(first[..., 1], second[..., 1]) - jnp.maximum(first[..., 0], second[..., 0])
     lap = jnp.maximum(lap, 0)
     union = first[..., 1] - first[..., 0] + second[..., 1] - second[..., 0] - lap

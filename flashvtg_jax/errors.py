@@ -1,7 +1,8 @@
 """Errors meant for people: what is wrong, in which file and line, and what to do.
 
-Everything a user can cause (a bad file, an unknown key, a work directory of another run) is raised as a
-`FlashVTGError`; the command line prints its message without a traceback. Anything else is a bug.
+Everything a user can cause (a bad file, an unknown key, a work directory of another run) is raised
+as a `FlashVTGError`; the command line prints its message without a traceback. Anything else is a
+bug.
 """
 
 

@@ -1,4 +1,4 @@
-"""Parameters of the authors' PyTorch model as a params tree of ours: arrays in, arrays out, no torch.
+"""Parameters of the authors' PyTorch model as a params tree of ours: arrays in and out, no torch.
 
 Everything stems from one table, `torch_names`: for a given model, each PyTorch name, where it lives
 in our tree and how its axes lie there.
@@ -19,11 +19,12 @@ from flashvtg_jax.models.flashvtg import FlashVTG
 
 Path = tuple[str, ...]
 Params = dict[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]  # by name
 
 # Carried by released checkpoints and read by no official configuration.
 IGNORED_NAMES = re.compile(r"txt_position_embed\.|empty_weight$|(.*\.)?SRM\.|(.*\.)?span_embed\.")
 
-# How axes lie in PyTorch, against ours: dense [in, out], convolutions [kernel, in, out], scalars ().
+# How axes lie in PyTorch; ours are dense [in, out], convolutions [kernel, in, out], scalars ().
 _AXES_TO_OURS = {
     "same": lambda a: a,
     "dense": lambda a: a.T,
@@ -139,11 +140,11 @@ def _most_common(
     return sizes.most_common(1)[0][0] if sizes else default
 
 
-def infer_model_fields(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def infer_model_fields(shapes: Shapes) -> dict[str, Any]:
     """Fields of `FlashVTG` that shapes of a PyTorch state dict tell.
 
-    Not told: heads, dropout, dtype, and whether a level up- or downsamples (taken as down, as in all
-    official configurations).
+    Not told: heads, dropout, dtype, and whether a level up- or downsamples (taken as down, as in
+    all official configurations).
     """
     convs = Counter(m[1] for n in shapes if (m := re.match(r"pyramid\.blocks\.(\d+)\.\d+\.", n)))
     levels = max(
@@ -186,7 +187,7 @@ def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = No
     shapes = {name: array.shape for name, array in arrays.items()}
     if not any(name.startswith("transformer.") for name in arrays):
         raise CheckpointError(
-            f"these {len(arrays)} arrays are not the parameters of a FlashVTG model: the names of its "
+            f"these {len(arrays)} arrays are not the parameters of a FlashVTG model: names of its "
             "PyTorch original begin with transformer., txtproj_encoder., pyramid. and the like"
         )
     if model is None:

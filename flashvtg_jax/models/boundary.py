@@ -14,9 +14,8 @@ from flashvtg_jax.models.score_refinement import join_levels, split_levels
 class BoundaryHead(nn.Module):
     """Distances to start and end, shared by the levels but for one learned factor each.
 
-    levels: per level [B, L_k, D]; masks: per level [B, L_k] bool -> [B, P, 2] float32, > 0 while the
-    factors are, in strides of the point. `num_levels` counts the levels of the pyramid; fewer may
-    come, when the video is shorter than the last strides.
+    levels: per level [B, L_k, D]; masks: per level [B, L_k] bool -> [B, P, 2] float32, > 0 while
+    the factors are, in strides of the point. `num_levels` counts the levels of the pyramid.
     """
 
     num_levels: int = 4

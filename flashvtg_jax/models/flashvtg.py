@@ -1,4 +1,4 @@
-"""FlashVTG: the whole model, from features of a video and a query to scored moments and highlights."""
+"""FlashVTG: from features of a video and a query to scored moments and highlights."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -38,9 +38,9 @@ def negative_rows(row_mask: chex.Array) -> chex.Array:
 class FlashVTG(nn.Module):
     """Moment retrieval and highlight detection in one pass (FlashVTG, WACV 2025).
 
-    Results of a sample never depend on padding: not on the batch, nor on the length it is padded to.
-    Masks are True for a prefix of valid positions. Raises AssertionError for arrays of other ranks
-    or lengths that disagree.
+    Results of a sample never depend on padding: not on the batch, nor on the padded length. Masks
+    are True for a prefix of valid positions. Raises AssertionError for arrays of other ranks or
+    lengths that disagree.
     """
 
     hidden_dim: int = 256  # D
@@ -99,7 +99,7 @@ class FlashVTG(nn.Module):
     def project_query(
         self, query: chex.Array, query_mask: chex.Array, *, train: bool = False
     ) -> tuple[chex.Array, chex.Array]:
-        """Word features [B, Q, Dq] -> (words [B, Q, D], dummy keys [B, N, D]): no video changes them."""
+        """Word features [B, Q, Dq] -> words [B, Q, D] and dummy keys [B, N, D]: no video needed."""
         words = self.query_projection(query, train=train)
         words = words + self.token_types[0].astype(words.dtype)
         return words, self.dummy_encoder(words, query_mask, train=train)
@@ -114,7 +114,7 @@ class FlashVTG(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[chex.Array, chex.Array, chex.Array]:
-        """Clips that have read the query: memory [B, L, D], saliency [B, L], query_attention [B, L]."""
+        """Clips read the query: memory [B, L, D], saliency [B, L] and query_attention [B, L]."""
         positions = sine_positions(video_mask, self.hidden_dim).astype(clips.dtype)
         clips, query_attention = self.cross_attention(
             clips, positions, words, query_mask, dummy_keys, train=train

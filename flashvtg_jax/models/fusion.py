@@ -1,4 +1,4 @@
-"""Feature fusion: dummy tokens, adaptive cross attention and the clip encoder (paper section 3.2)."""
+"""Feature fusion: dummy tokens, adaptive cross attention, clip encoder (paper section 3.2)."""
 
 import chex
 import flax.linen as nn
@@ -66,9 +66,10 @@ class DummyEncoder(nn.Module):
 class CrossAttentionLayer(nn.Module):
     """One layer of adaptive cross attention, from clips to dummies and words.
 
-    There is no query, key or value projection, and the mass that goes to dummies is dropped, so that
-    a clip can attend to nothing. clips [B, L, D], positions [B, L, D], key and value of
-    `AdaptiveCrossAttention` -> (clips [B, L, D], attention that reached words [B, L]).
+    There is no query, key or value projection, and the mass that goes to dummies is dropped, so
+    that a clip can attend to nothing. clips [B, L, D], positions [B, L, D], key [B, N + Q, H, D/H]
+    and its mask [B, N + Q], value [B, Q, H, D/H]
+    -> (clips [B, L, D], attention that reached words [B, L]).
     """
 
     num_heads: int = 8
@@ -117,8 +118,8 @@ class AdaptiveCrossAttention(nn.Module):
     """Clips read the words of a query, as much or as little as fits them (paper section 3.2).
 
     clips [B, L, D], clip_positions [B, L, D], words [B, Q, D], word_mask [B, Q] bool,
-    dummy_keys [B, N, D] -> (clips [B, L, D], query_attention [B, L] in [0, 1]: the mean over layers and heads of the
-    attention that reached words). Raises AssertionError for arrays of other ranks.
+    dummy_keys [B, N, D] -> (clips [B, L, D], query_attention [B, L] in [0, 1]: the mean over layers
+    and heads of the attention that reached words). Raises AssertionError for arrays of other ranks.
     """
 
     num_layers: int = 6
@@ -163,7 +164,7 @@ class AdaptiveCrossAttention(nn.Module):
 
 
 class ClipEncoder(nn.Module):
-    """Self-attention over the clips of a video: clips, positions [B, L, D], mask [B, L] -> [B, L, D]."""
+    """Self-attention among clips: clips, positions [B, L, D], mask [B, L] bool -> [B, L, D]."""
 
     num_layers: int = 3
     num_heads: int = 8

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 Dtype = str | jnp.dtype
 Initializer = Callable[..., chex.Array]
 
-# Padded keys get this logit: its exponential is 0 in float32, and a row of nothing else stays finite.
+# The logit of padded keys: its exponential is 0 in float32, and a row of nothing else is finite.
 MASKED_LOGIT = -1e30
 
 
@@ -30,7 +30,7 @@ def uniform_init(fan_in: int) -> Initializer:
 
 
 def matmul_precision(dtype: Dtype) -> jax.lax.Precision:
-    """Full float32 products for float32, also where the default is lower (TF32, bfloat16 passes)."""
+    """Full products for float32, also where the default is lower (TF32, bfloat16 passes)."""
     if jnp.dtype(dtype) == jnp.float32:
         return jax.lax.Precision.HIGHEST
     return jax.lax.Precision.DEFAULT
@@ -134,8 +134,8 @@ def temporal_endpoints(mask: chex.Array) -> chex.Array:
 def sine_positions(mask: chex.Array, features: int) -> chex.Array:
     """Sine embedding of the position relative to the video's own length.
 
-    mask [B, L] bool -> [B, L, features] float32; the last valid clip sits at 2 pi, channels (2j, 2j+1)
-    are (sin, cos) of the position / 10000^(2j/features).
+    mask [B, L] bool -> [B, L, features] float32; the last valid clip sits at 2 pi, channels
+    (2j, 2j+1) are (sin, cos) of the position / 10000^(2j/features).
     """
     count = jnp.cumsum(mask, axis=-1, dtype=jnp.float32)
     position = count / (count[:, -1:] + 1e-6) * (2 * math.pi)
@@ -276,8 +276,8 @@ class AttentionPooling(nn.Module):
 class Convolution(nn.Module):
     """Convolution along time with zero padding to the same length, everything invalid read as zero.
 
-    x [B, L, D], mask [B, L] bool -> [B, L, features]. Masking the input is what makes the last valid
-    position see zeros, as it does in an unpadded run.
+    x [B, L, D], mask [B, L] bool -> [B, L, features]. Masking the input is what makes the last
+    valid position see zeros, as it does in an unpadded run.
     """
 
     features: int

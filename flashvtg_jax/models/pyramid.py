@@ -33,7 +33,7 @@ def make_points(num_clips: int, strides: Sequence[float]) -> np.ndarray:
 
 
 def make_point_mask(mask: chex.Array, strides: Sequence[float]) -> list[chex.Array]:
-    """Which points of each level lie within the video: mask [B, L] bool -> per level [B, L / stride].
+    """Which points lie within the video: mask [B, L] bool -> per level [B, floor(L / stride)].
 
     A point is valid if the clips it covers are: (i + 1) * stride <= number of valid clips.
     """
@@ -49,7 +49,8 @@ class TemporalFeatureLayering(nn.Module):
     """A pyramid of features, each level with its own convolutions over the same memory.
 
     memory [B, L, D] -> a list with one [B, floor(L / stride), D] per stride, of
-    length 0 where the video is shorter than the stride (paper section 3.3). Strides are powers of two; below 1 they upsample. The level of stride 1 is the memory itself.
+    length 0 where the video is shorter than the stride (paper section 3.3). Strides are powers of
+    two; below 1 they upsample. The level of stride 1 is the memory itself.
     Raises ValueError for a stride that is not a power of two.
     """
 

@@ -1,4 +1,4 @@
-"""Highlight detection: how much each clip matters, against the video as a whole (paper section 3.2)."""
+"""Highlight detection: how much each clip matters beside its whole video (paper section 3.2)."""
 
 import math
 

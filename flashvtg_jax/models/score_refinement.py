@@ -1,4 +1,4 @@
-"""Adaptive score refinement: scores within each level and across levels, mixed (paper section 3.4)."""
+"""Adaptive score refinement: scores within and across levels, mixed (paper section 3.4)."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ permute.defvjp(_permute_forward, _permute_backward)
 
 
 class ScoreHead(nn.Module):
-    """Convolutions and a small MLP down to one logit: x [B, P, D], mask [B, P] -> [B, P] float32."""
+    """Convolutions and a small MLP to one logit: x [B, P, D], mask [B, P] -> [B, P] float32."""
 
     kernel_size: int = 5
     num_conv_layers: int = 1

@@ -1,4 +1,4 @@
-"""Checkpoints of a work directory, kept by Orbax: the latest and the best by the selection score."""
+"""Checkpoints of a work directory, kept by Orbax: the latest, and the best by selection score."""
 
 import json
 from pathlib import Path

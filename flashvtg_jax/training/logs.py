@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines and TensorBoard events in the work directory, progress on the screen."""
+"""What a run tells: JSON lines and TensorBoard events in files, progress on the screen."""
 
 import json
 import math
@@ -83,7 +83,7 @@ class TrainingLog:
             self.flush()
 
     def flush(self) -> None:
-        """Copy pending metrics to the host and write them. Raises FlashVTGError if one is not finite."""
+        """Copy pending metrics to the host and write them; FlashVTGError if one is not finite."""
         if not self._pending:
             return
         steps, metrics = zip(*jax.device_get(self._pending), strict=True)
@@ -133,8 +133,8 @@ def _check_finite(step: int, values: Mapping[str, float]) -> None:
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
         raise FlashVTGError(
-            f"step {step}: {', '.join(broken)} not finite; training stopped, earlier checkpoints are "
-            "intact. A smaller config.optimizer.learning_rate is the usual remedy"
+            f"step {step}: {', '.join(broken)} not finite; training stopped, earlier checkpoints "
+            "are intact. A smaller config.optimizer.learning_rate is the usual remedy"
         )
 
 

@@ -75,8 +75,8 @@ def train(
     val_source = open_split(data_dir, config.data.dataset, config.data.val_split)
     if not has_ground_truth(val_source.annotations()):
         raise DataError(
-            f"split {config.data.val_split!r} has no relevant_windows to select the best checkpoint "
-            "by; set config.data.val_split to one that has"
+            f"split {config.data.val_split!r} has no relevant_windows to select the best "
+            "checkpoint by; set config.data.val_split to one that has"
         )
 
     plan = train_plan(train_source, config)

@@ -1,4 +1,4 @@
-"""A data set of a few short videos, really built, and a configuration that trains on it in seconds."""
+"""A data set of a few videos, really built, and a configuration that trains on it in seconds."""
 
 import pytest
 
