@@ -76,8 +76,8 @@ setup(
     # The configurations live at the top of the checkout, where people look for them, and inside the
     # package once installed, where `load_config` finds them from anywhere.
     package_dir={"flashvtg_jax.configs": "configs"},
-    # TFDS reads a builder's description, citation and tags from files beside it.
-    package_data={"flashvtg_jax": ["py.typed"], "": ["README.md", "CITATIONS.bib", "TAGS.txt"]},
+    # TFDS reads a builder's description and citation from files beside it.
+    package_data={"flashvtg_jax": ["py.typed"], "": ["README.md", "CITATIONS.bib"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["flashvtg = flashvtg_jax.cli:main"]},
@@ -85,6 +85,7 @@ setup(
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

@@ -77,7 +77,7 @@ def write_result(name: str, result: dict[str, Any], output: str | None) -> None:
 def random_batch(config: Any, rows: int, seed: int = 0) -> Batch:
     """A batch as a configuration's data shape it: full-length videos, queries of 5 to 30 words."""
     rng = np.random.default_rng(seed)
-    clips, words = config.data.buckets[-1], config.data.max_words
+    clips, words = config.data.max_clips or config.data.buckets[-1], config.data.max_words
     video_width = sum(config.data.video_widths[name] for name in config.data.video_streams)
 
     def features(length: int, width: int) -> np.ndarray:

@@ -102,7 +102,8 @@ def get_common() -> ConfigDict:
     train.evaluate_untrained = False  # also evaluate before the first step, to compare with
     train.checkpoint_every_epochs = 1  # epochs between checkpoints to resume from
     train.keep_checkpoints = 2  # latest ones kept; the best one is kept besides
-    train.early_stopping_epochs = optional(int)  # evaluations without a better one; None: go on
+    # Evaluations without a better one after which training ends; None: it goes on.
+    train.early_stopping_evaluations = optional(int)
     train.selection_metric = "MR-full-mAP"  # that makes a checkpoint the best; without NMS
 
     evaluation = config.evaluation = ConfigDict()

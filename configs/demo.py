@@ -52,5 +52,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.evaluate_every_epochs = 5  # epochs between evaluations
     config.train.evaluate_untrained = True  # to show what the training brings
     config.train.checkpoint_every_epochs = 5  # epochs between checkpoints
-    config.evaluation.batch_size = 50  # queries in a batch
+    config.evaluation.batch_size = 32  # queries in a batch
     return config

@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flashvtg_jax.errors import ConfigError, FlashVTGError
+from flashvtg_jax.errors import FlashVTGError
+from flashvtg_jax.files import write_atomically
 from flashvtg_jax.version import __version__
 
 # Each command imports what it needs when it runs: `--help` is instant and needs no device.
@@ -24,10 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [text for text in rest if text.startswith("--config.")]
     unknown = [text for text in rest if text not in overrides]
     if unknown or (overrides and options.command != "train"):
-        parser.error(f"unknown arguments: {' '.join(unknown or overrides)}")
+        hint = " (fields of the configuration are written --config.KEY=VALUE)" if overrides else ""
+        parser.error(f"unknown arguments: {' '.join(unknown or overrides)}{hint}")
+    # Orbax and TFDS log what they do at length; what goes wrong comes as an exception.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         return options.run(options, overrides)
     except FlashVTGError as error:
+        print(f"flashvtg {options.command}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # no space left, no permission: the system's message names the file
         print(f"flashvtg {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -63,11 +72,18 @@ def make_parser() -> argparse.ArgumentParser:
         "Write features in a released layout, moments planted in them, for any annotation file.",
         "flashvtg synthesize --output=features --num_train=512 --num_val=128",
     ).add_argument
-    add("--output", required=True, metavar="DIR", help="folder to write; goes on where it stopped")
+    add(
+        "--output",
+        required=True,
+        metavar="DIR",
+        type=user_path,
+        help="folder to write; goes on where it stopped",
+    )
     add(
         "--annotations",
         action="append",
         metavar="FILE",
+        type=user_path,
         help="annotation file, several times for several splits; without, generates annotations",
     )
     add("--limit", type=int, metavar="N", help="use the first N lines of each annotation file")
@@ -85,8 +101,20 @@ def make_parser() -> argparse.ArgumentParser:
         "flashvtg build --dataset=qvhighlights/slowfast_clip --manual_dir=features --data_dir=data",
     ).add_argument
     add("--dataset", required=True, metavar="NAME", help="e.g. qvhighlights/slowfast_clip")
-    add("--manual_dir", required=True, metavar="DIR", help="folder with the released files")
-    add("--data_dir", default="data", metavar="DIR", help="built data sets (default %(default)s)")
+    add(
+        "--manual_dir",
+        required=True,
+        metavar="DIR",
+        type=user_path,
+        help="folder with the released files",
+    )
+    add(
+        "--data_dir",
+        default="data",
+        metavar="DIR",
+        type=user_path,
+        help="built data sets (default %(default)s)",
+    )
     add("--skip_missing", action="store_true", help="leave out queries without feature files")
     add("--overwrite", action="store_true", help="build again what is already built")
     add("--widths", metavar="slowfast=64,query=32", help="other feature widths than the released")
@@ -96,10 +124,16 @@ def make_parser() -> argparse.ArgumentParser:
         run_train,
         "Train a model and evaluate it; the same command continues a run that was stopped. Any "
         "field of the configuration can be given as --config.section.field=value.",
-        "flashvtg train --config=demo --workdir=runs/demo --config.optimizer.learning_rate=1e-3",
+        "flashvtg train --config=demo --workdir=runs/slow --config.optimizer.learning_rate=1e-3",
     ).add_argument
     add("--config", required=True, metavar="NAME", help="a name or a .py file, each with :argument")
-    add("--workdir", required=True, metavar="DIR", help="checkpoints, logs and results")
+    add(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        type=user_path,
+        help="checkpoints, logs and results",
+    )
 
     add = command(
         "evaluate",
@@ -107,11 +141,21 @@ def make_parser() -> argparse.ArgumentParser:
         "Score the best checkpoint of a run; writes predictions.jsonl and metrics.json.",
         "flashvtg evaluate --workdir=runs/demo --split=val",
     ).add_argument
-    add("--workdir", required=True, metavar="DIR", help="of flashvtg train")
+    add("--workdir", required=True, metavar="DIR", type=user_path, help="of flashvtg train")
     add("--split", metavar="NAME", help="train, val, test (default: the validation split)")
     add("--step", type=int, metavar="N", help="of the checkpoint (default: the best one)")
-    add("--data_dir", metavar="DIR", help="built data sets (default: as in training)")
-    add("--output", metavar="DIR", help="folder for the results (default: the work directory)")
+    add(
+        "--data_dir",
+        metavar="DIR",
+        type=user_path,
+        help="built data sets (default: as in training)",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        type=user_path,
+        help="folder for the results (default: the work directory)",
+    )
 
     add = command(
         "score",
@@ -120,10 +164,20 @@ def make_parser() -> argparse.ArgumentParser:
         "flashvtg score --predictions=runs/demo/predictions.jsonl "
         "--annotations=runs/demo/data/synthetic/highlight_val_release.jsonl",
     ).add_argument
-    add("--predictions", required=True, metavar="FILE", help="JSON lines")
-    add("--annotations", required=True, metavar="FILE", help="JSON lines")
-    add("--output", metavar="FILE", help="write all numbers as JSON, laid out as the official ones")
+    add("--predictions", required=True, metavar="FILE", type=user_path, help="JSON lines")
+    add("--annotations", required=True, metavar="FILE", type=user_path, help="JSON lines")
+    add(
+        "--output",
+        metavar="FILE",
+        type=user_path,
+        help="write all numbers as JSON, laid out as the official ones",
+    )
     return parser
+
+
+def user_path(text: str) -> str:
+    """A path as the user meant it: shells leave the ~ of --output=~/runs alone."""
+    return os.path.expanduser(text)
 
 
 def run_synthesize(options: argparse.Namespace, _: Sequence[str]) -> int:
@@ -207,11 +261,7 @@ def run_score(options: argparse.Namespace, _: Sequence[str]) -> int:
     numbers = score_files(options.predictions, options.annotations)
     print_numbers({"score": numbers})
     if options.output:
-        path = Path(options.output)
-        try:
-            path.write_text(json.dumps(nested(numbers), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be written ({error})") from error
+        write_atomically(options.output, json.dumps(nested(numbers), indent=2) + "\n")
     return 0
 
 

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, RequiredValueError
 
 from flashvtg_jax.errors import ConfigError
+from flashvtg_jax.files import write_atomically
 
 _PACKAGE = "flashvtg_jax.configs"
 _FORMAT = 1  # of the JSON that `config_to_json` writes
@@ -129,13 +130,7 @@ def config_from_json(text: str) -> ConfigDict:
 
 def save_config(config: ConfigDict, path: str | os.PathLike[str]) -> None:
     """Write a configuration to a file as JSON, whole or not at all. Raises OSError."""
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(config_to_json(config), encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, config_to_json(config))
 
 
 def read_config(path: str | os.PathLike[str]) -> ConfigDict:

@@ -1,4 +1,4 @@
-"""From logits and offsets to ranked moments: pure, batched, static shapes (spec section 6)."""
+"""From logits and offsets to ranked moments: pure, batched, static shapes."""
 
 from functools import partial
 
@@ -8,10 +8,19 @@ import jax.numpy as jnp
 
 from flashvtg_jax.models.output import FlashVTGOutput
 
+NMS_TYPES = ("normal", "linear")
+
 
 @partial(
     jax.jit,
-    static_argnames=("max_moments", "nms_threshold", "nms_type", "window_range", "round_windows"),
+    static_argnames=(
+        "max_moments",
+        "nms_threshold",
+        "nms_type",
+        "window_range",
+        "round_decimals",
+        "round_to_clips",
+    ),
 )
 def decode_moments(
     output: FlashVTGOutput,
@@ -22,7 +31,8 @@ def decode_moments(
     *,
     nms_type: str = "normal",
     window_range: tuple[float, float] | None = None,
-    round_windows: bool = False,
+    round_decimals: bool = False,
+    round_to_clips: bool = False,
 ) -> chex.Array:
     """The best moments of each sample, best first: [B, max_moments, 3] start, end (seconds), score.
 
@@ -35,9 +45,10 @@ def decode_moments(
       nms_threshold: suppress what overlaps a better moment by this IoU or more; None: keep all.
       nms_type: "normal", the suppressed keep their place with score 0, or "linear", their score is
         multiplied by 1 - IoU at each step. Afterwards rows are sorted by score again.
-      window_range: clip windows to this range as well (seconds), before rounding.
-      round_windows: round scores to 4 decimals and windows to 4 decimals, then to multiples of
-        `clip_length` (half to even), as the official evaluation does before NMS.
+      window_range: clip windows to this range as well (seconds), before rounding to clips.
+      round_decimals: round windows and scores to 4 decimals.
+      round_to_clips: round windows to multiples of `clip_length`, half to even. The official
+        evaluation does both before NMS.
 
     Raises ValueError for another `nms_type`.
     """
@@ -53,11 +64,11 @@ def decode_moments(
     windows = jnp.pad(windows, ((0, 0), (0, missing), (0, 0)))
     windows = jnp.take_along_axis(windows, index[..., None], axis=1)
     windows = jnp.clip(windows, 0, duration[:, None, None])
-    if round_windows:
+    if round_decimals:
         score, windows = (jnp.round(a * 1e4) / 1e4 for a in (score, windows))
     if window_range is not None:
         windows = jnp.clip(windows, *window_range)
-    if round_windows:
+    if round_to_clips:
         windows = jnp.round(windows / clip_length) * clip_length
 
     valid = score >= 0
@@ -95,7 +106,7 @@ def suppress(moments: chex.Array, threshold: float, nms_type: str = "normal") ->
 
     Raises ValueError for a type other than "normal" and "linear".
     """
-    if nms_type not in ("normal", "linear"):
+    if nms_type not in NMS_TYPES:
         raise ValueError(f"nms_type is 'normal' or 'linear', not {nms_type!r}")
     windows, score = moments[..., :2], moments[..., 2]
     iou = temporal_iou(windows[:, :, None], windows[:, None])

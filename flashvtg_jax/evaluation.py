@@ -13,18 +13,19 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from flashvtg_jax.config import config_from_json
+from flashvtg_jax.config import apply_overrides, config_from_json
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import evaluation_batches, evaluation_plan
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.decoding import decode_moments, num_moments, suppress
 from flashvtg_jax.errors import CheckpointError, DataError
+from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 from flashvtg_jax.progress import progress_bar
-from flashvtg_jax.training.checkpoints import Checkpoints, config_text
-from flashvtg_jax.training.parallel import check_batch_size, make_mesh, put_batch, replicated
+from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.training.parallel import make_mesh, put_batch, replicated
 from flashvtg_jax.training.state import feature_widths, init_params
 
 Predictions = list[dict[str, Any]]
@@ -45,8 +46,9 @@ class Evaluator:
     """Predicts and scores splits with one compiled program per length bucket."""
 
     def __init__(self, model: FlashVTG, config: ml_collections.ConfigDict, mesh: Mesh):
-        check_batch_size("evaluation", config.evaluation.batch_size, mesh)
-        self.config = config
+        # Padding rows change nothing, so any batch size can be spread evenly over the devices.
+        rows = -(-config.evaluation.batch_size // mesh.size) * mesh.size
+        self.config = apply_overrides(config, {"evaluation.batch_size": rows})
         self.mesh = mesh
         self._apply = jax.jit(partial(apply_and_decode, model, config))
 
@@ -102,7 +104,7 @@ class Evaluator:
 def apply_and_decode(
     model: FlashVTG, config: ml_collections.ConfigDict, params: Any, batch: Batch
 ) -> Decoded:
-    """The model and its decoding as one program (spec section 6)."""
+    """The model and its decoding as one program, in the order of the official evaluation."""
     settings = config.evaluation
     output = model.apply(
         {"params": params}, batch.video, batch.video_mask, batch.query, batch.query_mask
@@ -114,7 +116,8 @@ def apply_and_decode(
         config.clip_length,
         settings.max_moments,
         window_range=None if window_range is None else tuple(window_range),
-        round_windows=settings.round_to_clip_length,
+        round_decimals=True,
+        round_to_clips=settings.round_to_clip_length,
     )
     return Decoded(
         moments=moments,
@@ -160,24 +163,28 @@ def evaluate(
       output: folder for predictions.jsonl, predictions_nms.jsonl and metrics.json; None: workdir.
 
     Returns the numbers without and with NMS; both empty for a split without ground truth.
-    Raises CheckpointError if there is no checkpoint, DataError if the split is not built.
+    Raises CheckpointError if there is no such checkpoint, DataError if the split is not built or
+    `output` cannot be written.
     """
-    workdir = Path(workdir).absolute()
+    workdir = Path(workdir).expanduser().absolute()
     if not (workdir / "checkpoints").is_dir():
         raise CheckpointError(
             f"{workdir}: no checkpoints here; train first: "
             f"flashvtg train --config=NAME --workdir={workdir}"
         )
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    output = Path(output).expanduser() if output else workdir
+    check_writable(output)  # now, not after the work
+    checkpoints = Checkpoints(workdir, read_only=True)
     if step is None:
         step = checkpoints.best_step()
     if step is None:
         step = checkpoints.latest_step()
     if step is None:
-        raise CheckpointError(f"{checkpoints.folder}: no finished checkpoint yet")
-    config = config_from_json(config_text(checkpoints.read_meta(step)))
+        raise CheckpointError(f"{workdir}: no finished checkpoint yet")
+    config = config_from_json(json.dumps(checkpoints.read_meta(step)["config"]))
     data_dir = data_dir or config.data.data_dir or workdir / "data"
-    source = open_split(data_dir, config.data.dataset, split or config.data.val_split)
+    split = split or config.data.val_split
+    source = open_split(data_dir, config.data.dataset, split)
 
     model, mesh = build_model(config.model), make_mesh()
     widths = feature_widths(config.data)
@@ -186,20 +193,27 @@ def evaluate(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes
     )
     params = checkpoints.restore_params(step, target)
+    checkpoints.close()
     evaluator = Evaluator(model, config, mesh)
-    output = Path(output or workdir)
     if not has_ground_truth(source.annotations()):
         plain, suppressed = evaluator.predict(params, source, show_progress=show_progress)
-        write_results(output, {}, {}, plain, suppressed)
+        write_results(output, {}, {}, {}, plain, suppressed)
         return {}, {}
     results = evaluator.score(params, source, show_progress=show_progress)
-    write_results(output, *results)
+    write_results(output, {"split": split, "step": step}, *results)
     return results[0], results[1]
+
+
+def check_writable(folder: Path) -> None:
+    """Raises DataError if no file can be written into the folder, which is made if need be."""
+    probe = folder / ".flashvtg_probe"
+    write_atomically(probe, "")
+    probe.unlink()
 
 
 def has_ground_truth(annotations: Iterable[dict[str, Any]]) -> bool:
     """Whether the rows of a split can be scored. Raises DataError if only some of them can."""
-    known = [bool(row.get("relevant_windows")) for row in annotations]
+    known = [row.get("relevant_windows") is not None for row in annotations]
     if any(known) and not all(known):
         raise DataError(
             f"{known.count(False)} of {len(known)} rows of this split have no relevant_windows; "
@@ -210,6 +224,7 @@ def has_ground_truth(annotations: Iterable[dict[str, Any]]) -> bool:
 
 def write_results(
     folder: Path,
+    about: dict[str, Any],
     numbers: Numbers,
     numbers_nms: Numbers,
     plain: Predictions,
@@ -217,13 +232,13 @@ def write_results(
 ) -> None:
     """predictions.jsonl and predictions_nms.jsonl; metrics.json where there are numbers.
 
-    In metrics.json the official keys hold the numbers without NMS; "with_nms" holds the others.
+    In metrics.json stands what the numbers are `about`, under the official keys the numbers without
+    NMS, and under "with_nms" the others. Raises DataError if a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     write_json_lines(folder / "predictions.jsonl", plain)
     write_json_lines(folder / "predictions_nms.jsonl", suppressed)
     if numbers:
-        path = folder / "metrics.json"
-        partial_path = path.with_name("metrics.json.partial")
-        partial_path.write_text(json.dumps({**numbers, "with_nms": numbers_nms}, indent=2) + "\n")
-        partial_path.replace(path)
+        result = {**about, **numbers, "with_nms": numbers_nms}
+        write_atomically(folder / "metrics.json", json.dumps(result, indent=2) + "\n")
+    else:
+        (folder / "metrics.json").unlink(missing_ok=True)  # it would be of other predictions

@@ -1,6 +1,5 @@
 """JSON lines: one JSON object a line, as annotations, predictions and logs are kept."""
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flashvtg_jax.errors import DataError
+from flashvtg_jax.files import write_atomically
 
 
 def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -35,7 +35,8 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
             raise DataError(
                 f"{path}:{number}: not JSON: {problem}; expected one JSON object per line"
             ) from error
-        except (UnicodeDecodeError, RecursionError) as error:
+        # ValueError: bytes that are no text, or an integer of more than 4300 digits.
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise DataError(
@@ -46,29 +47,21 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def write_json_lines(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes one JSON object a line, beside `path` first and then renamed: never half a file.
+    """Writes one JSON object a line, with parent folders: the whole file or nothing.
 
     Raises:
       DataError: the file cannot be written, or a row holds what JSON cannot (NaN, infinity, an
         array); `path` is then as it was before.
     """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            for number, row in enumerate(rows, start=1):
-                file.write(_json_line(row, path, number))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    lines = [_json_line(row, path, number) for number, row in enumerate(rows, start=1)]
+    write_atomically(path, "".join(lines))
 
 
-def _json_line(row: Mapping[str, Any], path: Path, number: int) -> str:
+def _json_line(row: Mapping[str, Any], path: str | os.PathLike, number: int) -> str:
     try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        line.encode()  # fails for half a surrogate pair, which JSON can spell and UTF-8 cannot
+        return line
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: row {number} cannot be written as JSON: {error}") from error
 

@@ -58,7 +58,9 @@ def test_rounding_is_to_four_decimals_then_to_clips_half_to_even():
     # Windows [0, 3], [0.9, 5.1] and [0, 4.99996] seconds with clips of 2 seconds.
     offsets = [[0, 1.5], [0.55, 1.55], [2, 0.49998]]
     output = make_output([0.12345, 1.0, 2.0], offsets)
-    moments = decode_moments(output, 10.0, 2.0, 3, round_windows=True, window_range=(0.0, 150.0))[0]
+    moments = decode_moments(
+        output, 10.0, 2.0, 3, round_decimals=True, round_to_clips=True, window_range=(0.0, 150.0)
+    )[0]
     # 4.99996 rounds to 5.0, which is 2.5 clips: half to even gives 2; 1.5 clips give 2.
     np.testing.assert_allclose(moments[:, :2], [[0, 4], [0, 6], [0, 4]])
     np.testing.assert_allclose(moments[:, 2], [0.8808, 0.7311, 0.5308], atol=1e-6)

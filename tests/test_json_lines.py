@@ -40,6 +40,8 @@ def test_the_end_of_the_file_may_have_empty_lines(tmp_path, ending):
         ("null\n", r"rows\.jsonl:1: expected .* got null"),
         ('"qid"\n', r"rows\.jsonl:1: expected .* got a string"),
         ("1.5\n", r"rows\.jsonl:1: expected .* got a number"),
+        ('{"qid": 1}\n{"qid": ' + "9" * 5000 + "}\n", r"rows\.jsonl:2: not JSON: .*4300 digits"),
+        ('{"qid": 1}\n{"qid": ' + "[" * 200_000 + "\n", r"rows\.jsonl:2: not JSON: "),
         ("", r"rows\.jsonl: the file is empty"),
         ("\n \n", r"rows\.jsonl: the file is empty"),
     ],
@@ -64,7 +66,7 @@ def test_a_missing_file_and_a_folder_are_errors(tmp_path):
         read_json_lines(tmp_path)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, np.zeros(2), {1, 2}])
+@pytest.mark.parametrize("value", [math.nan, math.inf, np.zeros(2), {1, 2}, "\ud800"])
 def test_what_json_cannot_hold_leaves_the_old_file(tmp_path, value):
     path = write_text(tmp_path / "rows.jsonl", '{"qid": "old"}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl: row 2 cannot be written as JSON"):
@@ -83,6 +85,8 @@ def test_an_error_while_the_rows_are_made_is_passed_on(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_does_not_exist_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="cannot be written"):
-        write_json_lines(tmp_path / "missing" / "rows.jsonl", [{"qid": 1}])
+def test_a_folder_that_is_not_there_is_made_and_one_that_cannot_be_is_an_error(tmp_path):
+    write_json_lines(tmp_path / "new" / "rows.jsonl", [{"qid": 1}])
+    assert read_json_lines(tmp_path / "new" / "rows.jsonl") == [{"qid": 1}]
+    with pytest.raises(DataError, match=r"more\.jsonl: cannot be written"):
+        write_json_lines(tmp_path / "new" / "rows.jsonl" / "more.jsonl", [{"qid": 1}])

@@ -48,9 +48,18 @@ def load_annotations(
     required = LABEL_FIELDS[labels] if labels else _common_labels(rows)
     problems: list[str] = []
     first_line: dict[str, int] = {}
+    first_rated: tuple[int, int] | None = None  # line, annotators
     for line, row in enumerate(rows, start=1):
-        for problem in _row_problems(row, clip_length, required):
-            problems.append(f"{path}:{line}: {problem}")
+        found = list(_row_problems(row, clip_length, required))
+        problems += [f"{path}:{line}: {problem}" for problem in found]
+        if not found and row.get("saliency_scores"):
+            annotators = len(row["saliency_scores"][0])
+            first_rated = first_rated or (line, annotators)
+            if annotators != first_rated[1]:
+                problems.append(
+                    f"{path}:{line}: saliency_scores of {annotators} annotators, but of "
+                    f"{first_rated[1]} in line {first_rated[0]}; every line needs as many"
+                )
         # As text: 7 and "7" would be looked for in the same feature file.
         qid = str(row.get("qid"))
         if "qid" in row and first_line.setdefault(qid, line) != line:
@@ -66,20 +75,30 @@ def load_annotations(
     return rows
 
 
-def check_ids_across_files(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Raises DataError when files use one id for different queries, which share a feature file.
+def check_lines_agree(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Raises DataError when lines that share a feature file contradict each other.
+
+    One id is one query, and one video has one duration, within a file and across all of them.
 
     Args:
       files: the lines of each annotation file, by the name to call it by.
     """
-    first: dict[str, tuple[str, str]] = {}
+    queries: dict[str, tuple[str, str]] = {}
+    durations: dict[str, tuple[str, float]] = {}
     for name, rows in files.items():
         for line, row in enumerate(rows, start=1):
-            known, query = first.setdefault(str(row["qid"]), (f"{name}:{line}", row["query"]))
+            known, query = queries.setdefault(str(row["qid"]), (f"{name}:{line}", row["query"]))
             if query != row["query"]:
                 raise DataError(
                     f"{name}:{line}: qid {row['qid']} is already another query in {known}; both "
                     "would use the same feature file. Give every query an id of its own."
+                )
+            known, duration = durations.setdefault(row["vid"], (f"{name}:{line}", row["duration"]))
+            if not math.isclose(duration, row["duration"], rel_tol=1e-5):
+                raise DataError(
+                    f"{name}:{line}: vid {row['vid']!r} lasts {row['duration']} seconds, but "
+                    f"{duration} in {known}; correct one of them, or give the videos ids of their "
+                    "own."
                 )
 
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from flashvtg_jax.data.annotations import (
     MAX_ERRORS,
-    check_ids_across_files,
+    check_lines_agree,
     load_annotations,
+    num_video_clips,
 )
 from flashvtg_jax.data.features import FeatureHeader, feature_header
 from flashvtg_jax.data.layout import FeatureFiles, Layout
@@ -115,8 +116,8 @@ def take_inventory(
     Raises:
       DataError: annotations that cannot be used; missing files, the first ten named and all
         counted; files of another key, rank, width or type, without rows or cut short, up to ten
-        in one message; a split without any query left; streams of a video that do not belong
-        together.
+        in one message; a split without any query left; videos whose streams differ in length, or
+        that have other lengths than their annotations say, up to ten in one message.
     """
     manual_dir = Path(manual_dir).expanduser()
     paths = layout.find_annotations(manual_dir)
@@ -128,7 +129,7 @@ def take_inventory(
         )
         for split, path in paths.items()
     }
-    check_ids_across_files({str(paths[split]): lines for split, lines in rows.items()})
+    check_lines_agree({str(paths[split]): lines for split, lines in rows.items()})
     found = _find_files(layout, manual_dir, rows)
     rows, skipped = _without_missing(layout, manual_dir, rows, found, skip_missing)
 
@@ -152,7 +153,7 @@ def take_inventory(
                 headers[s.files.name][path].rows for s, path in zip(streams, paths, strict=True)
             )
             videos[row["vid"]] = Video(row["vid"], paths, num_clips)
-    _check_lengths(videos.values())
+    _check_lengths(layout, videos, itertools.chain(*rows.values()))
 
     def as_query(row: Mapping[str, Any]) -> Query:
         path = found[query.files.name][query.files.stem(row)]
@@ -273,14 +274,42 @@ def _agree(files: FeatureFiles, headers: Mapping[Path, FeatureHeader]) -> Stream
     return Stream(dataclasses.replace(files, width=width), dtype)
 
 
-def _check_lengths(videos: Iterable[Video]) -> None:
-    """Raises for a video whose streams differ by more than a clip or two, and 10%."""
-    for video in videos:
+def _check_lengths(
+    layout: Layout, videos: Mapping[str, Video], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Raises for videos whose streams differ in length, or are of another length than annotated."""
+    problems: dict[str, None] = {}  # an ordered set: many lines may be about one video
+    for row in rows:
+        video = videos[row["vid"]]
         shortest, longest = min(video.num_clips), max(video.num_clips)
-        if longest - shortest > max(2, 0.1 * longest):
+        if layout.labels == "ratings" and row.get("label"):
+            expected, known = len(row["label"]), "rated clips"
+        else:
+            expected = num_video_clips(row["duration"], layout.clip_length)
+            known = f"clips of {layout.clip_length:g} s in {row['duration']:g} s"
+        if not _about_equal(shortest, longest):
             pairs = zip(video.paths, video.num_clips, strict=True)
-            raise DataError(
+            problem = (
                 "streams of one video differ in length by more than 10%: "
                 + ", ".join(f"{path} has {n} clips" for path, n in pairs)
                 + "; they were extracted at different clip lengths, or one is cut short."
             )
+        elif not _about_equal(shortest, expected):
+            path = video.paths[video.num_clips.index(shortest)]
+            problem = (
+                f"{path}: {shortest} rows, but the annotations say {expected} {known}; extracted "
+                "at another clip length, or cut short?"
+            )
+        else:
+            continue
+        if len(problems) == MAX_ERRORS and problem not in problems:
+            problems["... and more; mend these first."] = None
+            break
+        problems[problem] = None
+    if problems:
+        raise DataError("\n".join(problems))
+
+
+def _about_equal(one: int, other: int) -> bool:
+    """Returns whether two numbers of clips differ by no more than two clips, or 10%."""
+    return abs(one - other) <= max(2, 0.1 * max(one, other))

@@ -7,12 +7,13 @@ has run up to it. Only `prefetch` batches are held in host memory.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import grain
 import numpy as np
 
-from flashvtg_jax.data.annotations import youtube_id
+from flashvtg_jax.data.annotations import LABEL_FIELDS, youtube_id
 from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate
 from flashvtg_jax.data.batch_plan import PADDING_ROW, BatchPlan, checked_buckets, default_buckets
 from flashvtg_jax.data.labels import label_rule
@@ -46,8 +47,8 @@ def train_pipeline(
       process_count: processes that share each batch.
 
     Raises:
-      ConfigError: when configuration and data set do not fit each other (stream names and widths,
-        buckets, batch size and processes).
+      ConfigError: when configuration and data set do not fit each other (clip length, labels,
+        stream names and widths, buckets, batch size and processes).
       DataError: when the split has no examples, no clips or no moments to train on.
     """
     plan = train_plan(source, config)
@@ -152,12 +153,13 @@ class _BatchLoader:
         self._process = (process_index, process_count)
         self._seed = config.seed
         self._rule = label_rule(data.labels)
+        _check_clips_and_labels(source, config)
         self._video_streams = tuple(data.video_streams)
         self._stream_widths = _checked_widths(source, config)
         self._video_ids = _video_ids(source, data.source_video)
         self._max_words = data.max_words
-        self._max_windows = data.get("max_windows") or max(1, int(np.max(source.num_windows)))
-        self._normalize_query = data.get("normalize_query", True)
+        self._max_windows = max(1, int(np.max(source.num_windows)))
+        self._normalize_query = data.normalize_query
 
     def __call__(self, step: int) -> Batch:
         """Returns this process's rows of the batch of a global step."""
@@ -185,7 +187,7 @@ class _BatchLoader:
         annotation = stored.annotation
         rng = np.random.default_rng([self._seed, epoch, example])
         labels, positives, negatives = self._rule.draw(annotation, num_clips, rng)
-        windows = (annotation.get("relevant_windows") or [])[: self._max_windows]
+        windows = annotation.get("relevant_windows") or []
         return Row(
             streams=[stream[:num_clips] for stream in streams],
             query=stored.query[: self._max_words],
@@ -227,9 +229,27 @@ def _buckets(lengths: np.ndarray, config: ml_collections.ConfigDict) -> tuple[in
     return buckets
 
 
+def _check_clips_and_labels(source: SplitSource, config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError where times or labels would silently mean something else."""
+    dataset = config.data.dataset
+    if not math.isclose(config.clip_length, source.clip_length, rel_tol=1e-6):
+        raise ConfigError(
+            f"config.clip_length is {config.clip_length:g} s, but the clips of data set "
+            f"{dataset!r} last {source.clip_length:g} s; set config.clip_length to that"
+        )
+    fitting = [
+        kind for kind in LABEL_FIELDS if set(LABEL_FIELDS[kind]) <= set(LABEL_FIELDS[source.labels])
+    ]
+    if config.data.labels not in fitting:
+        raise ConfigError(
+            f"config.data.labels={config.data.labels!r} does not fit data set {dataset!r}, whose "
+            f"labels are {source.labels!r}; choose {' or '.join(map(repr, fitting))}"
+        )
+
+
 def _checked_widths(source: SplitSource, config: ml_collections.ConfigDict) -> tuple[int, ...]:
     """Returns the width of each configured stream; the query's width is checked with them."""
-    expected = config.data.get("video_widths") or {}
+    expected = config.data.video_widths
     widths = []
     for name in config.data.video_streams:
         if name not in source.streams:
@@ -238,17 +258,16 @@ def _checked_widths(source: SplitSource, config: ml_collections.ConfigDict) -> t
                 f"{config.data.dataset!r} has {', '.join(map(repr, source.streams))}"
             )
         width = source.streams[name]
-        if expected.get(name, width) != width:
+        if expected.get(name, width) != width:  # a stream added by hand may have no width there
             raise ConfigError(
                 f"video stream {name!r}: config.data.video_widths expects width "
                 f"{expected[name]}, data set {config.data.dataset!r} has {width}"
             )
         widths.append(width)
-    query_width = config.data.get("query_width") or source.query_dim
-    if query_width != source.query_dim:
+    if config.data.query_width != source.query_dim:
         raise ConfigError(
-            f"query features: config.data.query_width expects width {query_width}, data set "
-            f"{config.data.dataset!r} has {source.query_dim}"
+            f"query features: config.data.query_width expects width {config.data.query_width}, "
+            f"data set {config.data.dataset!r} has {source.query_dim}"
         )
     return tuple(widths)
 

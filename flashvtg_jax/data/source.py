@@ -53,12 +53,25 @@ class SplitSource:
     def __init__(self, folder: str | os.PathLike, split: str, cache_bytes: int = _CACHE_BYTES):
         """Opens a split; `open_split` finds the folder of a data set by name."""
         self._arguments = (os.fspath(folder), split, cache_bytes)
+        try:
+            self._open(folder, split)
+        except DataError:
+            raise
+        except Exception as error:  # TFDS and protobuf have many of their own for damaged files
+            raise DataError(
+                f"{folder}: cannot be read ({type(error).__name__}: {error}); build the data set "
+                "again with --overwrite."
+            ) from error
+        self._cache = _VideoCache(cache_bytes)
+
+    def _open(self, folder: str | os.PathLike, split: str) -> None:
+        """Reads what is known of the split before its rows, and opens their files."""
         builder = tfds.builder_from_directory(folder)
         metadata = dict(builder.info.metadata.items())
-        if metadata.get("format_version") != FORMAT_VERSION:
+        if metadata["format_version"] != FORMAT_VERSION:
             raise DataError(
                 f"{folder}: built by another version of flashvtg-jax (format "
-                f"{metadata.get('format_version')}, this one reads {FORMAT_VERSION}); "
+                f"{metadata['format_version']}, this one reads {FORMAT_VERSION}); "
                 "build it again with --overwrite."
             )
         if split not in metadata["splits"]:
@@ -76,7 +89,6 @@ class SplitSource:
         self.num_windows = np.asarray(lengths["num_windows"], np.int64)
         self._queries = builder.as_data_source(split)
         self._videos = builder.as_data_source(VIDEOS)
-        self._cache = _VideoCache(cache_bytes)
 
     def __len__(self) -> int:
         return len(self.num_clips)

@@ -21,19 +21,21 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import check_ids_across_files, load_annotations
+from flashvtg_jax.data.annotations import check_lines_agree, load_annotations
 from flashvtg_jax.data.building import find_builder
 from flashvtg_jax.data.layout import FeatureFiles, Layout, parse_widths
 from flashvtg_jax.data.planting import Planting
 from flashvtg_jax.data.synthetic_annotations import generate_annotations
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.json_lines import write_json_lines
+from flashvtg_jax.files import write_atomically
+from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.progress import progress_bar
 
 MANIFEST = "synthetic.json"  # in the output folder: how its features were made
 
 _EXTRA_ROWS = {"slowfast": 1}  # released SlowFast files have a clip more than CLIP's
 _THREADS = 4
+_MAX_STRENGTH = 100.0  # beyond it nothing changes but that float16 may overflow
 
 Row = Mapping[str, Any]
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
@@ -59,14 +61,14 @@ def synthesize(
 
     Args:
       output: folder, to be given to `build` as manual_dir.
-      annotations: one or more annotation files, whose names tell the split (that of the release,
-        or one with "train", "val" or "test" in it). They are copied into `output`. None generates
-        a train and a val file with QVHighlights' statistics.
+      annotations: one or more annotation files in the format of the data set, whose names tell
+        the split (that of the release, or one with "train", "val" or "test" in it). They are
+        copied into `output`. None generates a train and a val file with QVHighlights' statistics.
       limit: lines of each annotation file to use, from the first; None uses all.
       dataset: whose layout to write, "name/config".
       strength: size of what is planted beside the noise: at 0.3 a moment's clips are hard to tell
-        from others, at 1 easy, at 0 impossible.
-      seed: of everything random.
+        from others, at 1 easy, at 0 impossible. At most 100.
+      seed: of everything random, from 0.
       widths: feature widths other than the released ones, as for `build`.
       num_train: queries to generate for the train split, without `annotations`.
       num_val: the same for the val split.
@@ -76,40 +78,29 @@ def synthesize(
       `output`.
 
     Raises:
-      ConfigError: an unknown data set or stream, or arguments that exclude each other.
+      ConfigError: an unknown data set or stream, or arguments that are out of range or exclude
+        each other.
       DataError: annotations that cannot be used; `output` holds features that are real or were
         made with other settings, or cannot be written.
     """
-    layout = find_builder(dataset)[1].layout
-    if widths:
-        layout = layout.with_widths(parse_widths(widths) if isinstance(widths, str) else widths)
-    for files in layout.feature_files:
-        if files.width is None:
-            raise ConfigError(f"{dataset} has no width of its own for {files.name}: give widths.")
-    if not strength >= 0:
-        raise ConfigError(f"strength {strength}; expected a number from 0.")
+    layout = _layout(dataset, widths)
+    settings = _settings(dataset, layout, strength, seed)
     output = Path(output).expanduser()
     if annotations is None:
         if limit is not None:
             raise ConfigError("limit goes with annotation files; without, set num_train, num_val.")
         splits = _generated(layout, seed, num_train, num_val)
+        targets = {split: output / layout.annotations[split][0] for split in splits}
     else:
-        splits = _given(layout, annotations, limit)
-    targets = {split: output / layout.annotations[split][0] for split in splits}
-    _check_targets(targets, annotations, limit)
+        paths = _paths_by_split(layout, annotations)
+        splits = _given(layout, paths, limit)
+        targets = {split: output / _name(layout, split, path) for split, path in paths.items()}
+        _check_targets(layout, targets, paths, limit)
 
-    settings = {
-        "dataset": dataset,
-        "strength": float(strength),
-        "seed": int(seed),
-        "widths": {files.name: files.width for files in layout.feature_files},
-    }
     with _SyntheticFolder(output, layout, settings) as folder:
         # A video may have queries in files of earlier calls, too: all their topics go in.
         earlier = _earlier_rows(layout, output, targets)
-        check_ids_across_files(
-            earlier | {str(targets[split]): rows for split, rows in splits.items()}
-        )
+        check_lines_agree(earlier | {str(targets[split]): rows for split, rows in splits.items()})
         planting = Planting(seed, strength, layout.clip_length)
         rows, others = (list(itertools.chain(*x.values())) for x in (splits, earlier))
         items = _items(layout, planting, rows, others)
@@ -129,6 +120,65 @@ def synthesize(
     return output
 
 
+def check_generated(
+    output: str | os.PathLike,
+    *,
+    dataset: str,
+    strength: float,
+    seed: int,
+    widths: Mapping[str, int],
+    num_train: int,
+    num_val: int,
+) -> None:
+    """Checks that `output`, where it still is there, is what `synthesize` generates with these.
+
+    Raises:
+      ConfigError: it was made with other settings, or of other sizes.
+      DataError: its files cannot be read.
+    """
+    output, layout = Path(output), _layout(dataset, widths)
+    if not (output / MANIFEST).exists():
+        return
+    found = _read_manifest(output / MANIFEST)["settings"]
+    wanted = _settings(dataset, layout, strength, seed)
+    for split, size in (("train", num_train), ("val", num_val)):
+        found[f"num_{split}"] = len(read_json_lines(output / layout.annotations[split][0]))
+        wanted[f"num_{split}"] = size
+    differing = [name for name, value in wanted.items() if found.get(name) != value]
+    if differing:
+        raise ConfigError(
+            f"{output}: made with "
+            + ", ".join(f"{name}={found.get(name)!r}" for name in differing)
+            + ", but the configuration says "
+            + ", ".join(f"{name}={wanted[name]!r}" for name in differing)
+            + "; use another work directory (or config.data.data_dir)."
+        )
+
+
+def _layout(dataset: str, widths: Mapping[str, int] | str | None) -> Layout:
+    layout = find_builder(dataset)[1].layout
+    if widths:
+        layout = layout.with_widths(parse_widths(widths) if isinstance(widths, str) else widths)
+    for files in layout.feature_files:
+        if files.width is None:
+            raise ConfigError(f"{dataset} has no width of its own for {files.name}: give widths.")
+    return layout
+
+
+def _settings(dataset: str, layout: Layout, strength: float, seed: int) -> dict[str, Any]:
+    """Returns all that the features depend on, beside the annotations."""
+    if not 0 <= strength <= _MAX_STRENGTH:
+        raise ConfigError(f"strength {strength}; expected a number from 0 to {_MAX_STRENGTH:g}.")
+    if seed < 0:
+        raise ConfigError(f"seed {seed}; expected an integer from 0.")
+    return {
+        "dataset": dataset,
+        "strength": float(strength),
+        "seed": int(seed),
+        "widths": {files.name: files.width for files in layout.feature_files},
+    }
+
+
 def _generated(layout: Layout, seed: int, num_train: int, num_val: int) -> dict[str, list[Row]]:
     if layout.labels != "qvhighlights":
         raise ConfigError("annotations are generated in QVHighlights' format only: give a file.")
@@ -140,18 +190,33 @@ def _generated(layout: Layout, seed: int, num_train: int, num_val: int) -> dict[
     }
 
 
-def _given(layout: Layout, annotations: Paths, limit: int | None) -> dict[str, list[Row]]:
+def _given(layout: Layout, paths: Mapping[str, Path], limit: int | None) -> dict[str, list[Row]]:
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit}; expected 1 or more.")
+    return {split: _load(layout, split, path)[:limit] for split, path in paths.items()}
+
+
+def _load(layout: Layout, split: str, path: Path) -> list[Row]:
+    labels = None if split in layout.unlabelled_splits else layout.labels
+    return load_annotations(path, clip_length=layout.clip_length, labels=labels)
+
+
+def _paths_by_split(layout: Layout, annotations: Paths) -> dict[str, Path]:
     if isinstance(annotations, str | os.PathLike):
         annotations = [annotations]
-    splits: dict[str, list[Row]] = {}
+    paths: dict[str, Path] = {}
     for path in map(Path, annotations):
         split = _split_of(layout, path)
-        if split in splits:
+        if split in paths:
             raise ConfigError(f"{path}: a second annotation file of the {split} split.")
-        splits[split] = load_annotations(path, clip_length=layout.clip_length)[:limit]
-    return splits
+        paths[split] = path
+    return paths
+
+
+def _name(layout: Layout, split: str, path: Path) -> str:
+    """Returns the name that the builder looks for: that of the file itself, where it is one."""
+    names = layout.annotations[split]
+    return path.name if path.name in names else names[0]
 
 
 def _split_of(layout: Layout, path: Path) -> str:
@@ -170,24 +235,30 @@ def _split_of(layout: Layout, path: Path) -> str:
 
 
 def _check_targets(
-    targets: Mapping[str, Path], annotations: Paths | None, limit: int | None
+    layout: Layout, targets: Mapping[str, Path], paths: Mapping[str, Path], limit: int | None
 ) -> None:
-    """Raises when a part of an annotation file would replace the whole one."""
-    given = [annotations] if isinstance(annotations, str | os.PathLike) else annotations or ()
-    for path, target in itertools.product(map(Path, given), targets.values()):
+    """Raises when a file given would be replaced by a part of it, or never be read."""
+    for path, target in itertools.product(paths.values(), targets.values()):
         if limit is not None and target.exists() and path.exists() and target.samefile(path):
             raise ConfigError(f"{path}: limit would cut this very file; choose another output.")
+    for split, target in targets.items():
+        for name in layout.annotations[split]:
+            if name != target.name and target.with_name(name).exists():
+                raise ConfigError(
+                    f"{target.with_name(name)}: already the {split} split of this output, which "
+                    f"cannot have {target.name} besides; choose another output, or remove it."
+                )
 
 
 def _earlier_rows(
     layout: Layout, output: Path, targets: Mapping[str, Path]
 ) -> dict[str, list[Row]]:
     """Returns the annotation files of earlier calls, of splits that this one does not write."""
-    paths = {split: output / names[0] for split, names in layout.annotations.items()}
     return {
-        str(path): load_annotations(path, clip_length=layout.clip_length)
-        for split, path in paths.items()
-        if split not in targets and path.exists()
+        str(output / name): _load(layout, split, output / name)
+        for split, names in layout.annotations.items()
+        for name in names
+        if split not in targets and (output / name).exists()
     }
 
 
@@ -262,13 +333,8 @@ class _SyntheticFolder:
     def __enter__(self) -> "_SyntheticFolder":
         manifest = self._path / MANIFEST
         if manifest.exists():
-            try:
-                found = json.loads(manifest.read_bytes())
-                settings, self._done = found["settings"], dict(found["done"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"{manifest}: not what synthesize wrote ({error}); choose another output."
-                ) from error
+            found = _read_manifest(manifest)
+            settings, self._done = found["settings"], found["done"]
             if settings != self._settings:
                 raise DataError(
                     f"{self._path}: holds features synthesised with other settings, {settings} "
@@ -285,12 +351,12 @@ class _SyntheticFolder:
         with _write_errors(self._path):
             for files in self._layout.feature_files:
                 (self._path / files.folder).mkdir(parents=True, exist_ok=True)
-            self._save_manifest()
+        self._save_manifest()
         return self
 
     def __exit__(self, *_: object) -> None:
         # Also after an error or Ctrl-C: the next call continues here.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(DataError):
             self._save_manifest()
 
     def write(self, items: Sequence[_Item], progress: bool) -> int:
@@ -317,8 +383,17 @@ class _SyntheticFolder:
 
     def _save_manifest(self) -> None:
         content = {"settings": self._settings, "done": self._done}
-        with _replacing(self._path / MANIFEST) as file:
-            file.write(json.dumps(content).encode())
+        write_atomically(self._path / MANIFEST, json.dumps(content))
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads(path.read_bytes())
+        return {"settings": dict(found["settings"]), "done": dict(found["done"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not what synthesize wrote ({error}); choose another output."
+        ) from error
 
 
 def _suffix(files: FeatureFiles) -> str:

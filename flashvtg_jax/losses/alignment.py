@@ -10,6 +10,7 @@ from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses.masking import keep, masked_mean, pick, valid_rows
 
 SMALLEST_NORM = 1e-8
+DIRECTIONS = ("row", "column")
 EXCLUDED = -1e9  # far below any similarity: its exponential is 0, and it stays finite
 
 

@@ -20,6 +20,8 @@ from flashvtg_jax.losses.saliency import saliency_loss
 from flashvtg_jax.losses.targets import Targets
 from flashvtg_jax.models.output import FlashVTGOutput
 
+CLASSIFICATIONS = ("focal", "binary_cross_entropy")
+
 
 def objective(
     out: FlashVTGOutput, targets: Targets, config: Any

@@ -1,6 +1,12 @@
 """Scores of predictions, as the benchmarks publish them: numpy on the host."""
 
-from flashvtg_jax.metrics.evaluate import brief, evaluate_predictions, nested, score_files
+from flashvtg_jax.metrics.evaluate import (
+    METRIC_NAMES,
+    brief,
+    evaluate_predictions,
+    nested,
+    score_files,
+)
 from flashvtg_jax.metrics.highlight_detection import (
     tvsum_top5_average_precision,
     youtube_average_precision,
@@ -8,6 +14,7 @@ from flashvtg_jax.metrics.highlight_detection import (
 from flashvtg_jax.metrics.report import format_table
 
 __all__ = [
+    "METRIC_NAMES",
     "brief",
     "evaluate_predictions",
     "format_table",

@@ -22,7 +22,7 @@ from flashvtg_jax.metrics.rows import (
     relevant_windows,
 )
 
-_BRIEF = (
+METRIC_NAMES = (
     "MR-full-R1@0.3",
     "MR-full-R1@0.5",
     "MR-full-R1@0.7",
@@ -51,7 +51,9 @@ def evaluate_predictions(
 
     What is scored follows from the fields: moments where predictions have
     `pred_relevant_windows` and annotations `relevant_windows`; highlights where predictions have
-    `pred_saliency_scores` and annotations `saliency_scores`.
+    `pred_saliency_scores` and annotations `saliency_scores`. Every annotation file that
+    `load_annotations` accepts can be scored: a query without windows counts in no number of
+    moments, one without relevant clips counts as one whose clips are all rated 0.
 
     Args:
       predictions: `qid`, `pred_relevant_windows` [[start, end, score], ...] in seconds, best
@@ -84,7 +86,7 @@ def score_files(
 
 def brief(numbers: Mapping[str, float]) -> dict[str, float]:
     """The official selection of the numbers, in the official order."""
-    return {key: numbers[key] for key in _BRIEF if key in numbers}
+    return {key: numbers[key] for key in METRIC_NAMES if key in numbers}
 
 
 def nested(numbers: Mapping[str, float]) -> dict[str, Any]:

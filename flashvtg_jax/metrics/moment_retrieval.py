@@ -17,14 +17,14 @@ def moment_retrieval_numbers(
     """Every moment-retrieval number, in percent with two decimals.
 
     A range of lengths counts the ground-truth windows within it, over the queries that have one;
-    a range that no query has gives 0.
+    a range that no query has gives 0. A query without any window is counted nowhere.
 
     Args:
       predicted: [N, K, 3] start, end (seconds), score, in the order predicted; the first window
         decides R1, the first ten enter mAP. Padding is a window of length zero at the end with
         score -inf.
       windows: [N, M, 2] ground truth, start and end in seconds.
-      window_mask: [N, M], True where there is a window; at least one for each query.
+      window_mask: [N, M], True where there is a window.
 
     Returns:
       For each range R: `MR-R-mAP`, `MR-R-mAP@t`, `MR-R-R1@t` and `MR-R-mIoU`.

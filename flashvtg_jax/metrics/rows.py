@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flashvtg_jax.data.annotations import num_video_clips
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.metrics.moment_retrieval import MAX_PREDICTIONS
 
@@ -97,12 +98,14 @@ def predicted_saliency(predictions: Rows) -> list[np.ndarray]:
 def relevant_windows(annotations: Rows, order: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The ground-truth windows [N, M, 2] in seconds and their mask [N, M].
 
-    `order` is the annotation row of each query.
+    A query may have no window. `order` is the annotation row of each query.
     """
     field = "relevant_windows"
     windows = []
     for index, row in enumerate(annotations.rows):
-        values = _table(annotations, index, field, row[field], "[start, end]", 2)
+        values = np.zeros((0, 2))
+        if not _is_empty(row[field]):
+            values = _table(annotations, index, field, row[field], "[start, end]", 2)
         if (values[:, 1] <= values[:, 0]).any():
             start, end = values[values[:, 1] <= values[:, 0]][0]
             raise annotations.error(
@@ -120,44 +123,56 @@ def relevant_windows(annotations: Rows, order: Sequence[int]) -> tuple[np.ndarra
 def clip_ratings(annotations: Rows, order: Sequence[int], clip_length: float) -> list[np.ndarray]:
     """The ratings of every clip of each video, [L, A] with 0 for clips not rated.
 
+    As in the official evaluator, a part of a clip at the end of a video is none (but every video
+    has a clip); ratings of what annotation files may count beyond the last clip go to the last.
+
     Args:
       annotations: with `relevant_clip_ids`, `saliency_scores` (A ratings a clip), `duration`.
       order: the annotation row of each query.
       clip_length: seconds.
     """
+    rated = [_rated_clips(annotations, index) for index in range(len(annotations.rows))]
+    annotators = next((scores.shape[1] for _, scores in rated if len(scores)), 1)
     ratings: list[np.ndarray] = []
-    for index, row in enumerate(annotations.rows):
+    for index, (row, (clips, scores)) in enumerate(zip(annotations.rows, rated, strict=True)):
         duration = row.get("duration")
-        if not _is_number(duration) or not clip_length <= duration < np.inf:
-            raise annotations.error(
-                index, f"'duration' is {duration!r}; expected seconds, at least {clip_length:g}"
-            )
-        field = "relevant_clip_ids"
-        clips = _numbers(annotations, index, field, row[field], "clip numbers", 1)
-        field = "saliency_scores"
-        scores = _numbers(annotations, index, field, row[field], "lists of ratings, one a clip", 2)
-        if len(clips) != len(scores):
-            raise annotations.error(
-                index, f"{len(scores)} 'saliency_scores' for {len(clips)} 'relevant_clip_ids'"
-            )
-        if ratings and scores.shape[1] != ratings[0].shape[1]:
+        if not _is_number(duration) or not 0 < duration < np.inf:
+            raise annotations.error(index, f"'duration' is {duration!r}; expected seconds above 0")
+        if len(scores) and scores.shape[1] != annotators:
             raise annotations.error(
                 index,
                 f"{scores.shape[1]} ratings a clip in 'saliency_scores', "
-                f"{ratings[0].shape[1]} in other rows",
+                f"{annotators} in other rows",
             )
-        total = int(duration / clip_length)
-        outside = (clips < 0) | (clips >= total) | (clips != np.floor(clips))
+        begun = num_video_clips(duration, clip_length)
+        # Annotation files may count one clip beyond the last, `load_annotations` lets it pass.
+        outside = (clips < 0) | (clips > begun) | (clips != np.floor(clips))
         if outside.any():
             raise annotations.error(
                 index,
                 f"'relevant_clip_ids' holds {clips[outside][0]:g}; the video of {duration:g} s "
-                f"has clips 0 to {total - 1} of {clip_length:g} s",
+                f"has clips 0 to {begun - 1} of {clip_length:g} s",
             )
-        full = np.zeros((total, scores.shape[1]))
-        full[clips.astype(int)] = scores
+        total = max(1, int(duration / clip_length))
+        full = np.zeros((total, annotators))
+        if len(clips):
+            np.maximum.at(full, np.minimum(clips, total - 1).astype(int), scores)
         ratings.append(full)
     return [ratings[index] for index in order]
+
+
+def _rated_clips(annotations: Rows, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """The clip numbers [n] and ratings [n, A] of a row; [0] and [0, 0] without relevant clips."""
+    row, ids, ratings = annotations.rows[index], "relevant_clip_ids", "saliency_scores"
+    clips, scores = np.zeros(0), np.zeros((0, 0))
+    if not _is_empty(row.get(ids)):
+        clips = _numbers(annotations, index, ids, row.get(ids), "clip numbers", 1)
+    if not _is_empty(row[ratings]):
+        expected = "lists of ratings, one a clip"
+        scores = _numbers(annotations, index, ratings, row[ratings], expected, 2)
+    if len(clips) != len(scores):
+        raise annotations.error(index, f"{len(scores)} {ratings!r} for {len(clips)} {ids!r}")
+    return clips, scores
 
 
 def _qids(table: Rows) -> list[int | str]:
@@ -183,6 +198,10 @@ def _listing(what: str, qids: Sequence[int | str]) -> str:
         return ""
     more = ", ..." if len(qids) > _LISTED else ""
     return f"{len(qids)} {what}: {', '.join(map(repr, qids[:_LISTED]))}{more}"
+
+
+def _is_empty(value: object) -> bool:
+    return isinstance(value, list | tuple | np.ndarray) and len(value) == 0
 
 
 def _is_number(value: object) -> bool:

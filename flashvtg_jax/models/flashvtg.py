@@ -1,6 +1,7 @@
 """FlashVTG: from features of a video and a query to scored moments and highlights."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -203,6 +204,13 @@ def build_model(config: Mapping[str, Any]) -> FlashVTG:
             f"config.model has no field {', '.join(unknown)}; it has {sorted(fields)}"
         )
     model = FlashVTG(**values)
+    for name, value in values.items():
+        if "drop" in name and not 0 <= value < 1:
+            raise ConfigError(f"config.model.{name}={value}; a rate is at least 0 and below 1")
+        if isinstance(value, int) and value < (0 if name == "num_conv_layers" else 1):
+            raise ConfigError(f"config.model.{name}={value} is too small")
+    if not model.strides or any(s <= 0 or not math.log2(s).is_integer() for s in model.strides):
+        raise ConfigError(f"config.model.strides={model.strides}; they are powers of two")
     if model.hidden_dim % (2 * model.num_heads):
         raise ConfigError(
             f"config.model.hidden_dim={model.hidden_dim} is not a multiple of twice "

@@ -147,7 +147,7 @@ def sine_positions(mask: chex.Array, features: int) -> chex.Array:
 class InputProjection(nn.Module):
     """LayerNorm -> dropout -> dense, `num_layers` times, ReLU between (not after the last).
 
-    [B, L, any width] -> [B, L, hidden_dim] (spec: input projection per modality).
+    [B, L, any width] -> [B, L, hidden_dim] (one for each modality).
     """
 
     hidden_dim: int = 256

@@ -1,12 +1,19 @@
-"""Checkpoints of a work directory, kept by Orbax: the latest, and the best by selection score."""
+"""Checkpoints of a work directory, kept by Orbax: the latest to go on from, the best to use.
 
-import json
+`checkpoints/STEP` holds the whole state after a step, `best/STEP` the parameters of the step with
+the highest selection score. Each is written beside and renamed: it is whole, or not there.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
+import optax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.training.state import TrainState
@@ -16,103 +23,71 @@ FORMAT = 1  # of what a checkpoint holds
 
 
 def versions() -> dict[str, str]:
-    """Versions that a checkpoint was written with."""
-    import flax
-    import optax
-
+    """Versions that a checkpoint is written with."""
     modules = {"jax": jax, "flax": flax, "optax": optax, "orbax": ocp}
     return {"flashvtg_jax": __version__} | {n: m.__version__ for n, m in modules.items()}
 
 
 class Checkpoints:
-    """The checkpoints below a folder, one sub-folder a step, each whole or not there at all.
+    """What a run has saved, and what it saves; saving is asynchronous.
 
-    A checkpoint holds `params`, the rest of the state, and `meta`: position of the input pipeline,
-    configuration, versions and score. Saving is asynchronous.
+    Beside the arrays stands `meta`, JSON-like: configuration, position in the data, versions.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int = 1, read_only: bool = False):
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(keep),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["score"],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
-        self.folder = Path(folder).absolute()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                create=not read_only,
-                read_only=read_only,
-                cleanup_tmp_directories=not read_only,
-            ),
-        )
+    def __init__(self, workdir: str | Path, *, keep: int = 1, read_only: bool = False):
+        self._read_only = read_only
+        self._latest = _manager(Path(workdir) / "checkpoints", keep, read_only)
+        self._best = _manager(Path(workdir) / "best", 1, read_only)
 
-    def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
-        """Begin to save the state under its step; `meta` is JSON-like, `score` of its evaluation.
+    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+        """Begin to save the state under its step; a step that is there already stays.
 
         Raises CheckpointError if this or the previous save cannot be written.
         """
-        step = int(state.step)
-        if step in self._manager.all_steps():
-            if score is None:
-                return
-            self._manager.delete(step)  # saved by a signal just before its evaluation
         rest = {"step": state.step, "seed": state.seed, "opt_state": state.opt_state}
-        args = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            rest=ocp.args.StandardSave(rest),
-            meta=ocp.args.JsonSave(
-                {"format": FORMAT, "versions": versions(), "score": score, **meta}
-            ),
-        )
-        try:
-            self._manager.save(
-                step, args=args, metrics=None if score is None else {"score": score}, force=True
-            )
-        except (OSError, ValueError) as error:
-            raise self._unwritable(error) from error
+        items = {"params": state.params, "rest": rest}
+        with _clear_write_errors(self._best):
+            # This state may name the best step: that one must be on disk before.
+            self._best.wait_until_finished()
+        self._save(self._latest, int(state.step), items, meta)
+
+    def save_best(self, state: TrainState, meta: dict[str, Any]) -> None:
+        """Begin to save the parameters as the best so far, in place of the previous best."""
+        self._save(self._best, int(state.step), {"params": state.params}, meta)
+
+    def _save(self, manager: ocp.CheckpointManager, step: int, items: Any, meta: Any) -> None:
+        if step in manager.all_steps():
+            return
+        args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        meta = ocp.args.JsonSave({"format": FORMAT, "versions": versions(), **meta})
+        with _clear_write_errors(manager):
+            manager.save(step, args=ocp.args.Composite(meta=meta, **args), force=True)
 
     def wait(self) -> None:
         """Return when everything is on disk. Raises CheckpointError if it could not be written."""
-        try:
-            self._manager.wait_until_finished()
-        except (OSError, ValueError) as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: Exception) -> CheckpointError:
-        return CheckpointError(
-            f"{self.folder}: a checkpoint could not be written ({error}); free disk space or mend "
-            "the folder and run the same command again: earlier checkpoints are intact"
-        )
+        for manager in (self._latest, self._best):
+            with _clear_write_errors(manager):
+                manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
-        """The newest step on disk, or None."""
-        return self._manager.latest_step()
+        """The newest step to go on from, or None."""
+        return self._latest.latest_step()
 
     def best_step(self) -> int | None:
-        """The step with the highest score (the earliest of equals), or None if none was scored."""
-        scores = {step: self.score(step) for step in self._manager.all_steps()}
-        scores = {step: score for step, score in scores.items() if score is not None}
-        return min(scores, key=lambda step: (-scores[step], step)) if scores else None
-
-    def score(self, step: int) -> float | None:
-        """The selection score that was saved with a step, if it was evaluated."""
-        return self.read_meta(step)["score"]
+        """The step with the best parameters, or None if none was evaluated."""
+        return self._best.latest_step()
 
     def read_meta(self, step: int) -> dict[str, Any]:
-        """What was saved beside the arrays: position, configuration, versions."""
+        """What was saved beside the arrays of a step.
+
+        Raises CheckpointError if there is no such step, or it is of another version or damaged.
+        """
         return self._restore(step, meta=ocp.args.JsonRestore())["meta"]
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """The state of a step, with the shapes and shardings of `target` (arrays or their shapes).
 
-        Raises CheckpointError if it cannot be read or does not fit.
+        Raises CheckpointError if there is no such step, or it cannot be read or does not fit.
         """
         rest = {"step": target.step, "seed": target.seed, "opt_state": target.opt_state}
         found = self._restore(
@@ -127,21 +102,67 @@ class Checkpoints:
         return self._restore(step, params=ocp.args.StandardRestore(target))["params"]
 
     def _restore(self, step: int, **items: Any) -> Any:
+        # Parameters and meta of a step are the same in both folders; the whole state is in one.
+        managers = [m for m in (self._latest, self._best) if step in m.all_steps()]
+        if not managers:
+            steps = sorted({*self._latest.all_steps(), *self._best.all_steps()})
+            known = ", ".join(map(str, steps)) or "none"
+            raise CheckpointError(
+                f"{self._latest.directory}: no checkpoint of step {step}; there are: {known}"
+            )
+        folder = managers[0].directory / str(step)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            found = managers[0].restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax raises many kinds: the reader needs the folder
             raise CheckpointError(
-                f"{self.folder / str(step)}: this checkpoint cannot be read ({error}); it may be "
-                "damaged, or from another configuration or version: remove that folder to use the "
-                "one before it"
+                f"{folder}: this checkpoint cannot be read ({error}); it is damaged, or from "
+                "another configuration or version. Move that folder away to use the one before it"
             ) from error
+        if "meta" in items and found["meta"].get("format") != FORMAT:
+            raise CheckpointError(
+                f"{folder}: written by another version of flashvtg-jax (format "
+                f"{found['meta'].get('format')}, this one reads {FORMAT})"
+            )
+        return found
 
     def close(self) -> None:
-        """Finish pending saves and stop the background threads."""
-        self.wait()
-        self._manager.close()
+        """Finish pending saves and stop the background threads.
+
+        Raises CheckpointError if a save could not be written; nothing of it is left behind.
+        """
+        try:
+            self.wait()
+        finally:
+            for manager in (self._latest, self._best):
+                with contextlib.suppress(OSError, ValueError):  # `wait` has told already
+                    manager.close()
+                if not self._read_only:
+                    _remove_unfinished(manager)
 
 
-def config_text(meta: dict[str, Any]) -> str:
-    """The configuration inside a checkpoint's `meta`, as the text that was saved."""
-    return json.dumps(meta["config"])
+def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=None if read_only else keep,
+        create=not read_only,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _remove_unfinished(manager: ocp.CheckpointManager) -> None:
+    for unfinished in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _clear_write_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        folder = Path(manager.directory)
+        _remove_unfinished(manager)
+        raise CheckpointError(
+            f"{folder}: a checkpoint could not be written ({error}); make space or mend the "
+            "folder, then run the same command again: earlier checkpoints are intact"
+        ) from error

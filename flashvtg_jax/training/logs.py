@@ -1,10 +1,11 @@
 """What a run tells: JSON lines and TensorBoard events in files, progress on the screen."""
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from flashvtg_jax.errors import FlashVTGError
+from flashvtg_jax.errors import CheckpointError, FlashVTGError
+from flashvtg_jax.files import write_atomically
 from flashvtg_jax.progress import is_terminal
 
 Metrics = Mapping[str, Any]
@@ -23,8 +25,9 @@ class TrainingLog:
     """Collects the metrics of steps on the device and writes them once per logging interval.
 
     `train.jsonl` gets a line for each step, `evaluations.jsonl` one for each evaluation, and
-    `tensorboard/` the means of the intervals. A resumed run first drops the lines of steps that it
-    will repeat. Use as a context manager.
+    `tensorboard/` the means of the intervals. A resumed run first drops the lines of steps after
+    `start_step` and of evaluations after `last_evaluation`: it will repeat them. Use as a context
+    manager. Raises CheckpointError if the files cannot be written.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class TrainingLog:
         workdir: Path,
         *,
         start_step: int,
+        last_evaluation: int,
         num_steps: int,
         steps_per_epoch: int,
         rows_per_step: int,
@@ -39,11 +43,15 @@ class TrainingLog:
         show_progress: bool,
     ):
         self._files = {}
-        for name in ("train", "evaluations"):
+        for name, last_step in (("train", start_step), ("evaluations", last_evaluation)):
             path = workdir / f"{name}.jsonl"
-            _keep_steps(path, start_step)
-            self._files[name] = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step)
+            with _clear_write_errors(workdir):
+                _keep_steps(path, last_step)
+                self._files[name] = path.open("a", encoding="utf-8")
+        with _clear_write_errors(workdir):
+            purge = start_step + 1 if start_step else None  # events of steps that will be repeated
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+        self._workdir = workdir
         self._steps_per_epoch = steps_per_epoch
         self._num_epochs = num_steps // steps_per_epoch
         self._rows_per_step = rows_per_step
@@ -96,7 +104,8 @@ class TrainingLog:
         for step, row in zip(steps, metrics, strict=True):
             values = {name: float(value) for name, value in row.items()}
             epoch = (step - 1) // self._steps_per_epoch + 1
-            self._write("train", {"step": step, "epoch": epoch, **values})
+            told = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            self._write("train", {"step": step, "epoch": epoch, **told})
             _check_finite(step, values)
         means = {name: float(np.mean([row[name] for row in metrics])) for name in metrics[0]}
         for name, value in means.items():
@@ -116,7 +125,7 @@ class TrainingLog:
         for name, value in numbers.items():
             self._events.add_scalar(f"val/{name}", value, step)
         self._events.flush()
-        self._started = None  # the evaluation's time is not the training's
+        self._started = time.perf_counter()  # the evaluation's time is not the training's
 
     def say(self, text: str) -> None:
         """One line for the person who watches, above the bar."""
@@ -125,8 +134,9 @@ class TrainingLog:
             sys.stderr.flush()
 
     def _write(self, name: str, row: Mapping[str, Any]) -> None:
-        self._files[name].write(json.dumps(row) + "\n")
-        self._files[name].flush()
+        with _clear_write_errors(self._workdir):
+            self._files[name].write(json.dumps(row, allow_nan=False) + "\n")
+            self._files[name].flush()
 
 
 def _check_finite(step: int, values: Mapping[str, float]) -> None:
@@ -134,7 +144,8 @@ def _check_finite(step: int, values: Mapping[str, float]) -> None:
     if broken:
         raise FlashVTGError(
             f"step {step}: {', '.join(broken)} not finite; training stopped, earlier checkpoints "
-            "are intact. A smaller config.optimizer.learning_rate is the usual remedy"
+            "are intact. The usual remedy is a smaller config.optimizer.learning_rate, in another "
+            "--workdir"
         )
 
 
@@ -150,6 +161,15 @@ def _keep_steps(path: Path, last_step: int) -> None:
             continue
         if step <= last_step:
             kept.append(line + "\n")
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, "".join(kept))
+
+
+@contextlib.contextmanager
+def _clear_write_errors(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{workdir}: its logs cannot be written ({error}); make space or mend the folder, then "
+            "run the same command again"
+        ) from error

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from flashvtg_jax.config import config_to_json
+from flashvtg_jax.config import apply_overrides, config_to_json
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.batch_plan import BatchPlan
 from flashvtg_jax.data.pipeline import train_pipeline, train_plan
@@ -25,6 +25,7 @@ from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.evaluation import Evaluator, Numbers, has_ground_truth, write_results
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.logs import TrainingLog
 from flashvtg_jax.training.parallel import check_batch_size, make_mesh, put_batch, replicated
 from flashvtg_jax.training.state import (
@@ -34,7 +35,7 @@ from flashvtg_jax.training.state import (
     param_count,
 )
 from flashvtg_jax.training.step import make_train_step
-from flashvtg_jax.training.workdir import claim_workdir, data_folder
+from flashvtg_jax.training.workdir import check_workdir, claim_workdir, data_folder
 
 
 class Interrupted(Exception):
@@ -57,19 +58,22 @@ def train(
     Raises:
       ConfigError: the configuration does not fit the data, the devices or the work directory.
       DataError: the data set is not built, or cannot be used.
-      CheckpointError: a checkpoint cannot be read or written.
+      CheckpointError: a checkpoint or log cannot be read or written.
       FlashVTGError: a loss is not finite.
       Interrupted: SIGTERM or SIGINT came; everything up to then is saved.
     """
-    workdir = Path(workdir).absolute()
+    check_config(config)
+    workdir = Path(workdir).expanduser().absolute()
+    check_workdir(workdir, config)
     settings = config.train
     mesh = make_mesh()
     check_batch_size("train", settings.batch_size, mesh)
     model = build_model(config.model)
     evaluator = Evaluator(model, config, mesh)
 
-    claim_workdir(workdir, config)
     data_dir = data_folder(workdir, config)
+    if config.data.data_dir is not None:  # so that it is found from other folders as well
+        config = apply_overrides(config, {"data.data_dir": str(data_dir.absolute())})
     prepare_data(config, data_dir, show_progress=show_progress)
     train_source = open_split(data_dir, config.data.dataset, config.data.train_split)
     val_source = open_split(data_dir, config.data.dataset, config.data.val_split)
@@ -84,25 +88,28 @@ def train(
     optimizer = make_optimizer(config.optimizer, plan.steps_per_epoch)
     init = partial(init_state, model, optimizer, config.seed, *feature_widths(config.data))
     # The state lives on every device and is donated: each step overwrites it in place.
-    state = jax.jit(init, out_shardings=replicated(mesh))()
-    train_step = jax.jit(make_train_step(model, optimizer, config.loss), donate_argnums=0)
+    everywhere = replicated(mesh)
+    state = jax.jit(init, out_shardings=everywhere)()
+    train_step = jax.jit(
+        make_train_step(model, optimizer, config.loss), donate_argnums=0, out_shardings=everywhere
+    )
 
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints)
+    claim_workdir(workdir, config)
+    checkpoints = Checkpoints(workdir, keep=settings.keep_checkpoints)
     selection = Selection()
     if (latest := checkpoints.latest_step()) is not None:
         meta = checkpoints.read_meta(latest)
-        check_same_data(meta["data"], describe_data(train_source, plan), checkpoints.folder)
+        check_same_data(meta["data"], describe_data(train_source, plan), workdir)
         state = checkpoints.restore(latest, state)
         selection = Selection(**meta["selection"])
     step = int(state.step)
 
-    def save(score: float | None = None) -> None:
-        meta = {
+    def describe_run() -> dict[str, Any]:
+        return {
             "config": json.loads(config_to_json(config)),
             "data": describe_data(train_source, plan),
             "selection": dataclasses.asdict(selection),
         }
-        checkpoints.save(state, meta, score)
 
     def evaluate_now() -> float:
         numbers, numbers_nms, *_ = evaluator.score(
@@ -111,14 +118,14 @@ def train(
         log.evaluation(step, numbers, numbers_nms)
         return numbers[settings.selection_metric]
 
-    batches = train_pipeline(train_source, config, start_step=step)
     with (
-        contextlib.closing(batches),
         contextlib.closing(checkpoints),
+        contextlib.closing(train_pipeline(train_source, config, start_step=step)) as batches,
         catch_signals() as caught,
         TrainingLog(
             workdir,
             start_step=step,
+            last_evaluation=selection.step,
             num_steps=num_steps,
             steps_per_epoch=plan.steps_per_epoch,
             rows_per_step=settings.batch_size,
@@ -132,42 +139,43 @@ def train(
             f"{num_steps} steps, {mesh.size} {jax.devices()[0].platform} device(s)"
             + (f", continuing at step {step}" if step else "")
         )
-        if settings.evaluate_untrained and step == 0:
+        if settings.evaluate_untrained and selection.step < step == 0:
             log.say(f"untrained: {settings.selection_metric} {evaluate_now()}")
+            selection.step = 0
         device_batches = on_device(batches, mesh)
         while True:
-            epoch, within = divmod(step, plan.steps_per_epoch)
-            ends = within == 0 and step > 0
-            last = step >= num_steps
-            if (
-                ends
-                and selection.step != step
-                and _due(epoch, settings.evaluate_every_epochs, last)
-            ):
+            if caught:  # before an evaluation that is due: whoever sent the signal may not wait
                 log.flush()
-                score = evaluate_now()
-                better = selection.update(step, score)
-                note = "the best so far" if better else f"best: {selection.best}"
-                log.say(f"epoch {epoch}: {settings.selection_metric} {score} ({note})")
-                save(score)
-            elif ends and _due(epoch, settings.checkpoint_every_epochs, last):
-                save()
-            patience = settings.early_stopping_epochs
-            if last or (patience is not None and selection.without_better >= patience):
-                break
-            if caught:
-                log.flush()
-                save()
+                checkpoints.save(state, describe_run())
                 checkpoints.wait()
                 raise Interrupted(caught[0], step)
+            epoch, within = divmod(step, plan.steps_per_epoch)
+            last = step >= num_steps
+            if step > 0 and within == 0:
+                due = last or epoch % settings.evaluate_every_epochs == 0
+                if due and selection.step != step:
+                    log.flush()
+                    score = evaluate_now()
+                    better = selection.update(step, score)
+                    if better:
+                        checkpoints.save_best(state, describe_run())
+                    note = "the best so far" if better else f"best: {selection.best}"
+                    log.say(f"epoch {epoch}: {settings.selection_metric} {score} ({note})")
+                if due or epoch % settings.checkpoint_every_epochs == 0:
+                    checkpoints.save(state, describe_run())
+            patience = settings.early_stopping_evaluations
+            if last or (patience is not None and selection.without_better >= patience):
+                break
             state, metrics = train_step(state, next(device_batches))
             step += 1
             log.add(step, metrics)
         checkpoints.wait()
-        best = checkpoints.best_step()
-        params = checkpoints.restore_params(best, state.params)
-        results = evaluator.score(params, val_source, show_progress=show_progress)
-    write_results(workdir, *results)
+
+    # What is written from here on can be made again from the checkpoints.
+    params = checkpoints.restore_params(selection.best_step, state.params)
+    results = evaluator.score(params, val_source, show_progress=show_progress)
+    about = {"split": config.data.val_split, "step": selection.best_step}
+    write_results(workdir, about, *results)
     return results[0], results[1]
 
 
@@ -175,7 +183,7 @@ def train(
 class Selection:
     """Which checkpoint is the best, and for how many evaluations it has been."""
 
-    step: int = 0  # of the last evaluation
+    step: int = -1  # of the last evaluation
     best_step: int = 0
     best: float | None = None
     without_better: int = 0  # evaluations since
@@ -188,10 +196,6 @@ class Selection:
             return True
         self.without_better += 1
         return False
-
-
-def _due(epoch: int, interval: int, last: bool) -> bool:
-    return last or epoch % interval == 0
 
 
 def describe_data(source: SplitSource, plan: BatchPlan) -> dict[str, int]:

@@ -5,17 +5,20 @@ from pathlib import Path
 import ml_collections
 
 from flashvtg_jax.config import diff_configs, read_config, save_config
-from flashvtg_jax.errors import CheckpointError, ConfigError
+from flashvtg_jax.errors import ConfigError
 
-# Changing these in a resumed run changes how long it goes or what it tells, not what it computes.
+# Changing these in a resumed run changes how long it goes, how often it looks and what it tells,
+# but no step and no score.
 FREE_FIELDS = (
     "train.epochs",
     "train.log_every_steps",
     "train.evaluate_every_epochs",
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
-    "train.early_stopping_epochs",
-    "evaluation",
+    "train.early_stopping_evaluations",
+    "evaluation.batch_size",
+    "evaluation.nms_threshold",
+    "evaluation.nms_type",
     "data.data_dir",
     "data.manual_dir",
     "data.num_threads",
@@ -23,12 +26,8 @@ FREE_FIELDS = (
 )
 
 
-def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Make the folder, or make sure that it holds a run of this very configuration.
-
-    Raises ConfigError, listing what differs, if it holds another one, CheckpointError if the folder
-    cannot be used.
-    """
+def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError, listing what differs, if the folder holds another configuration's run."""
     path = workdir / "config.json"
     if path.exists():
         different = diff_configs(read_config(path), config, ignore=FREE_FIELDS)
@@ -41,13 +40,20 @@ def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
                 f"{workdir} holds a run of another configuration:\n  {listing}\n"
                 "Use another --workdir, or the same configuration to continue that run"
             )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        save_config(config, path)
-    except OSError as error:
-        raise CheckpointError(f"{workdir}: cannot be used as a work directory ({error})") from error
+
+
+def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Write the configuration into the folder, making it if need be: from now on it is this run's.
+
+    Raises DataError if the folder cannot be written.
+    """
+    save_config(config, workdir / "config.json")
 
 
 def data_folder(workdir: Path, config: ml_collections.ConfigDict) -> Path:
     """Where built data sets are: config.data.data_dir, or the work directory's own folder."""
-    return workdir / "data" if config.data.data_dir is None else Path(config.data.data_dir)
+    return (
+        workdir / "data"
+        if config.data.data_dir is None
+        else Path(config.data.data_dir).expanduser()
+    )

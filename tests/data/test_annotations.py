@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from flashvtg_jax.data.annotations import load_annotations, num_video_clips, youtube_id
+from flashvtg_jax.data.annotations import (
+    check_lines_agree,
+    load_annotations,
+    num_video_clips,
+    youtube_id,
+)
 from flashvtg_jax.errors import DataError
 
 ROW = {
@@ -102,9 +107,11 @@ def test_each_mistake_is_named_with_file_and_line(write, changes, problem):
         {"relevant_clip_ids": [2, 3, 8, 10]},  # one beyond the last, cut later
         {"relevant_windows": [[4, 20.0005]]},
         {"saliency_scores": [[0.5]] * 4},
+        {"relevant_clip_ids": [], "saliency_scores": []},
+        {"relevant_windows": []},
     ],
 )
-def test_what_rounding_explains_is_accepted(write, changes):
+def test_what_rounding_explains_and_what_is_not_there_is_accepted(write, changes):
     assert load_annotations(write(row(**changes)), labels="qvhighlights")
 
 
@@ -143,6 +150,26 @@ def test_clips_without_ratings_are_an_error(write):
     lines = problems(write(row(saliency_scores="absent"), row(qid=8, saliency_scores=None)))
     assert len(lines) == 2
     assert all("no field 'saliency_scores'" in line for line in lines)
+
+
+@pytest.mark.parametrize("labels", [None, "qvhighlights"])
+def test_every_line_is_rated_by_as_many_annotators(write, labels):
+    lines = [row(qid=i) for i in range(4)]
+    lines[1] |= {"relevant_clip_ids": [], "saliency_scores": []}  # nothing to rate
+    assert load_annotations(write(*lines), labels=labels)
+    lines[2] |= {"saliency_scores": [[1, 2]] * 4}
+    path = write(*lines)
+    assert problems(path, labels=labels) == [
+        f"{path}:3: saliency_scores of 2 annotators, but of 3 in line 1; every line needs as many"
+    ]
+
+
+def test_a_video_has_one_duration_in_all_files():
+    first, same, other = row(), row(qid=8, duration=20.00001), row(qid=9, duration=30)
+    check_lines_agree({"a": [first, same], "b": [row(qid=10)]})
+    for files in ({"a": [first], "b": [other]}, {"b": [first, same, other]}):
+        with pytest.raises(DataError, match=r"b:\d: vid .* lasts 30 seconds, but 20 in [ab]:1"):
+            check_lines_agree(files)
 
 
 def test_labels_are_on_every_line_or_on_none(write):

@@ -34,6 +34,8 @@ class MemorySource:
         self.num_windows = rng.integers(1, 4, len(num_clips)) * with_targets
         self.streams = dict(WIDTHS)
         self.query_dim = QUERY_WIDTH
+        self.clip_length = 2.0
+        self.labels = "qvhighlights"
         self.examples = []
         self.reads = []
         self.threads = set()
@@ -77,6 +79,7 @@ def small_config(**changes):
     config = ConfigDict(
         {
             "seed": 11,
+            "clip_length": 2.0,
             "data": {
                 "dataset": "qvhighlights/slowfast_clip",
                 "train_split": "train",
@@ -84,6 +87,8 @@ def small_config(**changes):
                 "max_words": 6,
                 "normalize_query": True,
                 "video_streams": ("slowfast", "clip"),
+                "video_widths": dict(WIDTHS),
+                "query_width": QUERY_WIDTH,
                 "buckets": (5, 12),
                 "labels": "qvhighlights",
                 "source_video": "youtube_id",
@@ -95,12 +100,6 @@ def small_config(**changes):
         }
     )
     config.update_from_flattened_dict(changes)
-    return config
-
-
-def add_field(config, name, value):
-    with config.unlocked():
-        config.data[name] = value
     return config
 
 
@@ -346,14 +345,6 @@ def test_evaluation_needs_no_annotated_moments_and_training_does():
         train_pipeline(source, small_config())
 
 
-def test_the_number_of_windows_can_be_fixed():
-    source = small_source()
-    (batch, *_) = evaluation_batches(source, add_field(small_config(), "max_windows", 2))
-    assert batch.targets.windows.shape == (8, 2, 2)
-    expected = np.minimum(source.num_windows[batch.example], 2)
-    np.testing.assert_array_equal(batch.targets.window_mask.sum(axis=1), expected)
-
-
 def test_buckets_can_be_left_to_the_data():
     source = MemorySource([3, 3, 9, 3, 9, 9, 3, 12])
     config = small_config()
@@ -378,12 +369,43 @@ def test_a_configuration_that_does_not_fit_the_data_set_is_refused():
     source = small_source()
     with pytest.raises(ConfigError, match=r"names 'vgg', but .* has 'slowfast', 'clip'"):
         train_pipeline(source, small_config(**{"data.video_streams": ("vgg",)}))
-    widths = add_field(small_config(), "video_widths", {"slowfast": 6, "clip": 512})
     with pytest.raises(ConfigError, match=r"stream 'clip': .* expects width 512, .* has 4"):
-        train_pipeline(source, widths)
+        train_pipeline(source, small_config(**{"data.video_widths.clip": 512}))
     with pytest.raises(ConfigError, match=r"query features: .* expects width 512, .* has 5"):
-        train_pipeline(source, add_field(small_config(), "query_width", 512))
+        train_pipeline(source, small_config(**{"data.query_width": 512}))
     with pytest.raises(ConfigError, match=r"12 clips, .*end with 12 or more, such as \(.*12\)"):
         train_pipeline(source, small_config(**{"data.buckets": (5, 8)}))
     with pytest.raises(ConfigError, match="'title' must be 'youtube_id' or 'vid'"):
         train_pipeline(source, small_config(**{"data.source_video": "title"}))
+
+
+@pytest.mark.parametrize("pipeline", [train_pipeline, evaluation_batches])
+def test_clips_of_another_length_than_the_data_sets_are_refused(pipeline):
+    source = small_source()
+    expected = r"config\.clip_length is 1 s, but the clips of data set 'qvh.*' last 2 s"
+    with pytest.raises(ConfigError, match=expected):
+        pipeline(source, small_config(clip_length=1.0))
+    source.clip_length = 2.0 * (1 + 1e-9)  # the same, in another precision
+    next(pipeline(source, small_config()))
+
+
+@pytest.mark.parametrize(
+    ("labels", "of_the_data_set", "fits"),
+    [
+        ("qvhighlights", "qvhighlights", True),
+        ("windows", "windows", True),
+        ("windows", "qvhighlights", True),
+        ("qvhighlights", "windows", False),
+        ("windows", "ratings", False),
+    ],
+)
+def test_labels_must_be_made_from_what_the_data_set_has(labels, of_the_data_set, fits):
+    source, config = small_source(), small_config(**{"data.labels": labels})
+    source.labels = of_the_data_set
+    if fits:
+        next(train_pipeline(source, config))
+        return
+    expected = rf"config\.data\.labels='{labels}' does not fit .* labels are '{of_the_data_set}'"
+    for pipeline in (train_pipeline, evaluation_batches):
+        with pytest.raises(ConfigError, match=expected):
+            pipeline(source, config)

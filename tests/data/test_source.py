@@ -1,4 +1,5 @@
 import concurrent.futures
+import itertools
 import json
 import pickle
 import shutil
@@ -169,6 +170,28 @@ def test_a_damaged_data_set_is_an_error_that_says_to_build_again(data_dir, tmp_p
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match=r"slowfast_clip/1.0.0: a row cannot be read .*--overwrite"):
         list(open_split(tmp_path, DATASET, "train"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *itertools.product(
+            ["metadata.json", "dataset_info.json", "features.json"],
+            ["cut short", "empty", "of another kind"],
+        ),
+        ("metadata.json", "gone"),
+        ("features.json", "gone"),  # without dataset_info.json the data set is one not built
+    ],
+)
+def test_damaged_metadata_is_an_error_that_says_to_build_again(data_dir, tmp_path, name, damage):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / DATASET / "1.0.0" / name
+    text = path.read_bytes()
+    path.write_bytes({"cut short": text[:-20], "of another kind": b"{}"}.get(damage, b""))
+    if damage == "gone":
+        path.unlink()
+    with pytest.raises(DataError, match=r"slowfast_clip/1\.0\.0: cannot be read .*--overwrite"):
+        open_split(tmp_path, DATASET, "train")
 
 
 def test_the_newest_version_is_opened(data_dir, tmp_path):

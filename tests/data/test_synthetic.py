@@ -18,6 +18,7 @@ from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 
 WIDTHS = {"slowfast": 24, "clip": 20, "query": 16}
 TRAIN, VAL = "highlight_train_release.jsonl", "highlight_val_release.jsonl"
+TEST_WITH_GT, TEST = "highlight_test_with_gt.jsonl", "highlight_test_release.jsonl"
 
 
 def annotation(qid, vid="a.b_0.0_20.0", windows=((4, 8),), **fields):
@@ -29,6 +30,14 @@ def annotation(qid, vid="a.b_0.0_20.0", windows=((4, 8),), **fields):
         "relevant_windows": [list(window) for window in windows],
         **fields,
     }
+
+
+def rated(qid, vid="a.b_0.0_20.0", windows=((4, 8),), **fields):
+    """An annotation line as QVHighlights has them."""
+    clips = [i for start, end in windows for i in range(int(start // 2), int(end // 2))]
+    ratings = [[1, 2, 3] for _ in clips]
+    fields = {"relevant_clip_ids": clips, "saliency_scores": ratings, **fields}
+    return annotation(qid, vid, windows, **fields)
 
 
 def contents(folder):
@@ -184,7 +193,7 @@ def test_another_query_does_not_point_at_the_moments(generated):
 
 
 def test_features_look_like_released_ones(tmp_path):
-    write_json_lines(tmp_path / "train.jsonl", [annotation(5, duration=150)])
+    write_json_lines(tmp_path / "train.jsonl", [rated(5, duration=150)])
     output = synthesize(tmp_path / "out", annotations=tmp_path / "train.jsonl", progress=False)
     stored = {
         name: np.load(output / name)
@@ -240,7 +249,7 @@ def test_same_arguments_give_the_same_bytes_and_others_others(tmp_path):
 
 
 def test_annotation_files_are_copied_under_the_released_name_up_to_the_limit(tmp_path):
-    rows = [annotation(i, vid=f"v{i}") for i in range(5)]
+    rows = [rated(i, vid=f"v{i}") for i in range(5)]
     write_json_lines(tmp_path / "my_val_file.jsonl", rows)
     output = small(tmp_path / "out", annotations=tmp_path / "my_val_file.jsonl", limit=2)
     assert read_json_lines(output / VAL) == rows[:2]
@@ -250,9 +259,37 @@ def test_annotation_files_are_copied_under_the_released_name_up_to_the_limit(tmp
     ]
 
 
+@pytest.mark.parametrize("name", [TRAIN, TEST_WITH_GT, TEST])
+def test_files_of_released_names_keep_them(tmp_path, name):
+    row = annotation(1)
+    if name == TEST:
+        del row["relevant_windows"]  # the test split was released without labels
+    else:
+        row = rated(1)
+    write_json_lines(tmp_path / name, [row])
+    output = small(tmp_path / "out", annotations=tmp_path / name)
+    assert [path.name for path in output.glob("*.jsonl")] == [name]
+    assert read_json_lines(output / name) == [row]
+    # Another call plants their moments, too.
+    write_json_lines(tmp_path / VAL, [rated(2, windows=[(12, 18)])])
+    small(output, annotations=tmp_path / VAL)
+    at_once = small(tmp_path / "at_once", annotations=[tmp_path / name, tmp_path / VAL])
+    assert {name: contents(output)[name] for name in contents(at_once)} == contents(at_once)
+
+
+def test_one_output_has_one_test_split(tmp_path):
+    for name in (TEST_WITH_GT, TEST):
+        write_json_lines(tmp_path / name, [rated(1)])
+    output = small(tmp_path / "out", annotations=tmp_path / TEST_WITH_GT)
+    before = contents(output)
+    with pytest.raises(ConfigError, match=f"{TEST_WITH_GT}: already the test split .* {TEST} "):
+        small(output, annotations=tmp_path / TEST)
+    assert contents(output) == before
+
+
 def test_later_calls_give_what_one_call_gives(tmp_path):
-    train = [annotation(1, vid="shared"), annotation(2, vid="x")]
-    val = [annotation(3, vid="shared", windows=[(12, 18)])]
+    train = [rated(1, vid="shared"), rated(2, vid="x")]
+    val = [rated(3, vid="shared", windows=[(12, 18)])]
     paths = [tmp_path / TRAIN, tmp_path / VAL]
     for path, rows in zip(paths, (train, val), strict=True):
         write_json_lines(path, rows)
@@ -276,10 +313,10 @@ def test_what_is_there_is_not_written_again_and_what_is_gone_is(tmp_path):
 
 def test_changed_annotations_change_their_features_only(tmp_path):
     path = tmp_path / TRAIN
-    rows = [annotation(1, vid="x"), annotation(2, vid="y")]
+    rows = [rated(1, vid="x"), rated(2, vid="y")]
     write_json_lines(path, rows)
     before = contents(small(tmp_path / "out", annotations=path))
-    rows[0] |= {"relevant_windows": [[10, 14]]}
+    rows[0] |= {"relevant_windows": [[10, 14]], "relevant_clip_ids": [5, 6]}
     write_json_lines(path, rows)
     after = contents(small(tmp_path / "out", annotations=path))
     changed = {name for name in before if before[name] != after[name]}
@@ -371,6 +408,9 @@ def test_a_damaged_manifest_is_an_error(tmp_path):
         ({"widths": {"clip": None}}, "clip"),
         ({"strength": -1.0}, "strength"),
         ({"strength": float("nan")}, "strength"),
+        ({"strength": float("inf")}, "strength inf; expected a number from 0 to 100"),
+        ({"strength": 1e6}, "strength"),
+        ({"seed": -1}, "seed -1; expected an integer from 0"),
         ({"limit": 3}, "limit"),
         ({"num_train": 0}, "num_train"),
     ],
@@ -383,13 +423,13 @@ def test_arguments_that_make_no_sense_are_errors(tmp_path, options, problem):
 
 def test_the_split_of_a_file_must_be_told_by_its_name(tmp_path):
     path = tmp_path / "annotations.jsonl"
-    write_json_lines(path, [annotation(1)])
+    write_json_lines(path, [rated(1)])
     with pytest.raises(ConfigError, match=f"{TRAIN}, {VAL}"):
         small(tmp_path / "out", annotations=path)
     with pytest.raises(ConfigError, match="second annotation file of the val split"):
         names = [tmp_path / "val_1.jsonl", tmp_path / "val_2.jsonl"]
         for name in names:
-            write_json_lines(name, [annotation(1)])
+            write_json_lines(name, [rated(1)])
         small(tmp_path / "out", annotations=names)
     with pytest.raises(ConfigError, match="limit 0"):
         small(tmp_path / "out", annotations=names[0], limit=0)
@@ -397,7 +437,7 @@ def test_the_split_of_a_file_must_be_told_by_its_name(tmp_path):
 
 def test_a_limit_does_not_cut_the_annotation_file_it_is_given(tmp_path):
     path = tmp_path / TRAIN
-    write_json_lines(path, [annotation(i, vid=f"v{i}") for i in range(3)])
+    write_json_lines(path, [rated(i, vid=f"v{i}") for i in range(3)])
     with pytest.raises(ConfigError, match="would cut this very file"):
         small(tmp_path, annotations=path, limit=1)
     small(tmp_path, annotations=path)  # all of it is fine
@@ -406,16 +446,30 @@ def test_a_limit_does_not_cut_the_annotation_file_it_is_given(tmp_path):
 
 def test_bad_annotations_are_an_error_before_anything_is_written(tmp_path):
     path = tmp_path / TRAIN
-    write_json_lines(path, [annotation(1, windows=[(8, 4)])])
+    write_json_lines(path, [rated(1, windows=[(8, 4)])])
     with pytest.raises(DataError, match=f"{TRAIN}:1: window"):
         small(tmp_path / "out", annotations=path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", [TRAIN, "charades_sta_train.jsonl"])
+def test_annotations_of_another_data_set_are_refused(tmp_path, name):
+    write_json_lines(tmp_path / name, [annotation(1)])
+    with pytest.raises(DataError, match=f"{name}:1: no field .* annotation file of another data"):
+        small(tmp_path / "out", annotations=tmp_path / name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_durations_that_disagree_are_an_error(tmp_path):
+    write_json_lines(tmp_path / TRAIN, [rated(1), rated(2, duration=30)])
+    with pytest.raises(DataError, match=f"{TRAIN}:2: vid 'a.b_0.0_20.0' lasts 30 seconds, but 20"):
+        small(tmp_path / "out", annotations=tmp_path / TRAIN)
+
+
 def test_one_id_for_two_queries_is_an_error_also_across_calls(tmp_path):
     paths = [tmp_path / TRAIN, tmp_path / VAL]
     for path, query in zip(paths, ("One thing", "Another"), strict=True):
-        write_json_lines(path, [annotation(1) | {"query": query}])
+        write_json_lines(path, [rated(1) | {"query": query}])
     small(tmp_path / "out", annotations=paths[0])
     before = contents(tmp_path / "out")
     for annotations in (paths, paths[1]):

@@ -7,9 +7,11 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import flashvtg_jax.metrics as metrics
+from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.metrics import brief, evaluate_predictions, nested, score_files
@@ -218,7 +220,7 @@ def test_malformed_saliency_is_an_error_that_names_the_query(scores, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"relevant_windows": []}, "'relevant_windows' is empty"),
+        ({"relevant_windows": [[]]}, "'relevant_windows' is empty"),
         ({"relevant_windows": [[8, 2]]}, r"window \[8, 2\] does not end after it starts"),
         ({"relevant_windows": [[2, 8], [5, 5]]}, r"window \[5, 5\] does not end after it starts"),
         ({"relevant_windows": [[0, 8, 1]]}, r"must hold rows \[start, end\]"),
@@ -226,12 +228,15 @@ def test_malformed_saliency_is_an_error_that_names_the_query(scores, message):
         ({"saliency_scores": [[4, 3, 2]]}, "1 'saliency_scores' for 2 'relevant_clip_ids'"),
         ({"saliency_scores": [[4, 3], [1, 1]]}, "2 ratings a clip in .* 3 in other rows"),
         ({"saliency_scores": [[4, 3, 2], [1]]}, "must hold lists of ratings"),
-        ({"relevant_clip_ids": [0, 5]}, "holds 5; the video of 10 s has clips 0 to 4 of 2 s"),
+        ({"relevant_clip_ids": [0, 6]}, "holds 6; the video of 10 s has clips 0 to 4 of 2 s"),
+        ({"relevant_clip_ids": []}, "2 'saliency_scores' for 0 'relevant_clip_ids'"),
+        ({"saliency_scores": []}, "0 'saliency_scores' for 2 'relevant_clip_ids'"),
+        ({"saliency_scores": [[], []]}, "'saliency_scores' is empty"),
         ({"relevant_clip_ids": [-1, 0]}, "holds -1"),
         ({"relevant_clip_ids": [0, 0.5]}, "holds 0.5"),
         ({"relevant_clip_ids": None}, "'relevant_clip_ids' must hold clip numbers"),
         ({"duration": None}, "'duration' is None"),
-        ({"duration": 1}, "'duration' is 1; expected seconds, at least 2"),
+        ({"duration": 0}, "'duration' is 0; expected seconds above 0"),
         ({"duration": math.inf}, "'duration' is inf"),
     ],
 )
@@ -239,6 +244,101 @@ def test_malformed_annotations_are_an_error_that_names_the_query(fields, message
     annotations = changed(annotations_of(1, 2), 1, **fields)
     with pytest.raises(DataError, match=f"annotation of qid 2 .row 2.: .*{message}"):
         evaluate_predictions(predictions_of(2, 1), annotations)
+
+
+def test_clips_beyond_the_last_count_as_the_last():
+    # 9.3 seconds are four whole clips; a file may speak of the fifth, or of one after it.
+    at_the_end = changed(
+        annotations_of(1),
+        0,
+        duration=9.3,
+        relevant_clip_ids=[0, 3],
+        saliency_scores=[[1, 1, 1], [4, 3, 2]],
+    )
+    expected = evaluate_predictions(predictions_of(1), at_the_end)
+    assert expected["HL-min-Fair-mAP"] == 25.0  # found with all four clips
+    for clip in (4, 5):
+        beyond = changed(at_the_end, 0, relevant_clip_ids=[0, clip])
+        assert evaluate_predictions(predictions_of(1), beyond) == expected
+    with pytest.raises(DataError, match="holds 6"):
+        beyond = changed(at_the_end, 0, relevant_clip_ids=[0, 6])
+        evaluate_predictions(predictions_of(1), beyond)
+
+
+def test_several_ratings_of_the_last_clip_count_as_the_highest():
+    fields = {"relevant_clip_ids": [4, 5], "duration": 10}
+    low_last = changed(annotations_of(1), 0, **fields)
+    high_last = changed(low_last, 0, saliency_scores=[[1, 1, 1], [4, 3, 2]])
+    predictions = changed(predictions_of(1), 0, pred_saliency_scores=[0, 0, 0, 0, 1])
+    for annotations in (low_last, high_last):
+        numbers = evaluate_predictions(predictions, annotations)
+        assert numbers["HL-min-VeryGood-Hit1"] == 100.0
+        assert numbers["HL-min-Good-mAP"] == 66.67
+
+
+def test_a_query_without_relevant_clips_is_one_without_highlights():
+    empty = {"relevant_clip_ids": [], "saliency_scores": []}
+    rated_zero = {"relevant_clip_ids": [2], "saliency_scores": [[0, 0, 0]]}
+    for index in (0, 1):
+        numbers, expected = (
+            evaluate_predictions(predictions_of(1, 2), changed(annotations_of(1, 2), index, **row))
+            for row in (empty, rated_zero)
+        )
+        assert numbers == expected
+        assert numbers["HL-min-Fair-Hit1"] == 50.0
+    nothing = evaluate_predictions(predictions_of(1), changed(annotations_of(1), 0, **empty))
+    assert nothing["HL-min-Fair-mAP"] == nothing["HL-min-Fair-Hit1"] == 0.0
+
+
+def test_a_query_without_windows_counts_in_no_number_of_moments():
+    one = evaluate_predictions(predictions_of(1), annotations_of(1))
+    both = changed(annotations_of(1, 2), 1, relevant_windows=[])
+    numbers = evaluate_predictions(predictions_of(1, 2), both)
+    assert {key: value for key, value in numbers.items() if key.startswith("MR")} == {
+        key: value for key, value in one.items() if key.startswith("MR")
+    }
+    none = evaluate_predictions(
+        predictions_of(1), changed(annotations_of(1), 0, relevant_windows=[])
+    )
+    assert not any(value for key, value in none.items() if key.startswith("MR"))
+
+
+def odd_annotations(rng, count):
+    """Lines at the edges of what annotation files hold, and a little beyond them."""
+    for qid in range(count):
+        duration = float(rng.choice([0.3, 1.9, 2, 2.1, 9.3, 10, 149.3, 150]))
+        latest = duration + 2 * rng.random()
+        clips = np.arange(int(np.ceil(duration / 2)) + 2)
+        ids = rng.choice(clips, rng.integers(0, min(4, len(clips)) + 1), replace=False)
+        windows = np.sort(rng.uniform(0, latest, (rng.integers(0, 3), 2)), axis=1)
+        yield {
+            "qid": qid,
+            "query": "A query",
+            "vid": f"v{qid}",
+            "duration": duration,
+            "relevant_windows": windows.tolist(),
+            "relevant_clip_ids": ids.tolist(),
+            "saliency_scores": rng.integers(0, 5, (len(ids), rng.choice([2, 3]))).tolist(),
+        }
+
+
+def test_whatever_the_loader_accepts_is_scored(tmp_path):
+    rng = np.random.default_rng(3)
+    path = tmp_path / "annotations.jsonl"
+    accepted = []
+    for row in odd_annotations(rng, 400):
+        write_json_lines(path, [*accepted, row])
+        try:
+            accepted = load_annotations(path, labels="qvhighlights")
+        except DataError:
+            continue
+        evaluate_predictions(predictions_of(row["qid"]), [row])
+    assert 100 < len(accepted) < 300
+    for kind in ("relevant_windows", "relevant_clip_ids"):
+        assert any(not row[kind] for row in accepted)
+    assert any(max(row["relevant_clip_ids"], default=0) > row["duration"] / 2 for row in accepted)
+    numbers = evaluate_predictions(predictions_of(*(row["qid"] for row in accepted)), accepted)
+    assert all(math.isfinite(value) for value in numbers.values())
 
 
 @pytest.mark.parametrize("qid", [None, 1.5, True, [1]])

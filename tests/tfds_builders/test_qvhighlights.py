@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import errno
 import json
 import os
@@ -15,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from flashvtg_jax.data import building, dataset_builder
 from flashvtg_jax.data.building import build, dataset_names, find_builder
+from flashvtg_jax.data.inventory import take_inventory
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines
@@ -449,6 +451,69 @@ def test_streams_of_very_different_length_are_an_error_that_names_both(manual, d
     assert f"{manual / 'clip_features/v1_0.0_20.0.npz'} has 10 clips" in message
 
 
+def shorten(manual, vid, slowfast_clips, clips):
+    save(manual / f"slowfast_features/{vid}.npz", numbers("x", slowfast_clips, 6))
+    save(manual / f"clip_features/{vid}.npz", numbers("x", clips, 5))
+
+
+def test_features_of_another_clip_length_or_cut_short_are_listed(manual, data_dir):
+    # Videos of 20 s, that is 10 clips of 2 s; a clip a second, and less than half of a video.
+    shorten(manual, "-a.b_0.0_20.0", 21, 20)
+    shorten(manual, "v3_0.0_20.0", 5, 4)
+    assert failing(manual, data_dir).splitlines() == [
+        f"{manual / 'clip_features' / name}: {rows} rows, but the annotations say 10 clips of 2 s "
+        "in 20 s; extracted at another clip length, or cut short?"
+        for name, rows in (("-a.b_0.0_20.0.npz", 20), ("v3_0.0_20.0.npz", 4))
+    ]
+
+
+@pytest.mark.parametrize(("clips", "fits"), [(7, False), (8, True), (12, True), (13, False)])
+def test_features_may_differ_from_the_annotations_by_two_clips(manual, data_dir, clips, fits):
+    shorten(manual, "v1_0.0_20.0", clips, clips)
+    if fits:
+        small_build(manual, data_dir)
+    else:
+        assert f"{clips} rows, but the annotations say 10" in failing(manual, data_dir)
+
+
+def test_at_most_ten_wrong_lengths_are_listed(manual, data_dir):
+    rows = [annotation(qid, f"w{qid}") for qid in range(100, 115)]
+    write_json_lines(manual / VAL, rows)
+    for row in rows:
+        shorten(manual, row["vid"], 20, 20)
+        save(
+            manual / f"clip_text_features/qid{row['qid']}.npz",
+            words(row["qid"]),
+            "last_hidden_state",
+        )
+    lines = failing(manual, data_dir).splitlines()
+    assert [line.split("/")[-1].split(".")[0] for line in lines[:10]] == [
+        f"w{qid}" for qid in range(100, 110)
+    ]
+    assert lines[10:] == ["... and more; mend these first."]
+
+
+def test_rated_data_sets_take_the_length_from_the_ratings(manual):
+    layout = find_builder(DATASET)[1].layout.with_widths(WIDTHS)
+    layout = dataclasses.replace(layout, labels="ratings", clip_length=4.0)
+    rows = [annotation(0, "-a.b_0.0_20.0", labelled=False) | {"label": [[1, 5]] * 10}]
+    write_json_lines(manual / TRAIN, rows)
+    write_json_lines(manual / VAL, rows)
+    assert take_inventory(layout, manual, progress=False)
+    rows[0]["label"] = [[1, 5]] * 5
+    write_json_lines(manual / VAL, rows)
+    with pytest.raises(DataError, match=r"10 rows, but the annotations say 5 rated clips;"):
+        take_inventory(layout, manual, progress=False)
+
+
+def test_a_video_has_one_duration(manual, data_dir):
+    changed = {**annotation(10, "v1_0.0_20.0"), "duration": 22}
+    write_json_lines(manual / VAL, [changed])
+    message = failing(manual, data_dir)
+    assert message.startswith(f"{manual / VAL}:1: vid 'v1_0.0_20.0' lasts 22 seconds, but 20 in")
+    assert f"{manual / TRAIN}:2" in message
+
+
 def test_other_widths_than_the_released_ones_have_to_be_announced(manual, data_dir):
     message = failing(manual, data_dir, widths=None)
     assert "expected width 2304, got 6" in message
@@ -590,6 +655,8 @@ def test_readme_and_citation_belong_to_the_package():
         "7218",
         "CC BY-NC-SA 4.0",
         "slowfast_features/{vid}.npz",
+        "--annotations=highlight_train_release.jsonl",
+        "--annotations=highlight_val_release.jsonl",
     ):
         assert name in text
     assert (folder / "CITATIONS.bib").exists()

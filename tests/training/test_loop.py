@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,14 +11,15 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
+from flashvtg_jax.config import config_to_json, load_config
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
 from flashvtg_jax.evaluation import evaluate
 from flashvtg_jax.metrics import score_files
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.loop import Interrupted, Selection, train
+from tests.training.conftest import TINY
 
 STEPS = 12  # four epochs of three steps
 
@@ -37,8 +39,6 @@ def run(config, workdir):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_data):
     """A work directory of an undisturbed run, and the numbers it returned."""
-    from flashvtg_jax.config import load_config
-    from tests.training.conftest import TINY
 
     workdir = tmp_path_factory.mktemp("finished")
     config = load_config("demo", {**TINY, "data.data_dir": str(tiny_data)})
@@ -53,6 +53,8 @@ def test_a_run_leaves_logs_checkpoints_predictions_and_numbers(finished):
     assert [row["step"] for row in read_lines(workdir / "evaluations.jsonl")] == [0, 6, 12]
     assert list(workdir.glob("tensorboard/events*"))
     saved = json.loads((workdir / "metrics.json").read_text())
+    assert saved.pop("split") == "val"
+    assert saved.pop("step") in (6, 12)
     assert saved == {**numbers, "with_nms": numbers_nms}
     predictions = read_lines(workdir / "predictions.jsonl")
     assert len(predictions) == 6
@@ -61,9 +63,11 @@ def test_a_run_leaves_logs_checkpoints_predictions_and_numbers(finished):
 
 def test_checkpoints_are_the_latest_and_the_best(finished):
     workdir, (numbers, _), _ = finished
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    checkpoints = Checkpoints(workdir, read_only=True)
     assert checkpoints.latest_step() == STEPS
-    assert checkpoints.score(checkpoints.best_step()) == numbers["MR-full-mAP"]
+    scores = {row["step"]: row["MR-full-mAP"] for row in read_lines(workdir / "evaluations.jsonl")}
+    del scores[0]  # untrained
+    assert numbers["MR-full-mAP"] == max(scores.values()) == scores[checkpoints.best_step()]
     meta = checkpoints.read_meta(STEPS)
     assert meta["versions"]["jax"] == jax.__version__
     assert meta["config"]["config"]["name"] == "demo"
@@ -106,40 +110,45 @@ def test_sigterm_saves_and_the_same_command_continues(finished, tiny_config, tmp
 
     thread = threading.Thread(target=interrupt_at_step, args=(4,))
     thread.start()
-    try:
-        run(tiny_config(), tmp_path)
-    except Interrupted as interruption:
-        assert interruption.signal_number == signal.SIGTERM
-        saved = Checkpoints(tmp_path / "checkpoints", read_only=True).latest_step()
-        assert saved == interruption.step == max(losses(tmp_path))
+    # Far more epochs than it takes to be interrupted; how many is free to change.
+    with pytest.raises(Interrupted, match="SIGTERM") as interruption:
+        run(tiny_config(train__epochs=10_000), tmp_path)
     thread.join()
-    run(tiny_config(), tmp_path)
-    assert losses(tmp_path) == losses(finished[0])
+    saved = Checkpoints(tmp_path, read_only=True).latest_step()
+    assert saved == interruption.value.step == max(losses(tmp_path))
+    results = run(tiny_config(train__epochs=saved // 3 + 2), tmp_path)
+    undisturbed = losses(finished[0])
+    for step, loss in losses(tmp_path).items():
+        assert loss == undisturbed.get(step, loss)
+    assert results[0].keys() == finished[1][0].keys()
 
 
-def test_a_killed_run_started_again_gives_the_same_losses(finished, tiny_data, tmp_path):
-    workdir, _, config = finished
-    from flashvtg_jax.config import config_to_json
-
+def test_a_killed_run_started_again_ends_as_an_undisturbed_one(finished, tmp_path):
+    workdir, results, config = finished
     path = tmp_path / "config.json"
     path.write_text(config_to_json(config))
     program = (
-        "import sys; from flashvtg_jax.config import read_config;"
-        "from flashvtg_jax.training.loop import train;"
-        "train(read_config(sys.argv[1]), sys.argv[2], show_progress=False)"
+        "import sys, time; from flashvtg_jax.config import read_config;"
+        "from flashvtg_jax.training import loop, logs;"
+        # Slowed down after the second epoch, so that the kill comes in the middle of the third.
+        "add = logs.TrainingLog.add;"
+        "slow = lambda log, step, m: (add(log, step, m), step > 7 and time.sleep(60));"
+        "logs.TrainingLog.add = slow;"
+        "loop.train(read_config(sys.argv[1]), sys.argv[2], show_progress=False)"
     )
     run_dir = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", program, path, run_dir])
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
-        if (run_dir / "train.jsonl").exists() and len(losses(run_dir)) >= 6:
+        if (run_dir / "train.jsonl").exists() and len(losses(run_dir)) >= 8:
             process.kill()
-        time.sleep(0.005)
-    process.wait()
-    run(config, run_dir)
+        time.sleep(0.02)
+    assert process.wait() == -signal.SIGKILL
+    assert max(losses(run_dir)) == 8
+    assert run(config, run_dir) == results
     assert losses(run_dir) == losses(workdir)
-    ours, theirs = (Checkpoints(d / "checkpoints", read_only=True) for d in (run_dir, workdir))
-    assert ours.latest_step() == theirs.latest_step() == STEPS
+    for name in ("predictions.jsonl", "metrics.json", "evaluations.jsonl"):
+        assert (run_dir / name).read_text() == (workdir / name).read_text()
 
 
 def test_a_work_directory_of_another_configuration_is_refused(finished, tiny_config):
@@ -173,10 +182,8 @@ def test_evaluating_an_empty_folder_says_to_train_first(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named(finished, tmp_path):
-    import shutil
-
     shutil.copytree(finished[0], tmp_path / "run")
-    for path in (tmp_path / "run" / "checkpoints").glob("*/params/*"):
+    for path in (tmp_path / "run" / "best").glob("*/params/*"):
         if path.is_file():
             path.write_bytes(b"")
         else:
@@ -197,7 +204,7 @@ def test_selection_keeps_the_first_of_equal_scores_and_counts_patience():
 def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_config, tmp_path):
     config = tiny_config(
         train__epochs=50,
-        train__early_stopping_epochs=1,
+        train__early_stopping_evaluations=1,
         train__evaluate_every_epochs=1,
         optimizer__learning_rate=0.0,
     )
@@ -205,8 +212,12 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_config, tmp_path
     assert max(losses(tmp_path)) == 2 * 3
 
 
-def test_parameters_change_where_there_is_something_to_learn(finished):
-    workdir = finished[0]
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    assert np.isfinite(list(losses(workdir).values())).all()
-    assert checkpoints.latest_step() > 0
+def test_a_step_that_was_not_saved_is_named_with_those_that_were(finished):
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 99; there are: .*12"):
+        evaluate(finished[0], step=99, show_progress=False)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(finished, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        evaluate(finished[0], output=tmp_path / "file", show_progress=False)

@@ -1,6 +1,7 @@
 """Pieces of training by themselves: the step, the logs, the schedule, the meshes."""
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,13 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flashvtg_jax.config import save_config
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.data.source import open_split
-from flashvtg_jax.errors import ConfigError, FlashVTGError
+from flashvtg_jax.errors import CheckpointError, ConfigError, FlashVTGError
 from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.logs import TrainingLog
 from flashvtg_jax.training.parallel import check_batch_size, make_mesh
-from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer
+from flashvtg_jax.training.state import (
+    TrainState,
+    feature_widths,
+    init_state,
+    make_optimizer,
+)
 from flashvtg_jax.training.step import make_train_step
 
 
@@ -25,6 +33,7 @@ def make_log(folder, start_step=0, interval=2):
     return TrainingLog(
         folder,
         start_step=start_step,
+        last_evaluation=start_step,
         num_steps=10,
         steps_per_epoch=5,
         rows_per_step=4,
@@ -42,7 +51,8 @@ def test_one_step_compiles_once_and_keeps_shapes_and_types(tiny_config, tiny_dat
     source = open_split(tiny_data, config.data.dataset, "train")
     model = build_model(config.model)
     optimizer = make_optimizer(config.optimizer, 3)
-    state = init_state(model, optimizer, config.seed, *feature_widths(config.data))
+    widths = feature_widths(config.data)
+    state = jax.jit(lambda: init_state(model, optimizer, config.seed, *widths))()
     traced = chex.assert_max_traces(make_train_step(model, optimizer, config.loss), n=1)
     step = jax.jit(traced)
     before = state
@@ -121,36 +131,110 @@ def test_a_batch_that_devices_cannot_share_is_refused():
     assert make_mesh().size == jax.device_count()
 
 
-EIGHT_DEVICES = """
+DEVICES = """
 import json, sys
-from flashvtg_jax.config import read_config
-from flashvtg_jax.training.loop import train
 import jax
-assert jax.device_count() == 8
-train(read_config(sys.argv[1]), sys.argv[2], show_progress=False)
+from jax.sharding import AxisType
+from flashvtg_jax.config import read_config
+from flashvtg_jax.data.pipeline import train_pipeline
+from flashvtg_jax.data.source import open_split
+from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.training.parallel import put_batch, replicated
+from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer
+from flashvtg_jax.training.step import make_train_step
+
+config = read_config(sys.argv[1])
+source = open_split(config.data.data_dir, config.data.dataset, "train")
+batches = list(train_pipeline(source, config))
+model, optimizer = build_model(config.model), make_optimizer(config.optimizer, 2)
+for devices in (jax.devices()[:1], jax.devices()):
+    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    everywhere = replicated(mesh)
+    init = lambda: init_state(model, optimizer, 0, *feature_widths(config.data))
+    state = jax.jit(init, out_shardings=everywhere)()
+    step = jax.jit(make_train_step(model, optimizer, config.loss), out_shardings=everywhere)
+    for batch in batches:
+        state, metrics = step(state, put_batch(batch, mesh))
+        print(json.dumps({name: float(value) for name, value in metrics.items()}))
 """
 
 
-def test_eight_devices_compute_what_one_does(tiny_config, tmp_path):
-    from flashvtg_jax.config import save_config
-    from flashvtg_jax.training.loop import train
-
-    config = tiny_config(train__batch_size=8, evaluation__batch_size=8, train__epochs=2)
+def test_four_devices_compute_what_one_does(tiny_config, tmp_path):
+    config = tiny_config(train__batch_size=8, train__epochs=2)
     path = tmp_path / "config.json"
     save_config(config, path)
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    import os
-
-    subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES, path, tmp_path / "eight"],
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES, path],
         check=True,
-        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
     )
-    train(config, tmp_path / "one", show_progress=False)
-    eight, one = (
-        [json.loads(line) for line in (tmp_path / name / "train.jsonl").read_text().splitlines()]
-        for name in ("eight", "one")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 8  # two epochs of two steps, twice
+    for one, four in zip(rows[:4], rows[4:], strict=True):
+        assert one == pytest.approx(four, rel=1e-4)
+
+
+def make_state(step, value=0.0):
+    return TrainState(
+        step=jnp.int32(step),
+        params={"w": jnp.full((3,), value)},
+        opt_state={"m": jnp.full((3,), value)},
+        seed=jnp.uint32(0),
     )
-    assert len(eight) == len(one) == 4
-    for ours, theirs in zip(eight, one, strict=True):
-        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
+
+
+def test_the_best_checkpoint_outlives_later_ones_and_a_new_process(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (1, 2):
+        checkpoints.save_best(make_state(step, step), {"note": step})
+        checkpoints.save(make_state(step, step), {"note": step})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (3, 4, 5):
+        checkpoints.save(make_state(step, step), {"note": step})
+    checkpoints.wait()
+    assert (checkpoints.latest_step(), checkpoints.best_step()) == (5, 2)
+    np.testing.assert_array_equal(checkpoints.restore_params(2, make_state(0).params)["w"], [2] * 3)
+    restored = checkpoints.restore(5, make_state(0))
+    chex.assert_trees_all_equal(restored, make_state(5, 5))
+    assert checkpoints.read_meta(2)["note"] == 2
+    with pytest.raises(CheckpointError, match="no checkpoint of step 3; there are: 2, 5"):
+        checkpoints.read_meta(3)
+    checkpoints.close()
+
+
+FULL_DISK = """
+import resource, signal, sys
+import jax.numpy as jnp
+from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.training.state import TrainState
+
+def state(step):
+    params, opt_state = {"w": jnp.ones(200_000)}, {"m": jnp.ones(3)}
+    return TrainState(step=jnp.int32(step), params=params, opt_state=opt_state, seed=jnp.uint32(0))
+
+checkpoints = Checkpoints(sys.argv[1], keep=2)
+checkpoints.save(state(1), {})
+checkpoints.wait()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    checkpoints.save(state(2), {})
+    checkpoints.close()
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_good_checkpoint_alone(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True
+    )
+    assert "could not be written" in done.stdout, done.stderr
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert checkpoints.latest_step() == 1

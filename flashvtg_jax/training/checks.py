@@ -1,0 +1,62 @@
+"""What can be known to be wrong before training starts."""
+
+import difflib
+
+import jax
+import ml_collections
+
+from flashvtg_jax.decoding import NMS_TYPES
+from flashvtg_jax.errors import ConfigError
+from flashvtg_jax.losses.alignment import DIRECTIONS
+from flashvtg_jax.losses.objective import CLASSIFICATIONS
+from flashvtg_jax.metrics import METRIC_NAMES
+
+_AT_LEAST_ONE = (
+    "train.batch_size",
+    "train.epochs",
+    "train.log_every_steps",
+    "train.evaluate_every_epochs",
+    "train.checkpoint_every_epochs",
+    "train.keep_checkpoints",
+    "evaluation.batch_size",
+    "evaluation.max_moments",
+)
+
+_ONE_OF = {
+    "loss.classification": CLASSIFICATIONS,
+    "loss.alignment_directions": DIRECTIONS,
+    "evaluation.nms_type": NMS_TYPES,
+}
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError for values of the right type that mean nothing."""
+    for key in _AT_LEAST_ONE:
+        section, field = key.split(".")
+        if config[section][field] < 1:
+            raise ConfigError(f"config.{key} is {config[section][field]}; it must be at least 1")
+    patience = config.train.early_stopping_evaluations
+    if patience is not None and patience < 1:
+        raise ConfigError(
+            f"config.train.early_stopping_evaluations is {patience}; it must be at least 1, or None"
+        )
+    if config.seed < 0:
+        raise ConfigError(f"config.seed is {config.seed}; it must not be negative")
+    for key, known in _ONE_OF.items():
+        section, field = key.split(".")
+        values = config[section][field]
+        for value in (values,) if isinstance(values, str) else values:
+            if value not in known:
+                raise ConfigError(f"config.{key} holds {value!r}; it knows {' and '.join(known)}")
+    metric = config.train.selection_metric
+    if metric not in METRIC_NAMES:
+        nearest = difflib.get_close_matches(metric, METRIC_NAMES, 1, 0.0)[0]
+        raise ConfigError(
+            f"config.train.selection_metric is {metric!r}, which no evaluation computes; the "
+            f"nearest is {nearest!r}"
+        )
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"{jax.process_count()} processes run this program, but training is for one so far: it "
+            "uses all devices of its machine"
+        )

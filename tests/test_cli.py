@@ -1,0 +1,112 @@
+"""The command line: help with examples, exit statuses, errors in one message."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from flashvtg_jax.cli import main, make_parser
+
+COMMANDS = ["synthesize", "build", "train", "evaluate", "score"]
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """A folder of synthetic features, made by the command line."""
+    folder = tmp_path_factory.mktemp("features")
+    arguments = "--num_train=3 --num_val=2 --widths=slowfast=4,clip=3,query=4"
+    assert main(["synthesize", f"--output={folder}", *arguments.split()]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_that_parses(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    example = re.search(r"example:\n  flashvtg (.*)", capsys.readouterr().out)[1]
+    options, rest = make_parser().parse_known_args(shlex.split(example))
+    assert options.command == command
+    assert all(argument.startswith("--config.") for argument in rest)
+
+
+def test_module_runs_as_the_command_does():
+    command = [sys.executable, "-m", "flashvtg_jax", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("flashvtg-jax ")
+
+
+def test_help_and_scores_need_no_jax():
+    program = (
+        "import sys; from flashvtg_jax.cli import make_parser; make_parser();"
+        "import flashvtg_jax.metrics; print('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_features_are_synthesised_built_and_found_built(features, tmp_path, capsys):
+    build = ["build", "--dataset=qvhighlights/slowfast_clip", f"--manual_dir={features}"]
+    build += [f"--data_dir={tmp_path}", "--widths=slowfast=4,clip=3,query=4"]
+    assert main(build) == 0
+    assert "train 3" in capsys.readouterr().err
+    assert main(build) == 0
+    assert "already built" in capsys.readouterr().err
+
+
+def test_score_prints_a_table_and_writes_the_official_layout(features, tmp_path, capsys):
+    annotations = features / "highlight_val_release.jsonl"
+    predictions = tmp_path / "predictions.jsonl"
+    rows = [json.loads(line) for line in annotations.read_text().splitlines()]
+    perfect = [
+        {"qid": r["qid"], "pred_relevant_windows": [[*w, 1.0] for w in r["relevant_windows"]]}
+        for r in rows
+    ]
+    predictions.write_text("".join(json.dumps(row) + "\n" for row in perfect))
+    output = tmp_path / "metrics.json"
+    files = [f"--predictions={predictions}", f"--annotations={annotations}"]
+    assert main(["score", *files, f"--output={output}"]) == 0
+    assert "100.00" in capsys.readouterr().out
+    assert json.loads(output.read_text())["brief"]["MR-full-mAP"] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config=dmeo", "--workdir=x"], 'the nearest is "demo"'),
+        (
+            ["train", "--config=demo", "--workdir=x", "--config.optimizer.learning_rat=1"],
+            "optimizer.learning_rate",
+        ),
+        (
+            ["train", "--config=demo", "--workdir=x", "--config.train.epochs=many"],
+            "config.train.epochs: 'many' does not fit",
+        ),
+        (["evaluate", "--workdir=nowhere"], "train first"),
+        (["build", "--dataset=qvhighlights/x", "--manual_dir=."], "qvhighlights/slowfast_clip"),
+        (["score", "--predictions=no.jsonl", "--annotations=no.jsonl"], "no.jsonl"),
+        (["synthesize", "--output=x", "--annotations=no.jsonl"], "no.jsonl"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_message_and_status_one(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train"], ["fly"], ["score", "--predictions=a", "--annotations=b", "--config.seed=1"]],
+)
+def test_wrong_usage_is_status_two(arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2

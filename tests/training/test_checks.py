@@ -1,0 +1,40 @@
+"""Values that mean nothing are refused before training, and leave the work directory free."""
+
+import pytest
+
+from flashvtg_jax.config import config_names, load_config
+from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.training.checks import check_config
+from flashvtg_jax.training.loop import train
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_configuration_passes_and_spreads_over_eight_devices(name):
+    config = load_config(name)
+    check_config(config)
+    assert config.train.batch_size % 8 == 0
+    assert config.evaluation.batch_size % 8 == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("train.epochs", 0, "config.train.epochs is 0; it must be at least 1"),
+        ("train.evaluate_every_epochs", 0, "evaluate_every_epochs is 0"),
+        ("train.early_stopping_evaluations", 0, "at least 1, or None"),
+        ("seed", -1, "must not be negative"),
+        ("evaluation.nms_type", "soft", "holds 'soft'; it knows normal and linear"),
+        ("loss.classification", "hinge", "it knows focal and binary_cross_entropy"),
+        ("loss.alignment_directions", ("row", "diagonal"), "holds 'diagonal'"),
+        ("train.selection_metric", "MR-full-map", "the nearest is 'MR-full-mAP'"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(field, value, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(load_config("demo", {field: value}))
+
+
+def test_a_start_that_failed_can_be_corrected(tiny_config, tmp_path):
+    with pytest.raises(DataError, match="no split 'vall'"):
+        train(tiny_config(data__val_split="vall"), tmp_path, show_progress=False)
+    assert not (tmp_path / "config.json").exists()
