@@ -150,19 +150,19 @@ def train(
                 checkpoints.wait()
                 raise Interrupted(caught[0], step)
             epoch, within = divmod(step, plan.steps_per_epoch)
+            epoch_ends = step > 0 and within == 0
             last = step >= num_steps
-            if step > 0 and within == 0:
-                due = last or epoch % settings.evaluate_every_epochs == 0
-                if due and selection.step != step:
-                    log.flush()
-                    score = evaluate_now()
-                    better = selection.update(step, score)
-                    if better:
-                        checkpoints.save_best(state, describe_run())
-                    note = "the best so far" if better else f"best: {selection.best}"
-                    log.say(f"epoch {epoch}: {settings.selection_metric} {score} ({note})")
-                if due or epoch % settings.checkpoint_every_epochs == 0:
-                    checkpoints.save(state, describe_run())
+            due = last or (epoch_ends and epoch % settings.evaluate_every_epochs == 0)
+            if due and selection.step != step:
+                log.flush()
+                score = evaluate_now()
+                better = selection.update(step, score)
+                if better:
+                    checkpoints.save_best(state, describe_run())
+                note = "the best so far" if better else f"best: {selection.best}"
+                log.say(f"epoch {epoch}: {settings.selection_metric} {score} ({note})")
+            if due or (epoch_ends and epoch % settings.checkpoint_every_epochs == 0):
+                checkpoints.save(state, describe_run())
             patience = settings.early_stopping_evaluations
             if last or (patience is not None and selection.without_better >= patience):
                 break
@@ -170,9 +170,9 @@ def train(
             step += 1
             log.add(step, metrics)
         checkpoints.wait()
+        params = checkpoints.restore_params(selection.best_step, state.params)
 
     # What is written from here on can be made again from the checkpoints.
-    params = checkpoints.restore_params(selection.best_step, state.params)
     results = evaluator.score(params, val_source, show_progress=show_progress)
     about = {"split": config.data.val_split, "step": selection.best_step}
     write_results(workdir, about, *results)

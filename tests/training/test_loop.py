@@ -110,12 +110,15 @@ def test_sigterm_saves_and_the_same_command_continues(finished, tiny_config, tmp
 
     thread = threading.Thread(target=interrupt_at_step, args=(4,))
     thread.start()
-    # Far more epochs than it takes to be interrupted; how many is free to change.
+    # Far more epochs than it takes to be interrupted, none evaluated; both are free to change.
+    endless = tiny_config(train__epochs=10_000, train__evaluate_every_epochs=10_000)
     with pytest.raises(Interrupted, match="SIGTERM") as interruption:
-        run(tiny_config(train__epochs=10_000), tmp_path)
+        run(endless, tmp_path)
     thread.join()
     saved = Checkpoints(tmp_path, read_only=True).latest_step()
     assert saved == interruption.value.step == max(losses(tmp_path))
+    run(tiny_config(train__epochs=1), tmp_path)  # done already: evaluated where it stands
+    assert Checkpoints(tmp_path, read_only=True).best_step() == saved
     results = run(tiny_config(train__epochs=saved // 3 + 2), tmp_path)
     undisturbed = losses(finished[0])
     for step, loss in losses(tmp_path).items():
