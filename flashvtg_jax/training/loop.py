@@ -138,6 +138,7 @@ def train(
             f"{len(train_source)} training and {len(val_source)} validation queries, "
             f"{num_steps} steps, {mesh.size} {jax.devices()[0].platform} device(s)"
             + (f", continuing at step {step}" if step else "")
+            + (": the first one compiles" if step < num_steps else "")
         )
         if settings.evaluate_untrained and selection.step < step == 0:
             log.say(f"untrained: {settings.selection_metric} {evaluate_now()}")
