@@ -205,9 +205,10 @@ def build_model(config: Mapping[str, Any]) -> FlashVTG:
         )
     model = FlashVTG(**values)
     for name, value in values.items():
-        if "drop" in name and not 0 <= value < 1:
-            raise ConfigError(f"config.model.{name}={value}; a rate is at least 0 and below 1")
-        if isinstance(value, int) and value < (0 if name == "num_conv_layers" else 1):
+        if "drop" in name:
+            if not 0 <= value < 1:
+                raise ConfigError(f"config.model.{name}={value}; a rate is at least 0 and below 1")
+        elif isinstance(value, int) and value < (0 if name == "num_conv_layers" else 1):
             raise ConfigError(f"config.model.{name}={value} is too small")
     if not model.strides or any(s <= 0 or not math.log2(s).is_integer() for s in model.strides):
         raise ConfigError(f"config.model.strides={model.strides}; they are powers of two")

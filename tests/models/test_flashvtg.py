@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx, traverse_util
 
+from flashvtg_jax.config import load_config
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.interop.pytorch import infer_model_fields
 from flashvtg_jax.models import FlashVTG
@@ -203,8 +204,21 @@ def test_lives_inside_flax_nnx(small):
         ({"hidden_dim": 12, "num_heads": 8}, "not a multiple"),
         ({"kernel_size": 4}, "even"),
         ({"dtype": "float16"}, "dtype"),
+        ({"dropout": 1.5}, "below 1"),
+        ({"num_heads": 0}, "too small"),
+        ({"strides": (1, 3)}, "powers of two"),
+        ({"strides": ()}, "powers of two"),
     ],
 )
 def test_a_model_that_cannot_be_is_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         build_model(fields)
+
+
+def test_every_rate_of_a_configuration_can_be_set_to_zero():
+    config = load_config("qvhighlights_slowfast_clip")
+    for name in config.model:
+        if "drop" in name:
+            config.model[name] = 0
+    model = build_model(config.model)
+    assert all(getattr(model, name) == 0 for name in config.model if "drop" in name)
