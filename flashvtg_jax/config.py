@@ -129,7 +129,7 @@ def config_from_json(text: str) -> ConfigDict:
 
 
 def save_config(config: ConfigDict, path: str | os.PathLike[str]) -> None:
-    """Write a configuration to a file as JSON, whole or not at all. Raises OSError."""
+    """Write a configuration to a file as JSON, whole or not at all; DataError if it cannot be."""
     write_atomically(path, config_to_json(config))
 
 

@@ -167,7 +167,7 @@ def evaluate(
     `output` cannot be written.
     """
     workdir = Path(workdir).expanduser().absolute()
-    if not (workdir / "checkpoints").is_dir():
+    if not any((workdir / folder).is_dir() for folder in ("checkpoints", "best")):
         raise CheckpointError(
             f"{workdir}: no checkpoints here; train first: "
             f"flashvtg train --config=NAME --workdir={workdir}"

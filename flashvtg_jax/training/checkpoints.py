@@ -20,6 +20,7 @@ from flashvtg_jax.training.state import TrainState
 from flashvtg_jax.version import __version__
 
 FORMAT = 1  # of what a checkpoint holds
+_META = {"meta": ocp.args.JsonRestore()}
 
 
 def versions() -> dict[str, str]:
@@ -82,7 +83,12 @@ class Checkpoints:
 
         Raises CheckpointError if there is no such step, or it is of another version or damaged.
         """
-        return self._restore(step, meta=ocp.args.JsonRestore())["meta"]
+        return self._restore(step, **_META)["meta"]
+
+    def read_best_meta(self) -> dict[str, Any] | None:
+        """What was saved beside the best parameters, or None if there are none yet."""
+        step = self.best_step()
+        return None if step is None else self._restore_from(self._best, step, _META)["meta"]
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """The state of a step, with the shapes and shardings of `target` (arrays or their shapes).
@@ -110,9 +116,13 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self._latest.directory}: no checkpoint of step {step}; there are: {known}"
             )
-        folder = managers[0].directory / str(step)
+        return self._restore_from(managers[0], step, items)
+
+    @staticmethod
+    def _restore_from(manager: ocp.CheckpointManager, step: int, items: dict[str, Any]) -> Any:
+        folder = manager.directory / str(step)
         try:
-            found = managers[0].restore(step, args=ocp.args.Composite(**items))
+            found = manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax raises many kinds: the reader needs the folder
             raise CheckpointError(
                 f"{folder}: this checkpoint cannot be read ({error}); it is damaged, or from "

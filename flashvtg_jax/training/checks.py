@@ -20,6 +20,9 @@ _AT_LEAST_ONE = (
     "train.keep_checkpoints",
     "evaluation.batch_size",
     "evaluation.max_moments",
+    "data.max_words",
+    "data.num_threads",
+    "data.prefetch",
 )
 
 _ONE_OF = {
@@ -40,8 +43,16 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             f"config.train.early_stopping_evaluations is {patience}; it must be at least 1, or None"
         )
-    if config.seed < 0:
-        raise ConfigError(f"config.seed is {config.seed}; it must not be negative")
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"config.seed is {config.seed}; it must be from 0 to {2**32 - 1}")
+    window_range = config.evaluation.window_range
+    if window_range is not None and not (
+        len(window_range) == 2 and 0 <= window_range[0] < window_range[1]
+    ):
+        raise ConfigError(
+            f"config.evaluation.window_range is {window_range}; it must be None, or the least and "
+            "the greatest second of a moment"
+        )
     for key, known in _ONE_OF.items():
         section, field = key.split(".")
         values = config[section][field]

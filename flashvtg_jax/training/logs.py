@@ -11,10 +11,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from flashvtg_jax.errors import CheckpointError, FlashVTGError
+from flashvtg_jax.errors import CheckpointError, DataError, FlashVTGError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.progress import is_terminal
 
@@ -49,8 +51,7 @@ class TrainingLog:
                 _keep_steps(path, last_step)
                 self._files[name] = path.open("a", encoding="utf-8")
         with _clear_write_errors(workdir):
-            purge = start_step + 1 if start_step else None  # events of steps that will be repeated
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+            self._events = _EventFile(workdir / "tensorboard", start_step)
         self._workdir = workdir
         self._steps_per_epoch = steps_per_epoch
         self._num_epochs = num_steps // steps_per_epoch
@@ -76,9 +77,9 @@ class TrainingLog:
                 self.flush()
         finally:
             self._bar.close()
-            self._events.close()
-            for file in self._files.values():
-                file.close()
+            for file in (self._events, *self._files.values()):
+                with contextlib.suppress(OSError):  # what was not written has been told already
+                    file.close()
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Take the metrics of a step (device arrays, not waited for)."""
@@ -109,10 +110,10 @@ class TrainingLog:
             _check_finite(step, values)
         means = {name: float(np.mean([row[name] for row in metrics])) for name in metrics[0]}
         for name, value in means.items():
-            self._events.add_scalar(f"train/{name}", value, steps[-1])
+            self._add_event(f"train/{name}", value, steps[-1])
         shown = {"loss": f"{means['loss']:.3f}"}
         if rate is not None:
-            self._events.add_scalar("samples_per_second", rate, steps[-1])
+            self._add_event("samples_per_second", rate, steps[-1])
             shown["samples/s"] = f"{rate:.0f}"
         self._bar.set_postfix(shown)
         if self._show and self._bar.disable and steps[-1] % self._steps_per_epoch == 0:
@@ -123,8 +124,7 @@ class TrainingLog:
         """Write the numbers of an evaluation, without and with NMS."""
         self._write("evaluations", {"step": step, **numbers, "with_nms": dict(nms)})
         for name, value in numbers.items():
-            self._events.add_scalar(f"val/{name}", value, step)
-        self._events.flush()
+            self._add_event(f"val/{name}", value, step)
         self._started = time.perf_counter()  # the evaluation's time is not the training's
 
     def say(self, text: str) -> None:
@@ -137,6 +137,36 @@ class TrainingLog:
         with _clear_write_errors(self._workdir):
             self._files[name].write(json.dumps(row, allow_nan=False) + "\n")
             self._files[name].flush()
+
+    def _add_event(self, name: str, value: float, step: int) -> None:
+        with _clear_write_errors(self._workdir):
+            self._events.add_scalar(name, value, step)
+
+
+class _EventFile:
+    """TensorBoard events, written as they come.
+
+    tensorboardX's own SummaryWriter hands them to a thread; after a failed write, on a full disk,
+    it blocks its callers for ever.
+    """
+
+    def __init__(self, folder: Path, start_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), f".{start_step}")
+        if start_step:  # hides events of an earlier process after this step: they will be repeated
+            start = SessionLog(status=SessionLog.START)
+            self._write(Event(step=start_step + 1, session_log=start))
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self._write(Event(step=step, summary=scalar(name, value)))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def _check_finite(step: int, values: Mapping[str, float]) -> None:
@@ -161,7 +191,10 @@ def _keep_steps(path: Path, last_step: int) -> None:
             continue
         if step <= last_step:
             kept.append(line + "\n")
-    write_atomically(path, "".join(kept))
+    try:
+        write_atomically(path, "".join(kept))
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
 
 
 @contextlib.contextmanager

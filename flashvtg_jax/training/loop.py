@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from flashvtg_jax.config import apply_overrides, config_to_json
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.batch_plan import BatchPlan
-from flashvtg_jax.data.pipeline import train_pipeline, train_plan
+from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline, train_plan
 from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.errors import CheckpointError, DataError
@@ -94,6 +94,10 @@ def train(
         make_train_step(model, optimizer, config.loss), donate_argnums=0, out_shardings=everywhere
     )
 
+    # Both check that data and configuration fit, before the folder is claimed.
+    train_pipeline(train_source, config).close()
+    evaluation_batches(val_source, config).close()
+
     claim_workdir(workdir, config)
     checkpoints = Checkpoints(workdir, keep=settings.keep_checkpoints)
     selection = Selection()
@@ -102,6 +106,10 @@ def train(
         check_same_data(meta["data"], describe_data(train_source, plan), workdir)
         state = checkpoints.restore(latest, state)
         selection = Selection(**meta["selection"])
+        best_meta = checkpoints.read_best_meta()
+        if best_meta is not None and selection.step < best_meta["selection"]["step"] <= latest:
+            # Evaluated only after that checkpoint was written.
+            selection = Selection(**best_meta["selection"])
     step = int(state.step)
 
     def describe_run() -> dict[str, Any]:
@@ -171,11 +179,12 @@ def train(
             step += 1
             log.add(step, metrics)
         checkpoints.wait()
-        params = checkpoints.restore_params(selection.best_step, state.params)
+        best_step = checkpoints.best_step()
+        params = checkpoints.restore_params(best_step, state.params)
 
     # What is written from here on can be made again from the checkpoints.
     results = evaluator.score(params, val_source, show_progress=show_progress)
-    about = {"split": config.data.val_split, "step": selection.best_step}
+    about = {"split": config.data.val_split, "step": best_step}
     write_results(workdir, about, *results)
     return results[0], results[1]
 

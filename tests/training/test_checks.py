@@ -22,7 +22,12 @@ def test_every_configuration_passes_and_spreads_over_eight_devices(name):
         ("train.epochs", 0, "config.train.epochs is 0; it must be at least 1"),
         ("train.evaluate_every_epochs", 0, "evaluate_every_epochs is 0"),
         ("train.early_stopping_evaluations", 0, "at least 1, or None"),
-        ("seed", -1, "must not be negative"),
+        ("seed", -1, "from 0 to 4294967295"),
+        ("seed", 2**32, "from 0 to 4294967295"),
+        ("data.max_words", 0, "at least 1"),
+        ("data.prefetch", -1, "at least 1"),
+        ("evaluation.window_range", (150.0,), "the least and the greatest second"),
+        ("evaluation.window_range", (150.0, 0.0), "the least and the greatest second"),
         ("evaluation.nms_type", "soft", "holds 'soft'; it knows normal and linear"),
         ("loss.classification", "hinge", "it knows focal and binary_cross_entropy"),
         ("loss.alignment_directions", ("row", "diagonal"), "holds 'diagonal'"),
@@ -34,7 +39,18 @@ def test_values_that_mean_nothing_are_refused(field, value, message):
         check_config(load_config("demo", {field: value}))
 
 
-def test_a_start_that_failed_can_be_corrected(tiny_config, tmp_path):
-    with pytest.raises(DataError, match="no split 'vall'"):
-        train(tiny_config(data__val_split="vall"), tmp_path, show_progress=False)
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("data__val_split", "vall", "no split 'vall'"),
+        ("data__video_widths__slowfast", 9, "has 6"),
+        ("clip_length", 1.0, "clip_length"),
+    ],
+)
+def test_a_start_that_failed_can_be_corrected(field, value, error, tiny_config, tmp_path):
+    config = tiny_config(**{field: value})
+    with config.unlocked():
+        del config.synthetic  # the data are there, as real ones are
+    with pytest.raises((ConfigError, DataError), match=error):
+        train(config, tmp_path, show_progress=False)
     assert not (tmp_path / "config.json").exists()

@@ -215,6 +215,30 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_config, tmp_path
     assert max(losses(tmp_path)) == 2 * 3
 
 
+def test_the_best_parameters_alone_can_be_evaluated(finished, tmp_path):
+    workdir, results, _ = finished
+    shutil.copytree(workdir / "best", tmp_path / "best")
+    assert evaluate(tmp_path, show_progress=False) == results
+
+
+def test_a_selection_newer_than_its_checkpoint_is_taken_from_the_best_one(
+    finished, tiny_config, tmp_path
+):
+    _, results, config = finished
+    run(tiny_config(train__epochs=2), tmp_path)
+    for step in ("3", "6"):
+        # As if a signal had saved step 6 before it was evaluated.
+        for path in (tmp_path / "checkpoints" / step / "meta").glob("*"):
+            text = path.read_text()
+            if '"selection"' in text:
+                document = json.loads(text)
+                unevaluated = {"step": 0, "best_step": 0, "best": None, "without_better": 0}
+                path.write_text(json.dumps({**document, "selection": unevaluated}))
+    assert run(config, tmp_path) == results
+    evaluated = [row["step"] for row in read_lines(tmp_path / "evaluations.jsonl")]
+    assert evaluated == [0, 6, 12]
+
+
 def test_a_step_that_was_not_saved_is_named_with_those_that_were(finished):
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 99; there are: .*12"):
         evaluate(finished[0], step=99, show_progress=False)

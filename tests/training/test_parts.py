@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from flashvtg_jax.config import save_config
 from flashvtg_jax.data.pipeline import train_pipeline
@@ -238,3 +240,57 @@ def test_a_full_disk_is_told_and_leaves_the_last_good_checkpoint_alone(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     checkpoints = Checkpoints(tmp_path, read_only=True)
     assert checkpoints.latest_step() == 1
+
+
+FULL_DISK_FOR_LOGS = """
+import resource, signal, sys
+from pathlib import Path
+from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.training.logs import TrainingLog
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+try:
+    with TrainingLog(
+        Path(sys.argv[1]), start_step=0, last_evaluation=-1, num_steps=1000, steps_per_epoch=10,
+        rows_per_step=1, interval=1, show_progress=False,
+    ) as log:
+        for step in range(1, 1000):
+            log.add(step, {"loss": 1.0})
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_logs_on_a_full_disk_end_in_one_clear_error(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK_FOR_LOGS, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "its logs cannot be written" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def read_records(path):
+    """The records of a TFRecord file: length, its checksum, bytes, their checksum."""
+    data = path.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield data[12 : 12 + length]
+        data = data[16 + length :]
+
+
+def test_events_are_readable_and_hide_what_is_repeated(tmp_path):
+    with make_log(tmp_path) as log:
+        for step in range(1, 5):
+            log.add(step, {"loss": jnp.float32(step)})
+    with make_log(tmp_path, start_step=2) as log:
+        log.add(3, {"loss": jnp.float32(3)})
+    files = sorted((tmp_path / "tensorboard").iterdir())
+    assert len(files) == 2
+    events = [Event.FromString(event) for path in files for event in read_records(path)]
+    scalars = {(e.step, e.summary.value[0].tag) for e in events if e.summary.value}
+    assert (4, "train/loss") in scalars
+    assert [e.step for e in events if e.HasField("session_log")] == [3]
