@@ -1,5 +1,6 @@
 import importlib
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,8 +136,15 @@ def test_numbers_that_are_not_finite_are_an_error_that_counts_them(tmp_path, suf
 @both
 @pytest.mark.parametrize("suffix", [".npz", ".npy"])
 def test_pickled_objects_are_never_loaded(tmp_path, read, suffix):
-    path = written(tmp_path / f"a{suffix}", np.array([[object()]]))
-    error_of(read, path)
+    marker = tmp_path / "marker"
+
+    class Mischief:
+        def __reduce__(self):
+            return Path.touch, (marker,)
+
+    path = written(tmp_path / f"a{suffix}", np.array([[Mischief()]], object))
+    assert path.name in error_of(read, path)
+    assert not marker.exists()
 
 
 def test_a_header_that_lies_about_its_size_is_an_error(tmp_path):
