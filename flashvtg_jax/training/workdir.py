@@ -29,8 +29,9 @@ FREE_FIELDS = (
 def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError, listing what differs, if the folder holds another configuration's run."""
     path = workdir / "config.json"
-    # Only a finished checkpoint makes it a run: a start that failed may be corrected.
-    begun = any(folder.name.isdigit() for folder in (workdir / "checkpoints").glob("*"))
+    # Only what was saved makes it a run: a start that failed may be corrected.
+    saved = [*(workdir / "checkpoints").glob("*"), *(workdir / "best").glob("*")]
+    begun = any(folder.name.isdigit() for folder in saved)
     if begun and path.exists():
         different = diff_configs(read_config(path), config, ignore=FREE_FIELDS)
         if different:

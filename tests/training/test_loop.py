@@ -160,6 +160,14 @@ def test_a_work_directory_of_another_configuration_is_refused(finished, tiny_con
         run(tiny_config(optimizer__learning_rate=0.1), workdir)
 
 
+def test_best_parameters_alone_make_a_folder_a_run(finished, tiny_config, tmp_path):
+    # A kill between the first best parameters and the first checkpoint leaves these alone.
+    shutil.copytree(finished[0] / "best", tmp_path / "best")
+    shutil.copy(finished[0] / "config.json", tmp_path)
+    with pytest.raises(ConfigError, match="holds a run of another configuration"):
+        run(tiny_config(optimizer__learning_rate=0.1), tmp_path)
+
+
 def test_a_data_set_that_is_not_built_is_named_with_its_command(tiny_config, tmp_path):
     config = tiny_config(
         data__data_dir=str(tmp_path / "nowhere"), data__dataset="qvhighlights/internvideo2"
