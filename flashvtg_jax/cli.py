@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = " (fields of the configuration are written --config.KEY=VALUE)" if overrides else ""
         parser.error(f"unknown arguments: {' '.join(unknown or overrides)}{hint}")
     # Orbax and TFDS log what they do at length; what goes wrong comes as an exception.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         return options.run(options, overrides)
     except FlashVTGError as error:

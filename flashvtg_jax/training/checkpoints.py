@@ -20,6 +20,7 @@ from flashvtg_jax.training.state import TrainState
 from flashvtg_jax.version import __version__
 
 FORMAT = 1  # of what a checkpoint holds
+_SPARE_BYTES = 1 << 20  # for metadata
 _META = {"meta": ocp.args.JsonRestore()}
 
 
@@ -61,6 +62,7 @@ class Checkpoints:
             return
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         meta = ocp.args.JsonSave({"format": FORMAT, "versions": versions(), **meta})
+        _check_space(manager, sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
         with _clear_write_errors(manager):
             manager.save(step, args=ocp.args.Composite(meta=meta, **args), force=True)
 
@@ -158,6 +160,20 @@ def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
         cleanup_tmp_directories=not read_only,
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _check_space(manager: ocp.CheckpointManager, size: int) -> None:
+    """Raises CheckpointError if `size` bytes do not fit on the disk.
+
+    Orbax would find out in many threads at once, each with a traceback of its own.
+    """
+    free = shutil.disk_usage(manager.directory).free
+    if free < size + _SPARE_BYTES:
+        raise CheckpointError(
+            f"{manager.directory}: a checkpoint could not be written: it takes "
+            f"{size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free; make space, then run the "
+            "same command again: earlier checkpoints are intact"
+        )
 
 
 def _remove_unfinished(manager: ocp.CheckpointManager) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -260,6 +261,18 @@ try:
 except CheckpointError as error:
     print(error)
 """
+
+
+def test_a_checkpoint_that_will_not_fit_is_not_begun(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(make_state(1), {})
+    checkpoints.wait()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 2**19))
+    large = make_state(2).replace(params={"w": jnp.ones(2**18)})
+    with pytest.raises(CheckpointError, match=r"takes 1\.0 MiB, 1\.5 MiB are free"):
+        checkpoints.save(large, {})
+    checkpoints.close()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
 def test_logs_on_a_full_disk_end_in_one_clear_error(tmp_path):
