@@ -1,23 +1,20 @@
 """Scores of predictions, as the benchmarks publish them: numpy on the host."""
 
-from flashvtg_jax.metrics.evaluate import (
-    METRIC_NAMES,
-    brief,
-    evaluate_predictions,
-    nested,
-    score_files,
-)
+from flashvtg_jax.metrics.evaluate import brief, evaluate_predictions, nested, score_files
 from flashvtg_jax.metrics.highlight_detection import (
     tvsum_top5_average_precision,
     youtube_average_precision,
 )
-from flashvtg_jax.metrics.report import format_table
+from flashvtg_jax.metrics.names import METRIC_NAMES, is_metric_name
+from flashvtg_jax.metrics.report import format_table, mean_and_std
 
 __all__ = [
     "METRIC_NAMES",
     "brief",
     "evaluate_predictions",
     "format_table",
+    "is_metric_name",
+    "mean_and_std",
     "nested",
     "score_files",
     "tvsum_top5_average_precision",

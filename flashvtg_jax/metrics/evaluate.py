@@ -1,4 +1,4 @@
-"""Predictions and annotations in the QVHighlights format -> the official evaluator's numbers."""
+"""Predictions and annotations, in the format that the five data sets share -> their numbers."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,39 +6,28 @@ from typing import Any
 
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines
-from flashvtg_jax.metrics.highlight_detection import RATING_LEVELS, highlight_detection_numbers
+from flashvtg_jax.metrics.highlight_detection import (
+    DOMAINS_MEAN,
+    RATING_LEVELS,
+    domain_numbers,
+    highlight_detection_numbers,
+)
 from flashvtg_jax.metrics.moment_retrieval import (
     AP_THRESHOLDS,
     LENGTH_RANGES,
     RECALL_THRESHOLDS,
     moment_retrieval_numbers,
 )
+from flashvtg_jax.metrics.names import METRIC_NAMES, domain_names
 from flashvtg_jax.metrics.rows import (
     Rows,
     clip_ratings,
+    domains,
+    labels,
     match_queries,
     predicted_saliency,
     predicted_windows,
     relevant_windows,
-)
-
-METRIC_NAMES = (
-    "MR-full-R1@0.3",
-    "MR-full-R1@0.5",
-    "MR-full-R1@0.7",
-    "MR-full-mAP",
-    "MR-full-mAP@0.5",
-    "MR-full-mAP@0.75",
-    "MR-full-mIoU",
-    "MR-long-mAP",
-    "MR-middle-mAP",
-    "MR-short-mAP",
-    "HL-min-Fair-mAP",
-    "HL-min-Fair-Hit1",
-    "HL-min-Good-mAP",
-    "HL-min-Good-Hit1",
-    "HL-min-VeryGood-mAP",
-    "HL-min-VeryGood-Hit1",
 )
 
 
@@ -47,25 +36,28 @@ def evaluate_predictions(
     annotations: Sequence[dict[str, Any]],
     clip_length: float = 2.0,
 ) -> dict[str, float]:
-    """The numbers of the official QVHighlights evaluator, in percent with two decimals.
+    """The numbers of the official evaluators, in percent with two decimals.
 
-    What is scored follows from the fields: moments where predictions have
-    `pred_relevant_windows` and annotations `relevant_windows`; highlights where predictions have
-    `pred_saliency_scores` and annotations `saliency_scores`. Every annotation file that
-    `load_annotations` accepts can be scored: a query without windows counts in no number of
-    moments, one without relevant clips counts as one whose clips are all rated 0.
+    What is scored follows from the fields: moments (QVHighlights, Charades-STA, TACoS) where
+    predictions have `pred_relevant_windows` and annotations `relevant_windows`; highlights where
+    predictions have `pred_saliency_scores` and annotations `saliency_scores` (QVHighlights) or
+    `label` (one rating a clip: YouTube Highlights; several annotators': TVSum). Windows and
+    saliency scores that `load_annotations` accepts can be scored: a query without windows counts
+    in no number of moments, one without relevant clips counts as one whose clips are all rated 0.
 
     Args:
       predictions: `qid`, `pred_relevant_windows` [[start, end, score], ...] in seconds, best
         first, and `pred_saliency_scores`, one a clip.
       annotations: the same qids in any order: `qid`, `relevant_windows` [[start, end], ...];
-        for highlights `duration`, `relevant_clip_ids` and `saliency_scores`.
-      clip_length: seconds of the clips that were rated.
+        for highlights `duration`, `relevant_clip_ids` and `saliency_scores`, or `label`, a list
+        of ratings for every clip, and, on all rows or none, `domain`.
+      clip_length: seconds of the clips that were rated; no matter where `label` rates every clip.
 
     Returns:
       `MR-full-mAP`, `MR-full-mAP@0.5` ... `MR-full-R1@0.3` ... `MR-full-mIoU`, the same for
       `short`, `middle` and `long` windows, and `HL-min-Fair-mAP`, `HL-min-Fair-Hit1` ...;
-      `brief` and `nested` give the official selections and layout.
+      `brief` and `nested` give the official selections and layout. With `label`: `HD-mAP`, the
+      mean over domains of each domain's mean over videos, and `HD-mAP-BK` for domain "BK".
 
     Raises:
       DataError: the qids differ, a row is malformed, or there is nothing to score.
@@ -90,7 +82,10 @@ def brief(numbers: Mapping[str, float]) -> dict[str, float]:
 
 
 def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
-    """The numbers in the layout of the official evaluator's metrics files."""
+    """The numbers in the layout of the official evaluator's metrics files.
+
+    Highlight detection over domains, for which there is no official file, stands under "HD".
+    """
     result: dict[str, Any] = {"brief": brief(numbers)}
     for level in RATING_LEVELS:
         name = f"HL-min-{level}"
@@ -108,6 +103,11 @@ def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
             "MR-mAP": precisions | {"average": numbers[f"MR-{name}-mAP"]},
             "MR-R1": {f"{t:g}": numbers[f"MR-{name}-R1@{t:g}"] for t in RECALL_THRESHOLDS},
         }
+    if DOMAINS_MEAN in numbers:
+        found = domain_names(numbers)
+        result["HD"] = {DOMAINS_MEAN: numbers[DOMAINS_MEAN]}
+        if found:
+            result["HD"]["domains"] = {domain: numbers[name] for name, domain in found.items()}
     return result
 
 
@@ -119,19 +119,23 @@ def _evaluate(predictions: Rows, annotations: Rows, clip_length: float) -> dict[
     # leaves nothing to compare it with.
     moments = _both(predictions, "pred_relevant_windows", annotations, "relevant_windows")
     highlights = _both(predictions, "pred_saliency_scores", annotations, "saliency_scores")
-    if not moments and not highlights:
+    labelled = _both(predictions, "pred_saliency_scores", annotations, "label")
+    if not (moments or highlights or labelled):
         raise DataError(
             f"{predictions.path or 'predictions'} and {annotations.path or 'annotations'} have "
             "nothing to compare: expected 'pred_relevant_windows' with 'relevant_windows', or "
-            "'pred_saliency_scores' with 'saliency_scores'"
+            "'pred_saliency_scores' with 'saliency_scores' or 'label'"
         )
     numbers = {}
     if moments:
         windows, mask = relevant_windows(annotations, order)
         numbers |= moment_retrieval_numbers(predicted_windows(predictions), windows, mask)
+    saliency = predicted_saliency(predictions) if highlights or labelled else []
     if highlights:
         ratings = clip_ratings(annotations, order, clip_length)
-        numbers |= highlight_detection_numbers(predicted_saliency(predictions), ratings)
+        numbers |= highlight_detection_numbers(saliency, ratings)
+    if labelled:
+        numbers |= domain_numbers(saliency, labels(annotations, order), domains(annotations, order))
     return numbers
 
 

@@ -10,6 +10,7 @@ from flashvtg_jax.metrics.arithmetic import percent, sum_selected
 # The lowest rating (0 very bad ... 4 very good) that makes a clip a highlight.
 RATING_LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
 TVSUM_RANKED_CLIPS = 5
+DOMAINS_MEAN = "HD-mAP"  # the number of TVSum and of YouTube Highlights
 
 
 def highlight_detection_numbers(
@@ -88,15 +89,46 @@ def interpolated_average_precision(
     return sum_selected(precision, gains[:, ::-1]) / np.maximum(gains.sum(axis=1), 1)
 
 
+def domain_numbers(
+    saliency: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    domains: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """The numbers of TVSum (several annotators) or YouTube Highlights (one), in percent.
+
+    Args:
+      saliency: for each video the score of every clip, [L'].
+      labels: for each video the ratings of every clip, [L, A] with the same A for all. A = 1:
+        `youtube_average_precision`, else `tvsum_top5_average_precision`.
+      domains: of each video; None: the data set is not divided.
+
+    Returns:
+      `HD-mAP`, the mean over domains of the domain's mean over its videos, so that a domain of
+      few videos weighs as much as one of many; and `HD-mAP-DOMAIN` of each, in alphabetical order.
+    """
+    of_video = (
+        youtube_average_precision if labels[0].shape[1] == 1 else tvsum_top5_average_precision
+    )
+    precision = np.array([of_video(*video) for video in zip(saliency, labels, strict=True)])
+    if domains is None:
+        return {DOMAINS_MEAN: percent(precision.mean())}
+    names = np.array(domains, object)
+    means = {name: precision[names == name].mean() for name in sorted(set(domains))}
+    return {DOMAINS_MEAN: percent(np.mean(list(means.values())))} | {
+        f"{DOMAINS_MEAN}-{name}": percent(mean) for name, mean in means.items()
+    }
+
+
 def tvsum_top5_average_precision(saliency: np.ndarray, ratings: np.ndarray) -> float:
     """Average precision of the five top-scored clips of a TVSum video, mean over annotators.
 
     An annotator's highlights are the clips rated above that annotator's median (the lower one
-    of two middle ratings); recall is relative to the highlights among the five clips. Scores
-    beyond the rated clips do not count.
+    of two middle ratings); recall is relative to the highlights among the five clips, and an
+    annotator without any there counts 0.
 
     Args:
-      saliency: [L] score of every clip.
+      saliency: [L'] score of every clip. Scores beyond the rated clips do not count; clips
+        without a score come last.
       ratings: [L, A] ratings by A annotators (20 in TVSum).
 
     Returns:
@@ -112,7 +144,8 @@ def youtube_average_precision(saliency: np.ndarray, labels: np.ndarray) -> float
     """Average precision of the whole ranking of a YouTube Highlights video.
 
     Args:
-      saliency: [L] score of every clip; scores beyond the labelled clips do not count.
+      saliency: [L'] score of every clip. Scores beyond the labelled clips do not count; clips
+        without a score come last, so that their highlights count as found late, not as none.
       labels: [L] or [L, 1], 1 for a highlight and 0 otherwise.
 
     Returns:
@@ -124,7 +157,16 @@ def youtube_average_precision(saliency: np.ndarray, labels: np.ndarray) -> float
 
 
 def _ranking(saliency: np.ndarray, clips: int) -> np.ndarray:
-    return np.argsort(-np.asarray(saliency)[:clips], kind="stable")
+    """Clips [L] by descending score, of equal ones the earlier first; clips not scored last.
+
+    (The authors' evaluation leaves clips that were not scored out of the ranking and of the
+    recall. There are none where features and labels are equally long; with fewer scores a single
+    sure highlight would make a perfect video.)
+    """
+    scores = np.full(clips, -np.inf)
+    kept = np.asarray(saliency)[:clips]
+    scores[: len(kept)] = kept
+    return np.argsort(-scores, kind="stable")
 
 
 def _trapezoid_average_precision(ranked: np.ndarray) -> np.ndarray:

@@ -1,6 +1,13 @@
-"""Numbers as a small table for the terminal."""
+"""Numbers of one run or of several seeds, and a small table of them for the terminal."""
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
+
+from flashvtg_jax.errors import DataError
+from flashvtg_jax.metrics.highlight_detection import DOMAINS_MEAN
+from flashvtg_jax.metrics.names import domain_names
+
+Number = float | tuple[float, float]  # a tuple (from JSON a list): mean and standard deviation
 
 _SECTIONS = (
     (
@@ -16,32 +23,81 @@ _SECTIONS = (
 )
 
 
-def format_table(numbers_by_name: Mapping[str, Mapping[str, float]]) -> str:
+def mean_and_std(numbers: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """The mean and the sample standard deviation of each number over several seeds.
+
+    The deviation divides by n - 1 and is 0 of a single seed. Every number keeps its place in the
+    first mapping.
+
+    Raises:
+      DataError: there is no mapping, or one lacks a number that another has.
+    """
+    if not numbers:
+        raise DataError("no numbers to take the mean of")
+    known = dict.fromkeys(name for one in numbers for name in one)
+    for index, one in enumerate(numbers, start=1):
+        missing = [name for name in known if name not in one]
+        if missing:
+            raise DataError(
+                f"the numbers of {index} of {len(numbers)} lack {missing[0]!r}, which others "
+                "have: they are not of the same evaluation"
+            )
+    result = {}
+    for name in known:
+        values = [float(one[name]) for one in numbers]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        result[name] = (statistics.fmean(values), spread)
+    return result
+
+
+def format_table(numbers_by_name: Mapping[str, Mapping[str, Number]]) -> str:
     """A table with one column for each name and the most quoted numbers as rows.
 
     Args:
-      numbers_by_name: column title -> numbers of `evaluate_predictions`; rows that no column
-        has are left out, a number that a column lacks is shown as "-".
+      numbers_by_name: column title -> numbers of `evaluate_predictions`, or of `mean_and_std`,
+        shown as "53.21 ± 0.42"; rows that no column has are left out, a number that a column
+        lacks is shown as "-". Domains stand below their mean, in the order of the columns' keys.
     """
     columns = list(numbers_by_name.values())
     titles = list(numbers_by_name)
+    domains = domain_names(dict.fromkeys(key for column in columns for key in column))
     sections = [
         [key for key in section if any(key in column for column in columns)]
-        for section in _SECTIONS
+        for section in (*_SECTIONS, (DOMAINS_MEAN, *domains))
     ]
-    label_width = max((len(key) for section in sections for key in section), default=0)
-    widths = [max(len(title), len("100.00")) for title in titles]
+    keys = [key for section in sections for key in section]
+    label_width = max(map(len, keys), default=0)
+    cells = {
+        title: _cells([column.get(key) for key in keys])
+        for title, column in zip(titles, columns, strict=True)
+    }
+    widths = [max(len(title), len("100.00"), *map(len, cells[title])) for title in titles]
 
-    def line(label: str, cells: list[str]) -> str:
-        aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
+    def line(label: str, texts: Sequence[str]) -> str:
+        aligned = [f"{text:>{width}}" for text, width in zip(texts, widths, strict=True)]
         return "   ".join([f"{label:<{label_width}}", *aligned]).rstrip()
 
     rule = "-" * (label_width + sum(width + 3 for width in widths))
     lines = [line("", titles)]
+    row = iter(zip(*cells.values(), strict=True))
     for section in sections:
         if section:
             lines.append(rule)
-        for key in section:
-            cells = [f"{column[key]:.2f}" if key in column else "-" for column in columns]
-            lines.append(line(key, cells))
+        lines += [line(key, next(row)) for key in section]
     return "\n".join(lines)
+
+
+def _cells(column: Sequence[Number | None]) -> list[str]:
+    """The texts of a column, all of one width; means below means, deviations below deviations."""
+    pairs = [number if isinstance(number, tuple | list) else (number, None) for number in column]
+    means = ["-" if mean is None else f"{mean:.2f}" for mean, _ in pairs]
+    spreads = ["" if spread is None else f"{spread:.2f}" for _, spread in pairs]
+    mean_width = max(map(len, means), default=0)
+    spread_width = max(map(len, spreads), default=0)
+    cells = []
+    for mean, spread in zip(means, spreads, strict=True):
+        cell = f"{mean:>{mean_width}}"
+        if spread_width:
+            cell += f" ± {spread:>{spread_width}}" if spread else " " * (3 + spread_width)
+        cells.append(cell)
+    return cells

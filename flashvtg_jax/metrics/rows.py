@@ -61,6 +61,7 @@ def match_queries(predictions: Rows, annotations: Rows) -> list[int]:
     if problems:
         if {str(qid) for qid in predicted} == {str(qid) for qid in annotated}:
             problems.append("an integer is not the string of its digits")
+        problems += _missing_domains(annotations, known)
         where = ""
         if predictions.path is not None and annotations.path is not None:
             where = f"{predictions.path} against {annotations.path}: "
@@ -161,6 +162,48 @@ def clip_ratings(annotations: Rows, order: Sequence[int], clip_length: float) ->
     return [ratings[index] for index in order]
 
 
+def labels(annotations: Rows, order: Sequence[int]) -> list[np.ndarray]:
+    """The ratings of every clip of each video, [L, A] with the same A for all.
+
+    A = 1 is YouTube Highlights, a 0 or a 1 a clip; A > 1 is TVSum, annotators' ratings.
+    `order` is the annotation row of each query.
+    """
+    field = "label"
+    rated: list[np.ndarray] = []
+    for index, row in enumerate(annotations.rows):
+        values = _numbers(annotations, index, field, row[field], "lists of ratings, one a clip", 2)
+        annotators, others = values.shape[1], (rated or [values])[0].shape[1]
+        if annotators != others:
+            raise annotations.error(
+                index,
+                f"{annotators} ratings a clip in {field!r}, {others} in the rows before; TVSum "
+                "has those of several annotators, YouTube Highlights one, and one file is of one "
+                "data set",
+            )
+        if annotators == 1 and not np.isin(values, (0, 1)).all():
+            unknown = values[~np.isin(values, (0, 1))][0]
+            raise annotations.error(
+                index,
+                f"{field!r} holds {unknown:g}; one rating a clip (YouTube Highlights) is 0 or 1",
+            )
+        rated.append(values)
+    return [rated[index] for index in order]
+
+
+def domains(annotations: Rows, order: Sequence[int]) -> list[str] | None:
+    """The domain of each query's video; None where the rows have none.
+
+    `order` is the annotation row of each query.
+    """
+    field = "domain"
+    if not annotations.has(field):
+        return None
+    for index, row in enumerate(annotations.rows):
+        if not isinstance(row[field], str) or not row[field]:
+            raise annotations.error(index, f"{field!r} is {row[field]!r}; expected a name")
+    return [annotations.rows[index][field] for index in order]
+
+
 def _rated_clips(annotations: Rows, index: int) -> tuple[np.ndarray, np.ndarray]:
     """The clip numbers [n] and ratings [n, A] of a row; [0] and [0, 0] without relevant clips."""
     row, ids, ratings = annotations.rows[index], "relevant_clip_ids", "saliency_scores"
@@ -198,6 +241,17 @@ def _listing(what: str, qids: Sequence[int | str]) -> str:
         return ""
     more = ", ..." if len(qids) > _LISTED else ""
     return f"{len(qids)} {what}: {', '.join(map(repr, qids[:_LISTED]))}{more}"
+
+
+def _missing_domains(annotations: Rows, predicted: set[int | str]) -> list[str]:
+    """A hint where whole domains are missing, as in the predictions of a run of one domain."""
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for row in annotations.rows:
+        found[row["qid"] in predicted].add(str(row.get("domain")))
+    if not found[True] or not found[False] or found[True] & found[False]:
+        return []
+    names = ", ".join(sorted(found[True]))
+    return [f"the predictions are of domain {names} only: keep these lines of the annotations"]
 
 
 def _is_empty(value: object) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.metrics.highlight_detection import (
+    domain_numbers,
     highlight_detection_numbers,
     interpolated_average_precision,
     tvsum_top5_average_precision,
@@ -47,6 +48,19 @@ def naive_numbers(saliency, ratings):
     return numbers
 
 
+def naive_ranking(saliency, clips):
+    """The best clip, the best of those left, and so on; the earlier first, the unscored last."""
+    scored, ranking = list(range(min(clips, len(saliency)))), []
+    while scored:
+        best = scored[0]
+        for clip in scored:
+            if saliency[clip] > saliency[best]:
+                best = clip
+        scored.remove(best)
+        ranking.append(best)
+    return ranking + list(range(len(ranking), clips))
+
+
 def naive_walk(ranked):
     if not any(ranked):
         return 0.0
@@ -58,14 +72,34 @@ def naive_walk(ranked):
     return area
 
 
+def naive_lower_median(values):
+    """The smallest value that at least half of the values do not exceed."""
+    return min(
+        value for value in values if 2 * sum(other <= value for other in values) >= len(values)
+    )
+
+
 def naive_tvsum(saliency, ratings):
-    top = sorted(range(len(ratings)), key=lambda clip: -saliency[clip])[:5]
-    values = []
+    top, values = naive_ranking(saliency, len(ratings))[:5], []
     for annotator in range(len(ratings[0])):
-        column = [clip[annotator] for clip in ratings]
-        middle = sorted(column)[(len(column) - 1) // 2]
-        values.append(naive_walk([column[clip] > middle for clip in top]))
+        middle = naive_lower_median([clip[annotator] for clip in ratings])
+        values.append(naive_walk([ratings[clip][annotator] > middle for clip in top]))
     return sum(values) / len(values)
+
+
+def naive_youtube(saliency, labels):
+    return naive_walk([labels[clip] == 1 for clip in naive_ranking(saliency, len(labels))])
+
+
+def naive_domain_numbers(precisions, domains):
+    by_domain = {}
+    for precision, domain in zip(precisions, domains, strict=True):
+        by_domain.setdefault(domain, []).append(precision)
+    means = {domain: sum(some) / len(some) for domain, some in by_domain.items()}
+    numbers = {"HD-mAP": 100 * sum(means.values()) / len(means)}
+    for domain, mean in means.items():
+        numbers[f"HD-mAP-{domain}"] = 100 * mean
+    return numbers
 
 
 @pytest.mark.parametrize(
@@ -175,17 +209,83 @@ def test_scores_beyond_the_labelled_clips_do_not_count():
     assert tvsum_top5_average_precision(saliency, labels[:, None]) == pytest.approx(1 / 4)
 
 
-def test_tvsum_and_youtube_equal_the_plain_versions():
-    rng = np.random.default_rng(0)
-    for trial in range(200):
-        clips = rng.integers(1, 40)
-        saliency = rng.normal(size=clips).round(trial % 3)
-        ratings = rng.integers(1, 6, (clips, 20))
-        labels = (rng.random(clips) < rng.random()).astype(int)
+def test_clips_without_a_score_come_last():
+    # Ranked 1, 0, then the unscored 2 and 3: hits 0 1 0 1. Leaving them out would give 1/4.
+    value = youtube_average_precision(np.array([0.1, 0.2]), np.array([1, 0, 0, 1]))
+    assert value == pytest.approx(1 / 2 * (0 + 1 / 2) / 2 + 1 / 2 * (1 / 3 + 2 / 4) / 2)
+    # Negative scores are scores: no zero stands for what is missing.
+    below = youtube_average_precision(np.array([-0.2, -0.1]), np.array([1, 0, 0, 1]))
+    assert below == pytest.approx(value)
+    ratings = np.array([[1], [1], [1], [1], [5], [5]])
+    # The five clips ranked first are 2, 1, 0 and the unscored 3 and 4.
+    value = tvsum_top5_average_precision(np.array([1.0, 2.0, 3.0]), ratings)
+    assert value == pytest.approx((0 + 1 / 5) / 2)
+
+
+def test_clips_of_equal_score_keep_their_order():
+    assert youtube_average_precision(np.zeros(2), np.array([1, 0])) == 1.0
+    assert youtube_average_precision(np.zeros(2), np.array([0, 1])) == pytest.approx(1 / 4)
+    ratings = np.array([[1]] * 5 + [[5]])
+    assert tvsum_top5_average_precision(np.zeros(6), ratings) == 0.0
+    assert tvsum_top5_average_precision(np.zeros(6), ratings[::-1]) == 1.0
+
+
+def test_videos_of_few_clips():
+    for saliency in ([0.0], [-3.0]):
+        assert youtube_average_precision(np.array(saliency), np.array([1])) == 1.0
+        assert youtube_average_precision(np.array(saliency), np.array([0])) == 0.0
+        # No rating of one clip is above the median of one clip.
+        assert tvsum_top5_average_precision(np.array(saliency), np.array([[5, 1]])) == 0.0
+    # Two clips: the lower is the median, the higher the highlight, ranked second and first.
+    ratings = np.array([[2, 4], [3, 1]])
+    value = tvsum_top5_average_precision(np.array([0.5, 0.1]), ratings)
+    assert value == pytest.approx((1 / 4 + 1) / 2)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6])  # many ties, some, none
+def test_tvsum_and_youtube_equal_the_plain_versions(decimals):
+    rng = np.random.default_rng(decimals)
+    for trial in range(150):
+        clips = int(rng.integers(1, 8) if trial % 3 == 0 else rng.integers(5, 60))
+        scores = max(1, clips + int(rng.choice([0, 0, 0, -2, -1, 1, 2])))
+        saliency = rng.normal(size=scores).round(decimals)
+        highest = int(rng.integers(2, 7))  # 2: every clip rated 1, nothing above the median
+        ratings = rng.integers(1, highest, (clips, int(rng.integers(2, 21))))
+        labels = (rng.random(clips) < rng.choice([0.0, 0.1, 0.5, 1.0])).astype(int)
         assert tvsum_top5_average_precision(saliency, ratings) == pytest.approx(
             naive_tvsum(saliency.tolist(), ratings.tolist()), abs=1e-14
         )
-        ranked = [labels[clip] for clip in sorted(range(clips), key=lambda clip: -saliency[clip])]
         assert youtube_average_precision(saliency, labels) == pytest.approx(
-            naive_walk(ranked), abs=1e-14
+            naive_youtube(saliency.tolist(), labels.tolist()), abs=1e-14
         )
+
+
+def test_a_domain_of_few_videos_weighs_as_much_as_one_of_many():
+    # Average precisions 1, 1/4 and 0 (no highlight), and 1/4.
+    first, last, never = np.array([[1], [0]]), np.array([[0], [1]]), np.array([[0], [0]])
+    saliency = [np.array([0.9, 0.1])] * 4
+    labels, domains = [first, last, never, last], ["surfing", "surfing", "surfing", "dog"]
+    numbers = domain_numbers(saliency, labels, domains)
+    assert numbers == {"HD-mAP": 33.33, "HD-mAP-dog": 25.0, "HD-mAP-surfing": 41.67}
+    assert list(numbers) == ["HD-mAP", "HD-mAP-dog", "HD-mAP-surfing"]
+    assert domain_numbers(saliency, labels) == {"HD-mAP": 37.5}
+
+
+@pytest.mark.parametrize("annotators", [1, 20])
+def test_domain_numbers_equal_those_of_the_plain_version(annotators):
+    rng = np.random.default_rng(annotators)
+    domains = [*"ABACABAAAB"]
+    clips = rng.integers(3, 40, len(domains))
+    saliency = [rng.normal(size=size).round(1) for size in clips]
+    ratings = [rng.integers(0, 2 if annotators == 1 else 6, (size, annotators)) for size in clips]
+    precisions = [
+        naive_youtube(scores.tolist(), video[:, 0].tolist())
+        if annotators == 1
+        else naive_tvsum(scores.tolist(), video.tolist())
+        for scores, video in zip(saliency, ratings, strict=True)
+    ]
+    expected = naive_domain_numbers(precisions, domains)
+    numbers = domain_numbers(saliency, ratings, domains)
+    assert set(numbers) == set(expected)
+    for key, value in expected.items():
+        assert numbers[key] == pytest.approx(value, abs=0.00501), key
