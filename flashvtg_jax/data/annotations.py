@@ -2,7 +2,8 @@
 
 The format is QVHighlights': `qid`, `query`, `vid`, `duration` (seconds), and, where a data set has
 them, `relevant_windows` ([[start, end], ...], seconds) with `relevant_clip_ids` and
-`saliency_scores` (one list of annotators' ratings a clip), or `label` (one list of ratings a clip).
+`saliency_scores` (one list of annotators' ratings a clip), or `label` (one list of ratings a clip)
+and `domain` (the part of the data set that a video belongs to).
 """
 
 import math
@@ -21,13 +22,21 @@ LABEL_FIELDS = {
     "qvhighlights": ("relevant_windows", "relevant_clip_ids", "saliency_scores"),
     "windows": ("relevant_windows",),
     "ratings": ("label",),
+    "binary": ("label",),
 }
+
+# What `label` holds for each clip, by kind of labels, in words.
+_LABEL_VALUES = {"ratings": "numbers from 1 to 5", "binary": "one number, 0 or 1,"}
 
 _TRAILING_TIMES = re.compile(r"_\d+(\.\d+)?_\d+(\.\d+)?$")
 
 
 def load_annotations(
-    path: str | os.PathLike, *, clip_length: float = 2.0, labels: str | None = None
+    path: str | os.PathLike,
+    *,
+    clip_length: float = 2.0,
+    labels: str | None = None,
+    domains: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Reads an annotation file and checks every line of it.
 
@@ -39,6 +48,7 @@ def load_annotations(
       clip_length: seconds.
       labels: a key of `LABEL_FIELDS`: every line must carry these labels. None: labels are
         checked where there are any, and are on every line or on none.
+      domains: every line must carry one of these as `domain`; () takes any name, or none.
 
     Raises:
       DataError: the file is missing, empty or not JSON lines, or lines that cannot be used: up to
@@ -50,7 +60,11 @@ def load_annotations(
     first_line: dict[str, int] = {}
     first_rated: tuple[int, int] | None = None  # line, annotators
     for line, row in enumerate(rows, start=1):
-        found = list(_row_problems(row, clip_length, required))
+        found = [
+            *_row_problems(row, clip_length, required),
+            *_label_problems(row, labels),
+            *_domain_problems(row, domains),
+        ]
         problems += [f"{path}:{line}: {problem}" for problem in found]
         if not found and row.get("saliency_scores"):
             annotators = len(row["saliency_scores"][0])
@@ -147,7 +161,6 @@ def _row_problems(
         return
     yield from _window_problems(row, duration, clip_length)
     yield from _saliency_problems(row, num_video_clips(duration, clip_length))
-    yield from _rating_problems(row)
 
 
 def _id_problems(row: dict[str, Any]) -> Iterator[str]:
@@ -207,14 +220,48 @@ def _saliency_problems(row: dict[str, Any], num_clips: int) -> Iterator[str]:
     yield from _rating_table_problems(scores, "saliency_scores")
 
 
-def _rating_problems(row: dict[str, Any]) -> Iterator[str]:
+def _label_problems(row: dict[str, Any], labels: str | None) -> Iterator[str]:
+    """Yields what is wrong with `label`: its form, and numbers that this kind cannot have."""
     label = row.get("label")
     if label is None:
         return
     if not isinstance(label, list) or not label:
         yield "label; expected one list of ratings for each clip"
         return
-    yield from _rating_table_problems(label, "label")
+    problems = list(_rating_table_problems(label, "label"))
+    yield from problems
+    if problems or labels not in _LABEL_VALUES:
+        return
+
+    def fits(ratings: list[Any]) -> bool:
+        if labels == "binary":
+            return len(ratings) == 1 and ratings[0] in (0, 1)
+        return all(1 <= rating <= 5 for rating in ratings)
+
+    for ratings in label:
+        if not fits(ratings):
+            yield (
+                f"label holds {_shortened(ratings)}; expected {_LABEL_VALUES[labels]} for each "
+                "clip; is this the annotation file of another data set?"
+            )
+            return
+
+
+def _domain_problems(row: dict[str, Any], domains: Sequence[str]) -> Iterator[str]:
+    domain = row.get("domain")
+    if domains and domain is None:
+        yield (
+            f"no field 'domain', one of {', '.join(domains)}; is this the annotation file of "
+            "another data set?"
+        )
+    elif domain is not None and not (isinstance(domain, str) and domain.strip()):
+        yield f"domain {domain!r}; expected a name"
+    elif domains and domain not in domains:
+        yield f"domain {domain!r}; known: {', '.join(domains)}"
+
+
+def _shortened(values: list[Any]) -> str:
+    return str(values) if len(values) <= 5 else f"[{', '.join(map(str, values[:5]))}, ...]"
 
 
 def _rating_table_problems(table: list[Any], field: str) -> Iterator[str]:

@@ -85,29 +85,34 @@ class Row:
     example: int
 
 
-def empty_batch(shape: BatchShape) -> Batch:
-    """Returns a batch of padding rows only."""
-    rows, clips = shape.rows, shape.clips
+def empty_batch(shape: BatchShape, members: int | None = None) -> Batch:
+    """Returns a batch of padding rows only; with `members` that many, along a leading axis."""
+    clips = shape.clips
+    rows = (shape.rows,) if members is None else (members, shape.rows)
     return Batch(
-        video=np.zeros((rows, clips, sum(shape.stream_widths)), np.float32),
-        video_mask=np.zeros((rows, clips), bool),
-        query=np.zeros((rows, shape.words, shape.query_width), np.float32),
-        query_mask=np.zeros((rows, shape.words), bool),
+        video=np.zeros((*rows, clips, sum(shape.stream_widths)), np.float32),
+        video_mask=np.zeros((*rows, clips), bool),
+        query=np.zeros((*rows, shape.words, shape.query_width), np.float32),
+        query_mask=np.zeros((*rows, shape.words), bool),
         duration=np.zeros(rows, np.float32),
         example=np.full(rows, -1, np.int32),
         targets=Targets(
-            windows=np.zeros((rows, shape.windows, 2), np.float32),
-            window_mask=np.zeros((rows, shape.windows), bool),
-            saliency_labels=np.zeros((rows, clips), np.float32),
-            positive_clips=np.zeros((rows, shape.pairs), np.int32),
-            negative_clips=np.zeros((rows, shape.pairs), np.int32),
+            windows=np.zeros((*rows, shape.windows, 2), np.float32),
+            window_mask=np.zeros((*rows, shape.windows), bool),
+            saliency_labels=np.zeros((*rows, clips), np.float32),
+            positive_clips=np.zeros((*rows, shape.pairs), np.int32),
+            negative_clips=np.zeros((*rows, shape.pairs), np.int32),
             video_id=np.full(rows, -1, np.int32),
         ),
     )
 
 
 def collate(
-    rows: Iterable[Row | None], shape: BatchShape, *, normalize_query: bool = True
+    rows: Iterable[Row | None],
+    shape: BatchShape,
+    *,
+    normalize_query: bool = True,
+    into: Batch | None = None,
 ) -> Batch:
     """Pads rows into one batch, normalising the features on the way.
 
@@ -119,8 +124,12 @@ def collate(
         given, become padding rows.
       shape: sizes of the batch.
       normalize_query: normalise word features too; some data sets are used raw.
+      into: a batch of padding rows of this shape to write into; a new one when not given.
+
+    Returns:
+      `into`.
     """
-    batch = empty_batch(shape)
+    batch = empty_batch(shape) if into is None else into
     targets = batch.targets
     edges = np.cumsum((0, *shape.stream_widths))
     for b, row in enumerate(rows):
@@ -128,9 +137,12 @@ def collate(
             continue
         num_clips, num_words, num_windows = len(row.streams[0]), len(row.query), len(row.windows)
         for stream, low, high in zip(row.streams, edges[:-1], edges[1:], strict=True):
-            batch.video[b, :num_clips, low:high] = normalize(stream)
+            normalize(stream, out=batch.video[b, :num_clips, low:high])
         batch.video_mask[b, :num_clips] = True
-        batch.query[b, :num_words] = normalize(row.query) if normalize_query else row.query
+        if normalize_query:
+            normalize(row.query, out=batch.query[b, :num_words])
+        else:
+            batch.query[b, :num_words] = row.query
         batch.query_mask[b, :num_words] = True
         batch.duration[b] = row.duration
         batch.example[b] = row.example

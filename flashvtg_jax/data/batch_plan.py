@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,11 +39,14 @@ class PlannedBatch(NamedTuple):
 class BatchPlan:
     """The batches of every epoch of a split.
 
-    Examples are shuffled by (seed, epoch) and fill their length bucket's batch in that order; a
-    batch takes its place in the epoch when it is full. What is left in the buckets at the end of
-    the epoch is packed together from long to short, each batch at the bucket of its longest row.
-    An epoch therefore has ceil(N / B) batches (N // B with `drop_last`) whatever the buckets, and
-    at most one of them, the last and shortest, has padding rows.
+    Examples go into batches from long to short, so that only where one bucket ends and the next
+    one begins a batch holds examples of both: no other batches of that number compute fewer clips.
+    An epoch has ceil(N / B) of them (N // B with `drop_last`) whatever the buckets, and at most
+    one has padding rows, the last of the shortest ones.
+
+    The epoch alone determines in which order the lengths of its batches come; seed and epoch
+    determine which examples fill them. Runs that differ in nothing but the seed therefore compute
+    the same shapes at the same steps, and can be one program (see `shape_key`).
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class BatchPlan:
           lengths: clips of each example [N], at most the last bucket.
           buckets: padded lengths, ascending.
           batch_size: rows of a global batch, B.
-          seed: together with the epoch it determines the order.
+          seed: together with the epoch it determines the order of the examples.
           shuffle: without it, every epoch goes through the buckets from long to short, keeping
             the order of the split within a bucket.
           drop_last: leave out N mod B examples, other ones each epoch, instead of padding the last
@@ -94,21 +97,39 @@ class BatchPlan:
                 f"the longest video has {int(self.lengths.max())} clips, the last bucket holds "
                 f"{self.buckets[-1]}"
             )
-        remainder = self.lengths.size % self.batch_size
-        self._num_examples = self.lengths.size - (remainder if drop_last else 0)
-        if not self._num_examples:
+        self._num_dropped = self.lengths.size % self.batch_size if drop_last else 0
+        if self._num_dropped == self.lengths.size:
             raise ConfigError(
                 f"drop_last leaves nothing of {self.lengths.size} examples at batch size "
                 f"{self.batch_size}; make the batch smaller or set config.train.drop_last=False"
             )
         self._bucket_of = np.searchsorted(self.buckets, self.lengths, side="left")
+        self._sizes = np.bincount(self._bucket_of, minlength=len(self.buckets))
         # Worker threads ask for neighbouring steps: at an epoch's border two plans are in use.
         self._cached_epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch, the same for every epoch."""
-        return -(-self._num_examples // self.batch_size)
+        return -(-(self.lengths.size - self._num_dropped) // self.batch_size)
+
+    @property
+    def shape_key(self) -> Hashable:
+        """What determines the lengths of all batches: equal keys, equal shapes at every step.
+
+        Plans of different seeds have equal keys, and so have plans of different examples whose
+        epochs are made of batches of the same lengths.
+        """
+        num_kept = self.lengths.size - self._num_dropped
+        if self._num_dropped and self.shuffle and np.count_nonzero(self._sizes) > 1:
+            # How many of which bucket are left out changes from epoch to epoch.
+            lengths, counts = np.asarray(self.buckets), self._sizes
+            lengths, counts = lengths[counts > 0], counts[counts > 0]
+        else:
+            descending = np.sort(np.asarray(self.buckets)[self._bucket_of[:num_kept]])[::-1]
+            lengths, counts = np.unique(descending[:: self.batch_size], return_counts=True)
+        made_of = tuple(zip(lengths.tolist(), counts.tolist(), strict=True))
+        return self.batch_size, self.shuffle, self.steps_per_epoch, made_of
 
     def batch(self, step: int) -> tuple[int, PlannedBatch]:
         """Returns the epoch that a global step belongs to, and its batch."""
@@ -120,24 +141,27 @@ class BatchPlan:
         return self._cached_epoch(epoch)
 
     def _plan_epoch(self, epoch: int) -> tuple[PlannedBatch, ...]:
+        num_kept = self.lengths.size - self._num_dropped
         if not self.shuffle:
-            return self._packed(np.arange(self._num_examples))
-        # Four words ending in 1: numpy pads seeds with zeros, so that [seed, epoch] alone would be
-        # the generator of the labels of example 0, [seed, epoch, 0].
-        rng = np.random.default_rng([self.seed, epoch, 0, 1])
-        order = rng.permutation(self.lengths.size)[: self._num_examples]
-        bucket_of = self._bucket_of[order]
-
-        filled: list[tuple[int, PlannedBatch]] = []  # with the place of the row that filled it
-        left = []
-        for bucket, length in enumerate(self.buckets):
-            places = np.flatnonzero(bucket_of == bucket)
-            num_full = len(places) // self.batch_size * self.batch_size
-            for rows in places[:num_full].reshape(-1, self.batch_size):
-                filled.append((int(rows[-1]), PlannedBatch(length, order[rows])))
-            left.append(order[places[num_full:]])
-        filled.sort(key=lambda item: item[0])
-        return (*(batch for _, batch in filled), *self._packed(np.concatenate(left)))
+            return self._packed(np.arange(num_kept))
+        # Four words that do not end in 0: numpy pads seeds with zeros, so that [seed, epoch] alone
+        # would be the generator of the labels of example 0, [seed, epoch, 0].
+        of_epoch = np.random.default_rng([0, epoch, 0, 2])
+        of_seed = np.random.default_rng([self.seed, epoch, 0, 1])
+        examples = of_seed.permutation(self.lengths.size)
+        if self._num_dropped:
+            # Slots, not examples: as many of each bucket whatever the seed, each equally often.
+            slots = of_epoch.permutation(np.repeat(np.arange(len(self.buckets)), self._sizes))
+            dropped = np.unique(slots[num_kept:], return_counts=True)
+            bucket_of, keep = self._bucket_of[examples], np.ones(len(examples), bool)
+            for bucket, number in zip(*dropped, strict=True):
+                keep[np.flatnonzero(bucket_of == bucket)[-number:]] = False
+            examples = examples[keep]
+        packed = self._packed(examples)
+        # Batches of one length keep their order: the one that is not full stays the last of them.
+        lengths = of_epoch.permutation([batch.length for batch in packed])
+        position = np.argsort(-lengths, kind="stable")  # of each packed batch
+        return tuple(packed[k] for k in np.argsort(position))
 
     def _packed(self, examples: np.ndarray) -> tuple[PlannedBatch, ...]:
         """Packs examples from long buckets to short ones, the last batch padded."""
@@ -167,35 +191,56 @@ def checked_buckets(buckets: Sequence[int]) -> tuple[int, ...]:
     return edges
 
 
-def default_buckets(lengths: Sequence[int] | np.ndarray, max_buckets: int = 6) -> tuple[int, ...]:
-    """Returns at most `max_buckets` bucket lengths with the least padding for these examples.
+def default_buckets(
+    lengths: Sequence[int] | np.ndarray,
+    max_buckets: int = 6,
+    *,
+    batch_size: int = 1,
+    groups: Sequence[str] | np.ndarray | None = None,
+) -> tuple[int, ...]:
+    """Returns at most `max_buckets` bucket lengths for which `BatchPlan` computes the fewest clips.
 
     Exact, by dynamic programming over the distinct lengths (the last bucket is the longest); with
-    as few buckets as reach that padding.
+    as few buckets as reach that number.
 
     Args:
       lengths: clips of each example [N].
       max_buckets: shapes that may be compiled.
+      batch_size: rows of a batch, B. With 1 every example is padded to its own bucket.
+      groups: a name for each example [N]; those of one name have a plan of their own. None: all
+        have one.
 
     Raises:
       DataError: for no lengths at all.
-      ConfigError: for `max_buckets` below 1.
+      ConfigError: for `max_buckets` or `batch_size` below 1.
     """
-    if max_buckets < 1:
-        raise ConfigError(f"max_buckets={max_buckets} must be at least 1")
-    values, counts = np.unique(np.asarray(lengths, np.int64), return_counts=True)
-    if not values.size:
+    if max_buckets < 1 or batch_size < 1:
+        raise ConfigError(
+            f"max_buckets={max_buckets} and batch_size={batch_size} must be at least 1"
+        )
+    lengths = np.asarray(lengths, np.int64)
+    if not lengths.size:
         raise DataError("no lengths to choose buckets for: the split has no examples")
-    below = np.concatenate([[0], np.cumsum(counts)])  # examples shorter than values[j]
+    values, length_of = np.unique(lengths, return_inverse=True)
+    names, group_of = np.unique(
+        np.zeros(lengths.size) if groups is None else np.asarray(groups), return_inverse=True
+    )
+    histogram = np.zeros((names.size, values.size), np.int64)
+    np.add.at(histogram, (group_of, length_of), 1)
+    # A plan has ceil(n / B) batches of at least a length, n examples being of at least that length.
+    # rows[j]: those of the batches that hold values[j] or longer.
+    longer = histogram[:, ::-1].cumsum(axis=1)[:, ::-1]
+    rows = (-(-longer // batch_size) * batch_size).sum(axis=0)
 
-    # clips[j]: the fewest padded clips for all examples up to values[j], with the buckets so far.
-    clips = below[1:] * values
+    # clips[j]: the fewest computed clips, counting at most values[j] of a row, with the buckets so
+    # far, values[j] being one of them.
+    clips = rows[0] * values
     previous: list[np.ndarray] = []
     for _ in range(min(max_buckets, values.size) - 1):
         extended, choice = clips.copy(), np.full(values.size, -1)
         for j in range(1, values.size):
-            # The last bucket, values[j], takes what is longer than values[i], for every i < j.
-            candidates = clips[:j] + (below[j + 1] - below[1 : j + 1]) * values[j]
+            # The bucket before is values[i], i < j: what is longer has values[j] - values[i] more.
+            candidates = clips[:j] + rows[1 : j + 1] * (values[j] - values[:j])
             best = int(candidates.argmin())
             if candidates[best] < extended[j]:
                 extended[j], choice[j] = candidates[best], best
@@ -223,3 +268,22 @@ def padding_fraction(lengths: Sequence[int] | np.ndarray, buckets: Sequence[int]
     if bucket_of.max(initial=0) == edges.size:
         raise ConfigError(f"buckets {tuple(edges.tolist())} do not hold {lengths.max()} clips")
     return 1.0 - float(lengths.sum()) / float(edges[bucket_of].sum())
+
+
+def plan_clips(plan: BatchPlan, epochs: int = 1) -> tuple[int, int]:
+    """Returns the clips computed in whole epochs of a plan, and those of them that are valid.
+
+    Computed are all rows of every batch at the length of the batch, rows without an example too.
+    """
+    computed = valid = 0
+    for epoch in range(epochs):
+        for batch in plan.epoch(epoch):
+            computed += batch.length * len(batch.examples)
+            valid += int(plan.lengths[batch.examples[batch.examples != PADDING_ROW]].sum())
+    return computed, valid
+
+
+def plan_padding(plan: BatchPlan, epochs: int = 1) -> float:
+    """Returns the fraction of the clips computed in whole epochs of a plan that are padding."""
+    computed, valid = plan_clips(plan, epochs)
+    return 1.0 - valid / computed

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from flashvtg_jax.data import custom
 from flashvtg_jax.data.dataset_builder import VIDEOS, FeatureConfig, FeatureDatasetBuilder
 from flashvtg_jax.data.inventory import Inventory, take_inventory
 from flashvtg_jax.data.layout import parse_widths
@@ -35,6 +36,7 @@ def build(
     skip_missing: bool = False,
     overwrite: bool = False,
     widths: Mapping[str, int | None] | str | None = None,
+    clip_length: float | None = None,
     progress: bool = True,
 ) -> Path:
     """Builds a data set from feature and annotation files, and says on stderr what it did.
@@ -43,7 +45,8 @@ def build(
     the data set's place and moved there in one step, so that what is there is always whole.
 
     Args:
-      dataset: "qvhighlights/slowfast_clip"; `dataset_names` lists all.
+      dataset: "qvhighlights/slowfast_clip"; `dataset_names` lists all. "custom/NAME" is one's own
+        data, under any NAME.
       manual_dir: folder with annotation files and feature folders, see the builder's README.
       data_dir: folder of all built data sets.
       skip_missing: leave out queries for which feature files are missing, instead of stopping.
@@ -51,20 +54,21 @@ def build(
       widths: feature widths other than the released ones, by name of the stream or "query":
         {"slowfast": 64, "query": 32}, or as text "slowfast=64,query=32". None as a width takes
         the one that all files have.
+      clip_length: seconds of video that a row of one's own features stands for; the other data
+        sets have theirs.
       progress: show bars and reports on stderr.
 
     Returns:
       The folder of the data set, `data_dir/name/config/version`.
 
     Raises:
-      ConfigError: an unknown data set or stream name.
+      ConfigError: an unknown data set or stream name, or a clip length that is missing or not for
+        this data set.
       DataError: annotations or feature files that cannot be used; no space left, or `data_dir`
         cannot be written.
     """
     builder_class, config = find_builder(dataset)
-    layout = config.layout
-    if widths:
-        layout = layout.with_widths(parse_widths(widths) if isinstance(widths, str) else widths)
+    custom.check_clip_length(dataset, clip_length)
     target = Path(data_dir).expanduser() / dataset / str(builder_class.VERSION)
     report = functools.partial(print, file=sys.stderr) if progress else lambda *_: None
     if (target / "dataset_info.json").exists():
@@ -74,11 +78,14 @@ def build(
     elif target.exists():
         raise DataError(f"{target}: there already, but not a data set; move it away.")
 
+    layout = config.layout or custom.custom_layout(manual_dir, clip_length)
+    if widths:
+        layout = layout.with_widths(parse_widths(widths) if isinstance(widths, str) else widths)
     inventory = take_inventory(layout, manual_dir, skip_missing=skip_missing, progress=progress)
     with _clear_write_errors(data_dir), _folder_beside(target) as folder:
         _check_space(folder, inventory)
         builder = builder_class(
-            config=config.name, data_dir=folder, inventory=inventory, progress=progress
+            config=config, data_dir=folder, inventory=inventory, progress=progress
         )
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads
             builder.download_and_prepare(
@@ -92,19 +99,28 @@ def build(
 
 
 def dataset_names() -> list[str]:
-    """Returns the names of all data sets that can be built, "name/config", sorted."""
-    return sorted(
+    """Returns the names of all data sets that can be built, "name/config", sorted.
+
+    "custom/NAME" among them stands for one's own data under any name.
+    """
+    fixed = (
         f"{name}/{config.name}" for name in _packages() for config in _builder(name).BUILDER_CONFIGS
     )
+    return sorted([*fixed, custom.PLACEHOLDER])
 
 
 def find_builder(dataset: str) -> tuple[type[FeatureDatasetBuilder], FeatureConfig]:
     """Returns builder class and config of "name/config".
 
+    The config of one's own data, "custom/NAME", has no layout: its folder tells that.
+
     Raises:
       ConfigError: there is none of this name; the nearest ones are named.
     """
     name, _, config_name = dataset.partition("/")
+    if custom.is_custom(dataset):
+        custom.check_name(dataset)
+        return _builder(name), FeatureConfig(name=config_name)
     if name in _packages():
         builder_class = _builder(name)
         for config in builder_class.BUILDER_CONFIGS:
@@ -193,10 +209,11 @@ def _check_sizes(builder: FeatureDatasetBuilder, inventory: Inventory) -> None:
 def _move(source: Path, target: Path, folder: Path) -> None:
     """Moves a whole data set into its place, in exchange for the one that may be there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    # TFDS's note of the default config, for those who read with `tfds.builder`.
-    note = target.parents[1] / ".config"
-    if not note.exists():
-        os.rename(source.parents[1] / ".config", note)
+    # TFDS's note of the default config, for those who read with `tfds.builder`; one's own data
+    # have none.
+    note, written = (place.parents[1] / ".config" for place in (target, source))
+    if written.exists() and not note.exists():
+        os.rename(written, note)
     replaced = folder / "replaced"
     if target.exists():
         os.rename(target, replaced)

@@ -13,16 +13,14 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from flashvtg_jax.data.features import read_feature
 from flashvtg_jax.data.inventory import Inventory, Query, Stream, Video, take_inventory
-from flashvtg_jax.data.layout import Layout
+from flashvtg_jax.data.layout import Item, Layout
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.progress import progress_bar
 
@@ -70,9 +68,7 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
     def _info(self) -> tfds.core.DatasetInfo:
         layout, inventory = self.builder_config.layout, self._inventory
         if inventory is None:
-            half = np.dtype(np.float16)
-            streams = [Stream(files, half) for files in layout.streams]
-            query = Stream(layout.query, half)
+            *streams, query = (Stream(files, files.dtype) for files in layout.feature_files)
         else:
             streams, query = inventory.streams, inventory.query
         features = {
@@ -100,10 +96,11 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
         if inventory is None:
             inventory = take_inventory(self.builder_config.layout, dl_manager.manual_dir)
             for stream in (*inventory.streams, inventory.query):
-                if stream.dtype != np.float16:
+                if stream.dtype != stream.files.dtype:
                     raise DataError(
-                        f"{dl_manager.manual_dir}: {stream.files.name} features are not float16; "
-                        "build with `flashvtg build`, which takes other types, too."
+                        f"{dl_manager.manual_dir}: {stream.files.name} features are not "
+                        f"{stream.files.dtype}; build with `flashvtg build`, which takes other "
+                        "types, too."
                     )
             self.info.metadata.update(_metadata(inventory))
         num_rows = sum(map(len, inventory.queries.values())) + len(inventory.videos)
@@ -156,7 +153,6 @@ def _tensor(stream: Stream, doc: str) -> tfds.features.Tensor:
 
 def _metadata(inventory: Inventory) -> dict[str, Any]:
     """Returns what a reader needs to know before it reads a row."""
-    shortest = [min(video.num_clips) for video in inventory.videos]
     return {
         "format_version": FORMAT_VERSION,
         "streams": {stream.files.name: stream.width for stream in inventory.streams},
@@ -165,7 +161,7 @@ def _metadata(inventory: Inventory) -> dict[str, Any]:
         "labels": inventory.layout.labels,
         "splits": {
             split: {
-                "num_clips": [shortest[query.video] for query in queries],
+                "num_clips": [query.num_clips for query in queries],
                 "num_words": [query.num_words for query in queries],
                 "num_windows": [
                     len(query.annotation.get("relevant_windows") or ()) for query in queries
@@ -183,22 +179,21 @@ def _query_row(inventory: Inventory, query: Query) -> dict[str, Any]:
         "annotation": json.dumps(query.annotation, ensure_ascii=False),
         "vid": query.annotation["vid"],
         "video_row": query.video,
-        "query": _read(inventory.query, query.path),
+        "query": _read(inventory.query, query.item),
     }
 
 
 def _video_row(inventory: Inventory, video: Video) -> dict[str, Any]:
     features = {
-        stream.files.name: _read(stream, path)
-        for stream, path in zip(inventory.streams, video.paths, strict=True)
+        stream.files.name: _read(stream, item)
+        for stream, item in zip(inventory.streams, video.items, strict=True)
     }
     words = np.empty((0, inventory.query.width), inventory.query.dtype)
     return features | {"annotation": "", "vid": video.vid, "video_row": -1, "query": words}
 
 
-def _read(stream: Stream, path: Path) -> np.ndarray:
-    features = read_feature(path, stream.files.key, stream.width)
-    return np.ascontiguousarray(features, dtype=stream.dtype)
+def _read(stream: Stream, item: Item) -> np.ndarray:
+    return np.ascontiguousarray(item.read(stream.width), dtype=stream.dtype)
 
 
 def _shards(

@@ -19,6 +19,10 @@ import numpy as np
 from flashvtg_jax.errors import DataError
 
 SUFFIXES = (".npz", ".npy", ".pt")
+USUAL_KEYS = (
+    "features",
+    "last_hidden_state",
+)  # of the array that is meant, where there are several
 
 _FLOATS = ("float16", "float32", "float64")
 _UNREADABLE = (
@@ -40,12 +44,13 @@ class FeatureHeader(NamedTuple):
     dtype: np.dtype
 
 
-def read_feature(path: str | os.PathLike, key: str, width: int | None = None) -> np.ndarray:
+def read_feature(path: str | os.PathLike, key: str | None, width: int | None = None) -> np.ndarray:
     """Reads one feature file as an array [rows, width], in the precision it was released in.
 
     Args:
       path: a `.npz`, `.npy` or `.pt` file; pickled objects in it are refused.
-      key: name of the array in a `.npz` file or a `.pt` dictionary; a bare array needs none.
+      key: name of the array in a `.npz` file or a `.pt` dictionary; a bare array needs none. None
+        takes the only array, or of several the one of `USUAL_KEYS`.
       width: the width the array must have; None takes any.
 
     Raises:
@@ -64,7 +69,9 @@ def read_feature(path: str | os.PathLike, key: str, width: int | None = None) ->
     return array
 
 
-def feature_header(path: str | os.PathLike, key: str, width: int | None = None) -> FeatureHeader:
+def feature_header(
+    path: str | os.PathLike, key: str | None, width: int | None = None
+) -> FeatureHeader:
     """Reads rows, width and dtype of a feature file without reading its numbers (`.pt`: with).
 
     Args:
@@ -101,25 +108,44 @@ def normalize(features: np.ndarray, *, out: np.ndarray | None = None) -> np.ndar
     Returns:
       `out`.
     """
+    features = np.asarray(features)
     if out is None:
-        out = np.empty(np.shape(features), np.float32)
-    out[...] = features
+        out = np.empty(features.shape, np.float32)
+    half = features.dtype == np.float16
+    if half:
+        _widen(features, out)
+    else:
+        out[...] = features
     norms = np.sqrt(np.einsum("...d,...d->...", out, out))
+    if half and np.max(norms, initial=0.0) >= 2.0**16:  # some may not be finite
+        out[...] = features
+        norms = np.sqrt(np.einsum("...d,...d->...", out, out))
     norms += np.float32(1e-5)
     return np.divide(out, norms[..., None], out=out)
 
 
+def _widen(features: np.ndarray, out: np.ndarray) -> None:
+    """Writes float16 numbers as float32, in a third of the time that numpy takes for it.
+
+    Infinity and NaN come out as numbers from 2^16, which no float16 is.
+    """
+    # Fraction and exponent move to where float32 has them, and the sign, of which the wider integer
+    # has copies, to the top. The exponents count from 15 and from 127.
+    bits = out.view(np.int32)
+    np.left_shift(features.view(np.int16), 13, out=bits, dtype=np.int32)
+    bits &= np.int32(-0x70000001)
+    out *= np.float32(2.0**112)
+
+
 @contextlib.contextmanager
-def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
+def _open_array(path: Path, key: str | None) -> Iterator[tuple[IO[bytes], int]]:
     """Opens the array `key` of a `.npz` file, or a `.npy` file: (stream, bytes there are)."""
     try:
         with contextlib.ExitStack() as stack:
             if path.suffix == ".npz":
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
-                if key not in names:
-                    raise _wrong_key(path, key, names)
-                member = archive.infolist()[names.index(key)]
+                member = archive.infolist()[names.index(_key(path, key, names))]
                 yield stack.enter_context(archive.open(member)), member.file_size
             else:
                 stream = stack.enter_context(path.open("rb"))
@@ -130,7 +156,7 @@ def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
         raise _unreadable(path, error) from error
 
 
-def _read_numpy(path: Path, key: str) -> np.ndarray:
+def _read_numpy(path: Path, key: str | None) -> np.ndarray:
     with _open_array(path, key) as (stream, _):
         return np.lib.format.read_array(stream, allow_pickle=False)
 
@@ -147,7 +173,7 @@ def _npy_header(stream) -> tuple[tuple[int, ...], np.dtype, int]:
     return shape, dtype, stream.tell()
 
 
-def _read_torch(path: Path, key: str) -> np.ndarray:
+def _read_torch(path: Path, key: str | None) -> np.ndarray:
     """Reads a tensor, or the entry `key` of a dictionary of tensors, from a `.pt` file."""
     try:
         torch = importlib.import_module("torch")
@@ -162,9 +188,8 @@ def _read_torch(path: Path, key: str) -> np.ndarray:
     except (*_UNREADABLE, pickle.UnpicklingError) as error:
         raise _unreadable(path, error) from error
     if isinstance(content, dict):
-        if key not in content:
-            raise _wrong_key(path, key, [str(name) for name in content])
-        content = content[key]
+        entries = {str(name): entry for name, entry in content.items()}
+        content = entries[_key(path, key, list(entries))]
     if not isinstance(content, torch.Tensor):
         raise DataError(f"{path}: expected a tensor, found {type(content).__name__}.")
     if content.dtype == torch.bfloat16:  # numpy has none
@@ -188,10 +213,20 @@ def _check_header(path: Path, shape, dtype: np.dtype, width: int | None) -> Feat
     return FeatureHeader(rows, found, dtype)
 
 
-def _wrong_key(path: Path, key: str, keys: list[str]) -> DataError:
-    return DataError(
-        f"{path}: no array {key!r} in it; it holds {', '.join(sorted(keys)) or 'none'}."
-    )
+def _key(path: Path, key: str | None, keys: list[str]) -> str:
+    """Returns the name of the array to read: `key`, or, for None, the only or a usual one."""
+    listing = ", ".join(sorted(keys)) or "none"
+    if key is None:
+        candidates = keys if len(keys) == 1 else [name for name in USUAL_KEYS if name in keys]
+        if not candidates:
+            raise DataError(
+                f"{path}: which array is meant? It holds {listing}; store the features alone, or "
+                f"under the name {' or '.join(map(repr, USUAL_KEYS))}."
+            )
+        return candidates[0]
+    if key not in keys:
+        raise DataError(f"{path}: no array {key!r} in it; it holds {listing}.")
+    return key
 
 
 def _unreadable(path: Path, reason) -> DataError:

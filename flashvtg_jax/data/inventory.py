@@ -11,19 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import (
-    MAX_ERRORS,
-    check_lines_agree,
-    load_annotations,
-    num_video_clips,
-)
-from flashvtg_jax.data.features import FeatureHeader, feature_header
-from flashvtg_jax.data.layout import FeatureFiles, Layout
+from flashvtg_jax.data.annotations import MAX_ERRORS, check_lines_agree, num_video_clips
+from flashvtg_jax.data.features import FeatureHeader
+from flashvtg_jax.data.layout import Features, Found, Item, Layout, lengths_agree
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.progress import progress_bar
 
 # Opening thousands of small files waits for the disk more than for the processor.
 _THREADS = 8
+
+_MAX_UNRATED_CLIPS = 2  # by which features and ratings may differ; the longer ones are cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Stream:
       dtype: float16 when all files are float16, else float32.
     """
 
-    files: FeatureFiles
+    files: Features
     dtype: np.dtype
 
     @property
@@ -46,21 +43,30 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """One video: its files and the clips in each, in the order of the streams."""
+    """One video: its features and the clips in each, in the order of the streams."""
 
     vid: str
-    paths: tuple[Path, ...]
+    items: tuple[Item, ...]
     num_clips: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """One annotation line: its words, and the place of its video among the videos."""
+    """One annotation line: its words, and its video.
+
+    Attributes:
+      annotation: the line.
+      item: features of its words.
+      num_words: of these.
+      video: place of its video among the videos.
+      num_clips: those that all streams of the video have, and its labels where they tell clips.
+    """
 
     annotation: Mapping[str, Any]
-    path: Path
+    item: Item
     num_words: int
     video: int
+    num_clips: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,27 +123,23 @@ def take_inventory(
       DataError: annotations that cannot be used; missing files, the first ten named and all
         counted; files of another key, rank, width or type, without rows or cut short, up to ten
         in one message; a split without any query left; videos whose streams differ in length, or
-        that have other lengths than their annotations say, up to ten in one message.
+        that have other lengths than their annotations or labels say, up to ten in one message.
     """
     manual_dir = Path(manual_dir).expanduser()
     paths = layout.find_annotations(manual_dir)
-    rows = {
-        split: load_annotations(
-            path,
-            clip_length=layout.clip_length,
-            labels=None if split in layout.unlabelled_splits else layout.labels,
-        )
-        for split, path in paths.items()
-    }
+    rows = {split: layout.load_annotations(split, path) for split, path in paths.items()}
     check_lines_agree({str(paths[split]): lines for split, lines in rows.items()})
-    found = _find_files(layout, manual_dir, rows)
+    found = {
+        files.name: files.find(manual_dir, itertools.chain(*rows.values()))
+        for files in layout.feature_files
+    }
     rows, skipped = _without_missing(layout, manual_dir, rows, found, skip_missing)
 
     wanted = [
-        (files, path)
+        (files, item)
         for files in layout.feature_files
-        for path in dict.fromkeys(
-            found[files.name][files.stem(row)] for row in itertools.chain(*rows.values())
+        for item in dict.fromkeys(
+            found[files.name].item(row) for row in itertools.chain(*rows.values())
         )
     ]
     headers = _read_headers(wanted, progress)
@@ -148,51 +150,30 @@ def take_inventory(
     for row in itertools.chain(*rows.values()):
         if row["vid"] not in videos:
             places[row["vid"]] = len(videos)
-            paths = tuple(found[s.files.name][s.files.stem(row)] for s in streams)
+            items = tuple(found[stream.files.name].item(row) for stream in streams)
             num_clips = tuple(
-                headers[s.files.name][path].rows for s, path in zip(streams, paths, strict=True)
+                headers[s.files.name][item].rows for s, item in zip(streams, items, strict=True)
             )
-            videos[row["vid"]] = Video(row["vid"], paths, num_clips)
+            videos[row["vid"]] = Video(row["vid"], items, num_clips)
     _check_lengths(layout, videos, itertools.chain(*rows.values()))
 
     def as_query(row: Mapping[str, Any]) -> Query:
-        path = found[query.files.name][query.files.stem(row)]
-        return Query(row, path, headers[query.files.name][path].rows, places[row["vid"]])
+        item = found[query.files.name].item(row)
+        num_clips = min(videos[row["vid"]].num_clips)
+        if layout.rated and row.get("label"):
+            num_clips = min(num_clips, len(row["label"]))
+        num_words = headers[query.files.name][item].rows
+        return Query(row, item, num_words, places[row["vid"]], num_clips)
 
     queries = {split: tuple(map(as_query, kept)) for split, kept in rows.items()}
     return Inventory(layout, tuple(streams), query, tuple(videos.values()), queries, skipped)
-
-
-def _find_files(
-    layout: Layout, manual_dir: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> dict[str, dict[str, Path]]:
-    """Returns the path of every file that there is, by name of the features and stem."""
-    found = {}
-    for files in layout.feature_files:
-        folder = manual_dir / files.folder
-        try:
-            # One listing: asking for each of thousands of names is slow on network disks.
-            names = set(os.listdir(folder))
-        except OSError as error:
-            raise DataError(
-                f"{folder}: cannot be listed ({error.strerror}); the {files.name} features "
-                f"({files.pattern}{files.suffix}) belong there."
-            ) from error
-        stems = {files.stem(row) for row in itertools.chain(*rows.values())}
-        found[files.name] = {
-            stem: folder / (stem + suffix)
-            for stem in stems
-            for suffix in reversed(files.suffixes())  # the released format wins
-            if stem + suffix in names
-        }
-    return found
 
 
 def _without_missing(
     layout: Layout,
     manual_dir: Path,
     rows: Mapping[str, Sequence[Mapping[str, Any]]],
-    found: Mapping[str, Mapping[str, Path]],
+    found: Mapping[str, Found],
     skip_missing: bool,
 ) -> tuple[dict[str, list[Mapping[str, Any]]], dict[str, tuple[Any, ...]]]:
     """Returns the rows that have all their files, and the ids of those that have not."""
@@ -202,9 +183,7 @@ def _without_missing(
         kept[split], absent = [], []
         for row in split_rows:
             lacking = [
-                manual_dir / files.folder / (files.stem(row) + files.suffix)
-                for files in layout.feature_files
-                if files.stem(row) not in found[files.name]
+                path for files in layout.feature_files for path in found[files.name].missing(row)
             ]
             (absent if lacking else kept[split]).append(row)
             missing.update(dict.fromkeys(lacking))
@@ -228,25 +207,25 @@ def _without_missing(
 
 
 def _read_headers(
-    wanted: Sequence[tuple[FeatureFiles, Path]], progress: bool
-) -> dict[str, dict[Path, FeatureHeader]]:
+    wanted: Sequence[tuple[Features, Item]], progress: bool
+) -> dict[str, dict[Item, FeatureHeader]]:
     """Returns all headers by name of the features, or raises what is wrong with the files."""
 
-    def read(item: tuple[FeatureFiles, Path]) -> FeatureHeader | DataError:
-        files, path = item
+    def read(pair: tuple[Features, Item]) -> FeatureHeader | DataError:
+        files, item = pair
         try:
-            return feature_header(path, files.key, files.width)
+            return item.header(files.width)
         except DataError as error:
             return error
 
-    headers: dict[str, dict[Path, FeatureHeader]] = collections.defaultdict(dict)
+    headers: dict[str, dict[Item, FeatureHeader]] = collections.defaultdict(dict)
     problems: list[str] = []
     pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
     try:
         results = progress_bar(pool.map(read, wanted), len(wanted), "checking features", progress)
-        for (files, path), header in zip(wanted, results, strict=True):
+        for (files, item), header in zip(wanted, results, strict=True):
             if not isinstance(header, DataError):
-                headers[files.name][path] = header
+                headers[files.name][item] = header
             elif len(problems) < MAX_ERRORS:
                 problems.append(str(header))
             else:
@@ -260,13 +239,13 @@ def _read_headers(
     return headers
 
 
-def _agree(files: FeatureFiles, headers: Mapping[Path, FeatureHeader]) -> Stream:
+def _agree(files: Features, headers: Mapping[Item, FeatureHeader]) -> Stream:
     """Returns the width and type of one kind of features, which all its files must share."""
     ((width, _),) = collections.Counter(h.width for h in headers.values()).most_common(1)
-    for path, header in headers.items():
+    for item, header in headers.items():
         if header.width != width:
             raise DataError(
-                f"{path}: expected width {width}, as most {files.name} files have, "
+                f"{item}: expected width {width}, as most {files.name} files have, "
                 f"got {header.width}: features of another backbone?"
             )
     half = all(header.dtype == np.float16 for header in headers.values())
@@ -282,22 +261,26 @@ def _check_lengths(
     for row in rows:
         video = videos[row["vid"]]
         shortest, longest = min(video.num_clips), max(video.num_clips)
-        if layout.labels == "ratings" and row.get("label"):
-            expected, known = len(row["label"]), "rated clips"
+        labels = row.get("label") if layout.rated else None
+        if labels:
+            expected, known = len(labels), "rated clips"
+            # A rating belongs to its clip: these lengths cannot differ by a share of the video.
+            fits = abs(shortest - expected) <= _MAX_UNRATED_CLIPS
         else:
             expected = num_video_clips(row["duration"], layout.clip_length)
             known = f"clips of {layout.clip_length:g} s in {row['duration']:g} s"
-        if not _about_equal(shortest, longest):
-            pairs = zip(video.paths, video.num_clips, strict=True)
+            fits = lengths_agree(shortest, expected)
+        if not lengths_agree(shortest, longest):
+            pairs = zip(video.items, video.num_clips, strict=True)
             problem = (
                 "streams of one video differ in length by more than 10%: "
-                + ", ".join(f"{path} has {n} clips" for path, n in pairs)
+                + ", ".join(f"{item} has {n} clips" for item, n in pairs)
                 + "; they were extracted at different clip lengths, or one is cut short."
             )
-        elif not _about_equal(shortest, expected):
-            path = video.paths[video.num_clips.index(shortest)]
+        elif not fits:
+            item = video.items[video.num_clips.index(shortest)]
             problem = (
-                f"{path}: {shortest} rows, but the annotations say {expected} {known}; extracted "
+                f"{item}: {shortest} rows, but the annotations say {expected} {known}; extracted "
                 "at another clip length, or cut short?"
             )
         else:
@@ -308,8 +291,3 @@ def _check_lengths(
         problems[problem] = None
     if problems:
         raise DataError("\n".join(problems))
-
-
-def _about_equal(one: int, other: int) -> bool:
-    """Returns whether two numbers of clips differ by no more than two clips, or 10%."""
-    return abs(one - other) <= max(2, 0.1 * max(one, other))

@@ -119,9 +119,72 @@ def window_labels(
     return labels, positives.astype(np.int32), negatives.astype(np.int32)
 
 
+def rating_labels(
+    annotation: Mapping[str, Any], num_clips: int, rng: np.random.Generator
+) -> Labels:
+    """Labels of a TVSum annotation: the mean of ratings from 1 to 5, on the scale from 0 to 12.
+
+    That scale is the one of QVHighlights' sums, whatever the number of annotators. Nothing is
+    drawn.
+
+    Args:
+      annotation: reads `label`, a list of ratings for each clip.
+      num_clips: clips of the video, L; further rows are left out.
+      rng: not used.
+
+    Returns:
+      saliency_labels [L] float32; positive_clips [1] int32: the last of the highest rated clips;
+      negative_clips [1] int32: the first of the lowest rated ones.
+
+    Raises:
+      DataError: there are fewer rows than clips.
+    """
+    points = _label_rows(annotation, num_clips) - 1.0
+    return _extremes(points.sum(axis=1) / (4.0 * points.shape[1]) * 12.0)
+
+
+def binary_labels(
+    annotation: Mapping[str, Any], num_clips: int, rng: np.random.Generator
+) -> Labels:
+    """Labels of a YouTube Highlights annotation: 1 for the clips of a highlight, else 0.
+
+    Args:
+      annotation: reads `label`, a list with one number for each clip.
+      num_clips: clips of the video, L; further rows are left out.
+      rng: not used.
+
+    Returns:
+      As `rating_labels`.
+
+    Raises:
+      DataError: there are fewer rows than clips.
+    """
+    return _extremes(_label_rows(annotation, num_clips)[:, 0])
+
+
+def _label_rows(annotation: Mapping[str, Any], num_clips: int) -> np.ndarray:
+    """Returns the ratings of the clips [L, annotators] float64."""
+    rows = np.asarray(annotation["label"], np.float64)[:num_clips]
+    if len(rows) < num_clips:
+        raise DataError(
+            f"query {annotation.get('qid')}: label has {len(rows)} rows for {num_clips} clips; "
+            "build the data set again with --overwrite, which cuts to the shorter"
+        )
+    return rows
+
+
+def _extremes(labels: np.ndarray) -> Labels:
+    # Stable, as above: the last of the highest, the first of the lowest.
+    order = np.argsort(labels, kind="stable")
+    highest, lowest = order[-1:].astype(np.int32), order[:1].astype(np.int32)
+    return labels.astype(np.float32), highest, lowest
+
+
 LABEL_RULES: dict[str, LabelRule] = {
     "qvhighlights": LabelRule(qvhighlights_labels, num_pairs=2, needs_windows=True),
     "windows": LabelRule(window_labels, num_pairs=2, needs_windows=True),
+    "ratings": LabelRule(rating_labels, num_pairs=1, needs_windows=False),
+    "binary": LabelRule(binary_labels, num_pairs=1, needs_windows=False),
 }
 
 

@@ -1,49 +1,217 @@
 """Where the files of a data set lie as they were released, and what must be in them."""
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
-from flashvtg_jax.data.features import SUFFIXES
+import numpy as np
+
+from flashvtg_jax.data.annotations import LABEL_FIELDS, load_annotations
+from flashvtg_jax.data.features import SUFFIXES, FeatureHeader, feature_header, read_feature
 from flashvtg_jax.errors import ConfigError, DataError
 
 # An annotation file is looked for in these subfolders of manual_dir, in this order.
 ANNOTATION_FOLDERS = (".", "annotations", "data")
 
+Row = Mapping[str, Any]
+
+
+class Item(Protocol):
+    """The features of one video, or of the words of one query. Hashable; its text names files."""
+
+    def header(self, width: int | None) -> FeatureHeader:
+        """Returns rows, width and dtype without reading numbers; DataError as `feature_header`."""
+
+    def read(self, width: int | None) -> np.ndarray:
+        """Returns the features [rows, width]; DataError as `read_feature`."""
+
+
+class Found(Protocol):
+    """The features of one kind that there are in a manual_dir."""
+
+    def item(self, row: Row) -> Item | None:
+        """Returns what an annotation line needs, None where something is missing."""
+
+    def missing(self, row: Row) -> list[Path]:
+        """Returns the files that an annotation line needs and that are not there."""
+
+
+class Features(Protocol):
+    """One kind of features: those of a video stream, or of the words of the queries.
+
+    `FeatureFiles` and `glove.GloveWords` are the two there are.
+    """
+
+    name: str
+    width: int | None
+    dtype: np.dtype  # as released
+
+    def find(self, manual_dir: Path, rows: Iterable[Row]) -> Found:
+        """Looks for the features that annotation lines need.
+
+        Raises:
+          DataError: nothing of this kind is there, or it cannot be read.
+        """
+
+    def present(self, folder: Path) -> Path | None:
+        """Returns a file or folder with any features of this kind below `folder`, if any."""
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureFiles:
-    """One feature file for each video, or for each query.
+    """One feature file for each video, or for each query; or several, side by side.
 
     Attributes:
       name: of the stream: "slowfast"; for the words of the queries "query".
       pattern: path below manual_dir without suffix, with a field of the annotation line in it:
         "slowfast_features/{vid}".
-      key: name of the array in a `.npz` file.
+      key: name of the array in a `.npz` file; None takes the only one, or a usual one.
       width: features a row; None where any width will do, as long as all files agree.
       suffix: of the released files. Files of the same names in the other formats are read, too.
+      parts: endings of the names, before the suffix, of the files that hold a share of the
+        features each: ("_rgb", "_opt"). They are concatenated along the width.
+      also: further (pattern, key), where other packs keep the same features. The first one whose
+        folder is there is read.
     """
 
     name: str
     pattern: str
-    key: str
+    key: str | None
     width: int | None
     suffix: str = ".npz"
+    parts: tuple[str, ...] = ("",)
+    also: tuple[tuple[str, str | None], ...] = ()
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the released features."""
+        return np.dtype(np.float16)
 
     @property
     def folder(self) -> str:
         """The folder below manual_dir that holds the files."""
         return str(PurePosixPath(self.pattern).parent)
 
-    def stem(self, row: Mapping[str, Any]) -> str:
-        """Returns the file name, without suffix, for an annotation line."""
+    def stem(self, row: Row) -> str:
+        """Returns the file name, without part and suffix, for an annotation line."""
         # Not Path.stem: ids contain dots.
         return PurePosixPath(self.pattern).name.format(**row)
 
     def suffixes(self) -> tuple[str, ...]:
         """Returns the suffixes to look for, the released one first."""
         return (self.suffix, *(suffix for suffix in SUFFIXES if suffix != self.suffix))
+
+    def find(self, manual_dir: Path, rows: Iterable[Row]) -> "FoundFiles":
+        """Returns the files that there are for annotation lines.
+
+        Raises:
+          DataError: their folder is not there, or cannot be listed.
+        """
+        places = self._places()
+        place = next((p for p in places if (manual_dir / p.folder).is_dir()), self)
+        folder = manual_dir / place.folder
+        try:
+            # One listing: asking for each of thousands of names is slow on network disks.
+            names = frozenset(os.listdir(folder))
+        except OSError as error:
+            patterns = " or ".join(p.pattern + self.parts[0] + self.suffix for p in places)
+            raise DataError(
+                f"{folder}: cannot be listed ({error.strerror}); the {self.name} features "
+                f"({patterns}) belong there."
+            ) from error
+        return FoundFiles(place, folder, names)
+
+    def present(self, folder: Path) -> Path | None:
+        """Returns the folder below `folder` that holds any files where these belong, if any."""
+        folders = (folder / place.folder for place in self._places())
+        return next((path for path in folders if path.is_dir() and any(path.iterdir())), None)
+
+    def _places(self) -> list["FeatureFiles"]:
+        pairs = ((self.pattern, self.key), *self.also)
+        return [dataclasses.replace(self, pattern=p, key=key) for p, key in pairs]
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundFiles:
+    """The feature files of one kind that there are."""
+
+    files: FeatureFiles
+    folder: Path
+    names: frozenset[str]  # in the folder
+
+    def item(self, row: Row) -> "FileItem | None":
+        """Returns the files of an annotation line, None where one is missing."""
+        paths = self._paths(row)
+        return None if None in paths else FileItem(tuple(paths), self.files.key)
+
+    def missing(self, row: Row) -> list[Path]:
+        """Returns the files that an annotation line needs and that are not there."""
+        pairs = zip(self.files.parts, self._paths(row), strict=True)
+        stem, suffix = self.files.stem(row), self.files.suffix
+        return [self.folder / (stem + part + suffix) for part, path in pairs if path is None]
+
+    def _paths(self, row: Row) -> list[Path | None]:
+        """Returns the file of each part; of several formats the released one wins."""
+        stem = self.files.stem(row)
+        named = [
+            [stem + part + suffix for suffix in self.files.suffixes()] for part in self.files.parts
+        ]
+        existing = (next((name for name in names if name in self.names), None) for names in named)
+        return [None if name is None else self.folder / name for name in existing]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileItem:
+    """The feature file of one video or query, or its parts.
+
+    Attributes:
+      paths: one for each part.
+      key: name of the array in a `.npz` file, as for `read_feature`.
+    """
+
+    paths: tuple[Path, ...]
+    key: str | None
+
+    def header(self, width: int | None) -> FeatureHeader:
+        """Reads rows, width and dtype; the parts' shortest, their sum and their widest.
+
+        Raises:
+          DataError: as `feature_header`; parts of very different length.
+        """
+        if len(self.paths) == 1:
+            return feature_header(self.paths[0], self.key, width)
+        headers = [feature_header(path, self.key) for path in self.paths]
+        rows = [header.rows for header in headers]
+        if not lengths_agree(min(rows), max(rows)):
+            raise DataError(
+                "parts of one video differ in length by more than 10%: "
+                + ", ".join(f"{p} has {n} rows" for p, n in zip(self.paths, rows, strict=True))
+                + "; one of them is cut short, or of another clip length."
+            )
+        found = sum(header.width for header in headers)
+        if width is not None and found != width:
+            widths = " + ".join(str(header.width) for header in headers)
+            raise DataError(
+                f"{self}: expected width {width} together, got {widths}: features of another "
+                "backbone?"
+            )
+        return FeatureHeader(min(rows), found, np.result_type(*(h.dtype for h in headers)))
+
+    def read(self, width: int | None) -> np.ndarray:
+        """Reads the features [rows, width], parts side by side and cut to the shortest.
+
+        Raises:
+          DataError: as `read_feature`.
+        """
+        if len(self.paths) == 1:
+            return read_feature(self.paths[0], self.key, width)
+        rows = self.header(width).rows
+        return np.concatenate([read_feature(p, self.key)[:rows] for p in self.paths], axis=1)
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.paths))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,20 +227,28 @@ class Layout:
       labels: kind of labels, a key of `annotations.LABEL_FIELDS`.
       unlabelled_splits: splits that may come without labels.
       released_rows: queries of each split as released, for the report.
+      domains: the values that the field `domain` of an annotation line may have; () where the data
+        set is not divided into domains.
     """
 
     annotations: Mapping[str, tuple[str, ...]]
     streams: tuple[FeatureFiles, ...]
-    query: FeatureFiles
+    query: Features
     clip_length: float
     labels: str
     unlabelled_splits: tuple[str, ...] = ()
     released_rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    domains: tuple[str, ...] = ()
 
     @property
-    def feature_files(self) -> tuple[FeatureFiles, ...]:
+    def feature_files(self) -> tuple[Features, ...]:
         """All streams and the query."""
         return (*self.streams, self.query)
+
+    @property
+    def rated(self) -> bool:
+        """Whether the labels are a list with a row for each clip, which tells the clips."""
+        return "label" in LABEL_FIELDS[self.labels]
 
     def with_widths(self, widths: Mapping[str, int | None]) -> "Layout":
         """Returns this layout with other feature widths.
@@ -92,7 +268,7 @@ class Layout:
             if width is not None and (not isinstance(width, int) or width < 1):
                 raise ConfigError(f"widths: {name}={width!r}; expected a positive integer")
 
-        def changed(files: FeatureFiles) -> FeatureFiles:
+        def changed(files: Features) -> Features:
             return dataclasses.replace(files, width=widths.get(files.name, files.width))
 
         return dataclasses.replace(
@@ -122,6 +298,24 @@ class Layout:
                 f"its subfolders {', '.join(ANNOTATION_FOLDERS[1:])}."
             )
         return found
+
+    def load_annotations(self, split: str, path: Path) -> list[dict[str, Any]]:
+        """Reads the annotation file of a split and checks every line of it.
+
+        Raises:
+          DataError: as `annotations.load_annotations`.
+        """
+        return load_annotations(
+            path,
+            clip_length=self.clip_length,
+            labels=None if split in self.unlabelled_splits else self.labels,
+            domains=self.domains,
+        )
+
+
+def lengths_agree(one: int, other: int) -> bool:
+    """Returns whether two numbers of clips differ by no more than two clips, or 10%."""
+    return abs(one - other) <= max(2, 0.1 * max(one, other))
 
 
 def parse_widths(text: str) -> dict[str, int]:

@@ -7,17 +7,31 @@ has run up to it. Only `prefetch` batches are held in host memory.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
+import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import grain
+import jax
 import numpy as np
 
 from flashvtg_jax.data.annotations import LABEL_FIELDS, youtube_id
-from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate
+from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate, empty_batch
 from flashvtg_jax.data.batch_plan import PADDING_ROW, BatchPlan, checked_buckets, default_buckets
 from flashvtg_jax.data.labels import label_rule
 from flashvtg_jax.errors import ConfigError, DataError
+
+# What determines the sizes of a batch.
+_SET_BY = {
+    "rows": "the batch size",
+    "words": "config.data.max_words",
+    "pairs": "config.data.labels",
+    "stream_widths": "config.data.video_streams",
+    "query_width": "config.data.query_width",
+}
 
 if TYPE_CHECKING:
     import ml_collections
@@ -52,19 +66,56 @@ def train_pipeline(
       DataError: when the split has no examples, no clips or no moments to train on.
     """
     plan = train_plan(source, config)
-    rule = label_rule(config.data.labels)
-    if rule.needs_windows and not np.any(source.num_windows):
-        raise DataError(
-            f"split {config.data.train_split!r} of {config.data.dataset!r} has no moments to "
-            "train on; build it from annotations with relevant_windows"
-        )
+    _check_moments(source, config)
     loader = _BatchLoader(source, config, plan, process_index, process_count)
     num_steps = config.train.epochs * plan.steps_per_epoch
-    iterator = _prefetched(loader, num_steps, config)
-    if start_step:
-        # A run that has already done all its epochs (or that was given fewer) has nothing left.
-        iterator.set_state({"next_index": min(start_step, num_steps)})
-    return iterator
+    return _started_at(_prefetched(loader, num_steps, config), start_step, num_steps)
+
+
+def joint_train_pipeline(
+    sources: Sequence[SplitSource],
+    configs: Sequence[ml_collections.ConfigDict],
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """Returns one iterator over the training batches of several members, stacked.
+
+    Every array of a batch has a leading axis of members, [E, B, ...]; along it, a batch holds what
+    `train_pipeline` of each member gives at that step. Only the moments of the targets may be
+    padded further, to the number that the members have at most.
+
+    Args:
+      sources: the training split of each member; one source may serve many of them.
+      configs: the whole configuration of each member. The first one's `data.num_threads` and
+        `data.prefetch` hold for all.
+      start_step: batches to skip, without reading them.
+      process_index: this process.
+      process_count: processes that share each batch.
+
+    Raises:
+      ConfigError: when members have batches of different shapes, or as `train_pipeline`.
+      DataError: as `train_pipeline`.
+    """
+    plans = [train_plan(*member) for member in zip(sources, configs, strict=True)]
+    for source, config in zip(sources, configs, strict=True):
+        _check_moments(source, config)
+    if len({plan.shape_key for plan in plans}) != 1:
+        raise ConfigError(
+            "runs can be trained together only if their batches have the same lengths in the same "
+            "order; these differ in their buckets, batch size, train.drop_last, or in how many "
+            "videos of which length they have"
+        )
+    if len({config.train.epochs for config in configs}) != 1:
+        raise ConfigError("runs that are trained together need one config.train.epochs")
+    loaders = [
+        _BatchLoader(*member, process_index, process_count)
+        for member in zip(sources, configs, plans, strict=True)
+    ]
+    num_steps = configs[0].train.epochs * plans[0].steps_per_epoch
+    loader = _JointLoader(loaders, [num_steps] * len(loaders))
+    return _started_at(_prefetched(loader, num_steps, configs[0]), start_step, num_steps)
 
 
 def evaluation_batches(
@@ -87,12 +138,44 @@ def evaluation_batches(
     return _prefetched(loader, plan.steps_per_epoch, config)
 
 
+def joint_evaluation_batches(
+    sources: Sequence[SplitSource],
+    configs: Sequence[ml_collections.ConfigDict],
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """Returns one iterator over the splits of several members, stacked.
+
+    Batch k holds, along a leading axis of members [E, B, ...], batch k of `evaluation_batches` of
+    each member, padded to the longest of them. Members that have fewer batches end with padding
+    rows; `joint_evaluation_steps` tells how many there are.
+
+    Raises:
+      ConfigError: when members have different batch sizes or widths, or as `train_pipeline`.
+      DataError: as `evaluation_batches`.
+    """
+    plans = [evaluation_plan(*member) for member in zip(sources, configs, strict=True)]
+    loaders = [
+        _BatchLoader(*member, process_index, process_count)
+        for member in zip(sources, configs, plans, strict=True)
+    ]
+    num_steps = [plan.steps_per_epoch for plan in plans]
+    return _prefetched(_JointLoader(loaders, num_steps), max(num_steps), configs[0])
+
+
+def joint_evaluation_steps(
+    sources: Sequence[SplitSource], configs: Sequence[ml_collections.ConfigDict]
+) -> int:
+    """Returns how many batches `joint_evaluation_batches` gives."""
+    members = zip(sources, configs, strict=True)
+    return max(evaluation_plan(*member).steps_per_epoch for member in members)
+
+
 def train_plan(source: SplitSource, config: ml_collections.ConfigDict) -> BatchPlan:
     """Returns the plan that `train_pipeline` follows: steps per epoch, batches of each epoch."""
-    lengths = clip_counts(source, config)
     return BatchPlan(
-        lengths,
-        _buckets(lengths, config),
+        clip_counts(source, config),
+        _buckets(source, config, config.train.batch_size),
         config.train.batch_size,
         seed=config.seed,
         drop_last=config.train.drop_last,
@@ -101,16 +184,14 @@ def train_plan(source: SplitSource, config: ml_collections.ConfigDict) -> BatchP
 
 def evaluation_plan(source: SplitSource, config: ml_collections.ConfigDict) -> BatchPlan:
     """Returns the plan that `evaluation_batches` follows."""
-    lengths = clip_counts(source, config)
-    return BatchPlan(
-        lengths, _buckets(lengths, config), config.evaluation.batch_size, shuffle=False
-    )
+    batch_size = config.evaluation.batch_size
+    buckets = _buckets(source, config, batch_size)
+    return BatchPlan(clip_counts(source, config), buckets, batch_size, shuffle=False)
 
 
 def clip_counts(source: SplitSource, config: ml_collections.ConfigDict) -> np.ndarray:
     """Returns the clips of each example [N] after cutting to `config.data.max_clips`."""
-    lengths = np.asarray(source.num_clips, np.int64)
-    return lengths if config.data.max_clips is None else np.minimum(lengths, config.data.max_clips)
+    return _cut(source.num_clips, config)
 
 
 def source_video(vid: str, kind: str) -> str:
@@ -155,30 +236,34 @@ class _BatchLoader:
         self._rule = label_rule(data.labels)
         _check_clips_and_labels(source, config)
         self._video_streams = tuple(data.video_streams)
-        self._stream_widths = _checked_widths(source, config)
         self._video_ids = _video_ids(source, data.source_video)
-        self._max_words = data.max_words
-        self._max_windows = max(1, int(np.max(source.num_windows)))
         self._normalize_query = data.normalize_query
+        self.shape = BatchShape(  # of all batches but for the clips
+            rows=plan.batch_size // process_count,
+            clips=0,
+            words=data.max_words,
+            windows=max(1, int(np.max(source.num_windows))),
+            pairs=self._rule.num_pairs,
+            stream_widths=_checked_widths(source, config),
+            query_width=source.query_dim,
+        )
 
     def __call__(self, step: int) -> Batch:
         """Returns this process's rows of the batch of a global step."""
+        return self.read(step, dataclasses.replace(self.shape, clips=self.clips(step)))
+
+    def clips(self, step: int) -> int:
+        """Returns the length of the batch of a global step."""
+        return self._plan.batch(step)[1].length
+
+    def read(self, step: int, shape: BatchShape, into: Batch | None = None) -> Batch:
+        """Reads the batch of a global step, padded to `shape`; see `collate`."""
         epoch, planned = self._plan.batch(step)
-        examples = planned.share(*self._process)
-        shape = BatchShape(
-            rows=len(examples),
-            clips=planned.length,
-            words=self._max_words,
-            windows=self._max_windows,
-            pairs=self._rule.num_pairs,
-            stream_widths=self._stream_widths,
-            query_width=self._source.query_dim,
-        )
         rows = (
             None if example == PADDING_ROW else self._row(int(example), epoch)
-            for example in examples
+            for example in planned.share(*self._process)
         )
-        return collate(rows, shape, normalize_query=self._normalize_query)
+        return collate(rows, shape, normalize_query=self._normalize_query, into=into)
 
     def _row(self, example: int, epoch: int) -> Row:
         stored = self._source[example]
@@ -190,7 +275,7 @@ class _BatchLoader:
         windows = annotation.get("relevant_windows") or []
         return Row(
             streams=[stream[:num_clips] for stream in streams],
-            query=stored.query[: self._max_words],
+            query=stored.query[: self.shape.words],
             duration=annotation["duration"],
             windows=np.asarray(windows, np.float32).reshape(-1, 2),
             saliency_labels=labels,
@@ -201,8 +286,47 @@ class _BatchLoader:
         )
 
 
+class _JointLoader:
+    """Reads one planned batch of each member into one stacked batch."""
+
+    def __init__(self, loaders: Sequence[_BatchLoader], num_steps: Sequence[int]):
+        """Takes the loader of each member, and how many batches it has."""
+        windows = max(loader.shape.windows for loader in loaders)
+        shapes = [dataclasses.replace(loader.shape, windows=windows) for loader in loaders]
+        for name, setting in _SET_BY.items():
+            if len(values := {getattr(shape, name) for shape in shapes}) > 1:
+                raise ConfigError(
+                    "runs that are one program need batches of one shape, but these have "
+                    f"{name}={' and '.join(map(str, sorted(values)))}; see {setting}"
+                )
+        self._loaders, self._num_steps, self._shape = loaders, num_steps, shapes[0]
+
+    def __call__(self, step: int) -> Batch:
+        """Returns the batches of a global step [E, B, ...]."""
+        members = [
+            (e, loader)
+            for e, (loader, end) in enumerate(zip(self._loaders, self._num_steps, strict=True))
+            if step < end
+        ]
+        clips = max(loader.clips(step) for _, loader in members)
+        shape = dataclasses.replace(self._shape, clips=clips)
+        batch = empty_batch(shape, members=len(self._loaders))
+        for e, loader in members:
+            loader.read(step, shape, into=jax.tree.map(operator.itemgetter(e), batch))
+        return batch
+
+
+def _started_at(
+    iterator: grain.DatasetIterator[Batch], start_step: int, num_steps: int
+) -> grain.DatasetIterator[Batch]:
+    if start_step:
+        # A run that has already done all its epochs (or that was given fewer) has nothing left.
+        iterator.set_state({"next_index": min(start_step, num_steps)})
+    return iterator
+
+
 def _prefetched(
-    loader: _BatchLoader, num_steps: int, config: ml_collections.ConfigDict
+    loader: _BatchLoader | _JointLoader, num_steps: int, config: ml_collections.ConfigDict
 ) -> grain.DatasetIterator[Batch]:
     """Maps steps to batches in `config.data.num_threads` threads, in order."""
     # More threads than batches in flight would idle, and Grain warns about them.
@@ -213,20 +337,43 @@ def _prefetched(
     return iter(grain.MapDataset.range(num_steps).map(loader).to_iter_dataset(options))
 
 
-def _buckets(lengths: np.ndarray, config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """Returns the buckets of `config.data.buckets`: given, or chosen for the split (None)."""
+def _buckets(
+    source: SplitSource, config: ml_collections.ConfigDict, batch_size: int
+) -> tuple[int, ...]:
+    """Returns the buckets of `config.data.buckets`: given, or chosen for the split (None).
+
+    They are chosen for the whole split, so that all its domains have the same lengths.
+    """
+    lengths = _cut(source.all_num_clips, config)
+    chosen = functools.partial(
+        default_buckets, lengths, batch_size=batch_size, groups=source.all_domains
+    )
     if config.data.buckets is None:
-        return default_buckets(lengths)
+        return chosen()
     buckets = checked_buckets(config.data.buckets)
     longest = int(lengths.max(initial=0))
     if longest > buckets[-1]:
         raise ConfigError(
             f"a video of {config.data.dataset!r} has {longest} clips, but the last of "
             f"config.data.buckets={buckets} holds {buckets[-1]}: set config.data.buckets to end "
-            f"with {longest} or more, such as {default_buckets(lengths)}, or set "
+            f"with {longest} or more, such as {chosen()}, or set "
             f"config.data.max_clips={buckets[-1]} to cut longer videos"
         )
     return buckets
+
+
+def _cut(num_clips: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
+    lengths = np.asarray(num_clips, np.int64)
+    return lengths if config.data.max_clips is None else np.minimum(lengths, config.data.max_clips)
+
+
+def _check_moments(source: SplitSource, config: ml_collections.ConfigDict) -> None:
+    """Raises DataError for a training split without any moment where moments are learned."""
+    if label_rule(config.data.labels).needs_windows and not np.any(source.num_windows):
+        raise DataError(
+            f"split {config.data.train_split!r} of {config.data.dataset!r} has no moments to "
+            "train on; build it from annotations with relevant_windows"
+        )
 
 
 def _check_clips_and_labels(source: SplitSource, config: ml_collections.ConfigDict) -> None:
@@ -237,8 +384,10 @@ def _check_clips_and_labels(source: SplitSource, config: ml_collections.ConfigDi
             f"config.clip_length is {config.clip_length:g} s, but the clips of data set "
             f"{dataset!r} last {source.clip_length:g} s; set config.clip_length to that"
         )
+    # Kinds of the same fields mean different things by them.
+    fields = set(LABEL_FIELDS[source.labels])
     fitting = [
-        kind for kind in LABEL_FIELDS if set(LABEL_FIELDS[kind]) <= set(LABEL_FIELDS[source.labels])
+        kind for kind in LABEL_FIELDS if kind == source.labels or set(LABEL_FIELDS[kind]) < fields
     ]
     if config.data.labels not in fitting:
         raise ConfigError(

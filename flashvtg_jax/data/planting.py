@@ -5,17 +5,24 @@ one fixed random map, the clips of its moments through another one for each stre
 higher they are rated. All clips also carry what their video and their scene look like, and noise.
 Half of the other scenes have topics of their own, so that it takes the query to tell which scene is
 meant. What is learned from some queries, the maps, holds for all others.
+
+Where a data set is divided into domains, a video carries the topic of its query all the time, and
+its highlights another topic besides, which all videos of a domain share and the words do not know:
+so that four videos tell what a highlight is, and which query is about which video.
 """
 
 import dataclasses
 import functools
 import hashlib
+import json
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.data.glove import split_words
 
 _TOPIC_DIMENSIONS = 16
 _ROW_NORM = 10.0  # released features carry norms around 10
@@ -31,6 +38,13 @@ _SHARE_OF_SCENES_WITH_TOPIC = 0.5
 _RELEVANCE_OF_UNRATED = 0.8
 _LOWEST_RELEVANCE = 0.4  # of a clip of a moment that is rated 0
 
+# Words that are in sentences about anything tell next to nothing of what they are about.
+_COMMON_WORDS = (
+    "a an and are as at be by for from he her his in into is it its of off on onto out over person "
+    "she some somebody someone that the their them then there they this to up while with"
+)
+_SHARE_OF_COMMON_WORDS = 0.1
+
 
 @dataclasses.dataclass(frozen=True)
 class Planting:
@@ -40,11 +54,16 @@ class Planting:
       seed: of the maps and of everything else that is random.
       strength: size of the topics beside the noise; 0 plants nothing.
       clip_length: seconds.
+      topics: what the topic of a query follows from, if there are no domains. "query": from the
+        query itself, no two have the same. "windows": from the video and the windows, for where
+        each moment is described over and over (TACoS) all these sentences mean the same. "words":
+        it is the mean of those of its words, for features that know nothing but words.
     """
 
     seed: int
     strength: float
     clip_length: float
+    topics: str = "query"
 
     def num_clips(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """Returns the clips of the video that these annotation lines are about, L."""
@@ -66,6 +85,14 @@ class Planting:
         topics = (self.strength * share[:, None] * self._topic(row)).astype(np.float32)
         features += topics @ self._map("query", width)
         return _scaled(features, 1.0 + _COMMON_WORD_SIZE**2)
+
+    def word(self, word: str, width: int) -> np.ndarray:
+        """Returns the vector of a word [width] float16, the same in all queries."""
+        features = self._noise(self._rng("word", word), 1, width)
+        features += _COMMON_WORD_SIZE * self._direction("common word", "", width)
+        topic = (self.strength * self._word_topic(word)).astype(np.float32)
+        features += topic @ self._map("query", width)
+        return _scaled(features, 1.0 + _COMMON_WORD_SIZE**2)[0]
 
     def clips(
         self, rows: Sequence[Mapping[str, Any]], widths: Mapping[str, int]
@@ -98,17 +125,47 @@ class Planting:
         cuts[1:] |= (shown[:, 1:] != shown[:, :-1]).any(axis=0)
         cuts[0] = False
         scene_of = np.cumsum(cuts)
-        topics = relevance.T @ np.stack([self._topic(row) for row in rows])
+        topics = relevance.T @ np.stack([self._shown_topic(row) for row in rows])
         other = _unit(rng.standard_normal((scene_of[-1] + 1, _TOPIC_DIMENSIONS)))
         other *= rng.uniform(_LOWEST_RELEVANCE, 1.0, (len(other), 1))
         other *= rng.random((len(other), 1)) < _SHARE_OF_SCENES_WITH_TOPIC
-        topics += other[scene_of] * ~shown.any(axis=0)[:, None]
+        if rows[0].get("domain"):
+            topics += np.mean([self._topic(row) for row in rows], axis=0)
+        else:
+            topics += other[scene_of] * ~shown.any(axis=0)[:, None]
         return (self.strength * topics).astype(np.float32), scene_of
+
+    def topic_name(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns what stands for the topic of a query; queries with equal names share it."""
+        if row.get("domain"):
+            return ("domain", row["domain"], row["query"])  # of YouTube Highlights all are "dog"
+        if self.topics == "words":
+            return ("words", *split_words(row["query"]))
+        if self.topics == "windows" and row.get("relevant_windows"):
+            return ("windows", row["vid"], json.dumps(row["relevant_windows"]))
+        return (str(row["qid"]), row["query"])
+
+    def _shown_topic(self, row: Mapping[str, Any]) -> np.ndarray:
+        """Returns the direction [T] that sets relevant clips apart from the others."""
+        if row.get("domain"):
+            return self._random_topic("highlights", row["domain"])
+        return self._topic(row)
 
     def _topic(self, row: Mapping[str, Any]) -> np.ndarray:
         """Returns the direction [T] that the query is about."""
-        rng = self._rng("topic", row["qid"], row["query"])
-        return _unit(rng.standard_normal(_TOPIC_DIMENSIONS))
+        if self.topics == "words" and not row.get("domain"):
+            words = split_words(row["query"])
+            return _unit(np.sum([self._word_topic(word) for word in words], axis=0))
+        return self._random_topic(*self.topic_name(row))
+
+    def _word_topic(self, word: str) -> np.ndarray:
+        """Returns the part [T] that a word has in the topic of its query."""
+        bare = word.strip(string.punctuation) or word  # the last one has a full stop
+        share = _SHARE_OF_COMMON_WORDS if bare in _COMMON_WORDS.split() else 1.0
+        return share * self._random_topic("word", bare)
+
+    def _random_topic(self, *name: str) -> np.ndarray:
+        return _unit(self._rng("topic", *name).standard_normal(_TOPIC_DIMENSIONS))
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 (a planting lives as long as its run)
     def _map(self, name: str, width: int) -> np.ndarray:
@@ -135,7 +192,7 @@ def relevance_of(row: Mapping[str, Any], num_clips: int, clip_length: float) -> 
     """Returns how much each clip shows what the query asks for [L], from 0 to 1.
 
     The share of the clip inside the windows, times 0.4 to 1 by its ratings where there are any;
-    without windows the mean rating, in parts of the scale.
+    without windows the mean rating, from the video's lowest to its highest.
 
     Args:
       row: annotation line.
@@ -145,7 +202,8 @@ def relevance_of(row: Mapping[str, Any], num_clips: int, clip_length: float) -> 
     if row.get("label"):
         ratings = np.asarray(row["label"], float).mean(axis=1)
         # Ratings go from 1 to 5, or are 0 and 1.
-        return (ratings - 1.0) / 4.0 if np.max(row["label"]) > 1 else ratings
+        levels = (ratings - 1.0) / 4.0 if np.max(row["label"]) > 1 else ratings
+        return np.pad(levels, (0, num_clips - len(levels)))
     start = np.arange(num_clips) * clip_length
     inside = np.zeros(num_clips)
     for low, high in row.get("relevant_windows") or ():

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import json
+import math
 import operator
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from flashvtg_jax.data.custom import is_custom
 from flashvtg_jax.data.dataset_builder import FORMAT_VERSION, VIDEOS
 from flashvtg_jax.errors import DataError
 
@@ -38,7 +40,7 @@ class Example:
 
 
 class SplitSource:
-    """Random access to the examples of one split, from any number of threads.
+    """Random access to the examples of one split, or of some of its domains, from any thread.
 
     Attributes:
       streams: width of each video stream, in order.
@@ -48,13 +50,108 @@ class SplitSource:
       num_windows: relevant windows of each example [N].
       clip_length: seconds.
       labels: kind of labels, a key of `annotations.LABEL_FIELDS`.
+      all_num_clips: clips of each example of the whole split, whatever the domains.
+      all_domains: domain of each of them; None where no domains were selected.
     """
 
-    def __init__(self, folder: str | os.PathLike, split: str, cache_bytes: int = _CACHE_BYTES):
-        """Opens a split; `open_split` finds the folder of a data set by name."""
-        self._arguments = (os.fspath(folder), split, cache_bytes)
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        split: str,
+        domains: Sequence[str] = (),
+        *,
+        cache_bytes: int | None = _CACHE_BYTES,
+    ):
+        """Opens a split; `open_split` finds the folder of a data set by name.
+
+        Args:
+          folder: of one version of a built data set.
+          split: name of the split.
+          domains: as for `select`.
+          cache_bytes: of videos read that are kept for the next query about them; None keeps all,
+            and the queries with them.
+        """
+        self._select(_StoredSplit(folder, split, cache_bytes), domains)
+
+    def select(self, domains: Sequence[str]) -> "SplitSource":
+        """Returns the rows of the whole split that are of some domains, in order.
+
+        The new source shares open files and cache with this one.
+
+        Args:
+          domains: values of the field "domain" of the annotations; none of them: all rows.
+
+        Raises:
+          DataError: a domain that no row has.
+        """
+        source = object.__new__(SplitSource)
+        source._select(self._stored, domains)
+        return source
+
+    def _select(self, stored: "_StoredSplit", domains: Sequence[str]) -> None:
+        self._stored = stored
+        self._domains = tuple(domains)
+        self.streams = stored.streams
+        self.query_dim = stored.query_dim
+        self.clip_length = stored.clip_length
+        self.labels = stored.labels
+        self.all_num_clips = stored.num_clips
+        self.all_domains: np.ndarray | None = None
+        self._rows = np.arange(len(stored.num_clips))
+        if self._domains:
+            self.all_domains = stored.domains
+            known = [name for name in dict.fromkeys(stored.domains.tolist()) if name]
+            unknown = [name for name in self._domains if name not in known]
+            if unknown:
+                raise DataError(
+                    f"{stored.folder}: split {stored.split!r} has no domain "
+                    f"{', '.join(map(repr, unknown))}; it has "
+                    f"{', '.join(known) or 'none: its annotations have no field domain'}"
+                )
+            self._rows = np.flatnonzero(np.isin(self.all_domains, self._domains))
+        self.num_clips = stored.num_clips[self._rows]
+        self.num_words = stored.num_words[self._rows]
+        self.num_windows = stored.num_windows[self._rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        """Returns example `index` of the selected rows, in annotation order."""
+        index = operator.index(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return self._stored.example(int(self._rows[index]))
+
+    def annotations(self) -> list[dict[str, Any]]:
+        """Returns the annotation lines of the selected rows, in order; no video is read."""
+        lines = self._stored.annotation_lines
+        return [json.loads(lines[row]) for row in self._rows]
+
+    def __repr__(self) -> str:
+        stored = self._stored
+        of = f" of {', '.join(self._domains)}" if self._domains else ""
+        return f"SplitSource({stored.folder!r}, {stored.split!r}, {len(self)} examples{of})"
+
+    def __reduce__(self):
+        # Opened again where it is unpickled: readers and locks stay in their process.
+        stored = self._stored
+        return _reopen, (stored.folder, stored.split, self._domains, stored.cache_bytes)
+
+
+def _reopen(
+    folder: str, split: str, domains: tuple[str, ...], cache_bytes: int | None
+) -> SplitSource:
+    return SplitSource(folder, split, domains, cache_bytes=cache_bytes)
+
+
+class _StoredSplit:
+    """A split's open files, and what is kept of them in memory."""
+
+    def __init__(self, folder: str | os.PathLike, split: str, cache_bytes: int | None):
+        self.folder, self.split, self.cache_bytes = os.fspath(folder), split, cache_bytes
         try:
-            self._open(folder, split)
+            self._open()
         except DataError:
             raise
         except Exception as error:  # TFDS and protobuf have many of their own for damaged files
@@ -62,10 +159,13 @@ class SplitSource:
                 f"{folder}: cannot be read ({type(error).__name__}: {error}); build the data set "
                 "again with --overwrite."
             ) from error
-        self._cache = _VideoCache(cache_bytes)
+        self.video_cache = _Cache(cache_bytes)
+        # Queries are asked for once an epoch: a bounded cache would hold the wrong ones.
+        self.query_cache = _Cache(None if cache_bytes is None else 0)
 
-    def _open(self, folder: str | os.PathLike, split: str) -> None:
+    def _open(self) -> None:
         """Reads what is known of the split before its rows, and opens their files."""
+        folder, split = self.folder, self.split
         builder = tfds.builder_from_directory(folder)
         metadata = dict(builder.info.metadata.items())
         if metadata["format_version"] != FORMAT_VERSION:
@@ -87,89 +187,91 @@ class SplitSource:
         self.num_clips = np.asarray(lengths["num_clips"], np.int64)
         self.num_words = np.asarray(lengths["num_words"], np.int64)
         self.num_windows = np.asarray(lengths["num_windows"], np.int64)
-        self._queries = builder.as_data_source(split)
-        self._videos = builder.as_data_source(VIDEOS)
+        self.queries = builder.as_data_source(split)
+        self.videos = builder.as_data_source(VIDEOS)
 
-    def __len__(self) -> int:
-        return len(self.num_clips)
-
-    def __getitem__(self, index: int) -> Example:
-        """Returns example `index` of the split, in annotation order."""
-        row = self._query_row(index)
-        video = int(row["video_row"])
-        streams = self._cache.get(video)
-        if streams is None:
-            stored = self._read(self._videos, video)
-            streams = {name: stored[name] for name in self.streams}
-            self._cache.put(video, streams)
-        return Example(json.loads(row["annotation"]), dict(streams), row["query"])
-
-    def annotations(self) -> list[dict[str, Any]]:
-        """Returns the annotation lines of the split, in order; no video is read."""
-        return [json.loads(line) for line in self._annotation_lines]
+    def example(self, row: int) -> Example:
+        """Returns a row of the split with the features of its video."""
+        query = self._query(row)
+        return Example(
+            json.loads(query["annotation"]), dict(self._video(query["video_row"])), query["query"]
+        )
 
     @functools.cached_property
-    def _annotation_lines(self) -> list[str]:
+    def annotation_lines(self) -> list[str]:
+        """The annotation lines of the split, in order."""
         # Kept as text: evaluation asks again and again, and takes what it gets for its own.
-        return [self._query_row(index)["annotation"] for index in range(len(self))]
+        return [self._query(row)["annotation"] for row in range(len(self.num_clips))]
 
-    def __repr__(self) -> str:
-        folder, split, _ = self._arguments
-        return f"SplitSource({folder!r}, {split!r}, {len(self)} examples)"
+    @functools.cached_property
+    def domains(self) -> np.ndarray:
+        """The domain of each row; "" for rows without one."""
+        domains = [json.loads(line).get("domain") for line in self.annotation_lines]
+        return np.asarray([domain or "" for domain in domains], str)
 
-    def __reduce__(self):
-        # Opened again where it is unpickled: readers and locks stay in their process.
-        return SplitSource, self._arguments
+    def _query(self, row: int) -> dict[str, Any]:
+        query = self.query_cache.get(row)
+        if query is None:
+            stored = self._read(self.queries, row)
+            query = {name: stored[name] for name in ("annotation", "video_row", "query")}
+            query["video_row"] = int(query["video_row"])
+            self.query_cache.put(row, query, query["query"].nbytes)
+        return query
 
-    def _query_row(self, index: int) -> dict[str, Any]:
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
-        return self._read(self._queries, index)
+    def _video(self, video: int) -> dict[str, np.ndarray]:
+        streams = self.video_cache.get(video)
+        if streams is None:
+            stored = self._read(self.videos, video)
+            streams = {name: stored[name] for name in self.streams}
+            num_bytes = sum(stream.nbytes for stream in streams.values())
+            self.video_cache.put(video, streams, num_bytes)
+        return streams
 
     def _read(self, rows: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
         try:
             return rows[index]
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(
-                f"{self._arguments[0]}: a row cannot be read ({error}); build the data set again "
+                f"{self.folder}: a row cannot be read ({error}); build the data set again "
                 "with --overwrite."
             ) from error
 
 
-class _VideoCache:
-    """The videos read last, up to a number of bytes: many queries ask about the same one."""
+class _Cache:
+    """The rows read last, up to a number of bytes: many queries ask about the same video."""
 
-    def __init__(self, max_bytes: int):
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._videos: collections.OrderedDict[int, dict[str, np.ndarray]] = (
-            collections.OrderedDict()
-        )
+    def __init__(self, max_bytes: int | None):
+        self._max_bytes = math.inf if max_bytes is None else max_bytes
+        self.num_bytes = 0
+        self._rows: collections.OrderedDict[int, tuple[Any, int]] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: int) -> dict[str, np.ndarray] | None:
+    def get(self, key: int) -> Any:
+        """Returns what was put there; None if it is not kept."""
         with self._lock:
-            if key in self._videos:
-                self._videos.move_to_end(key)
-            return self._videos.get(key)
+            if key not in self._rows:
+                return None
+            self._rows.move_to_end(key)
+            return self._rows[key][0]
 
-    def put(self, key: int, streams: dict[str, np.ndarray]) -> None:
+    def put(self, key: int, row: Any, num_bytes: int) -> None:
+        """Keeps a row of `num_bytes`, and drops those not used for longest."""
         with self._lock:
-            if key in self._videos:  # read by another thread meanwhile
+            if key in self._rows:  # read by another thread meanwhile
                 return
-            self._videos[key] = streams
-            self._bytes += _size(streams)
-            while self._bytes > self._max_bytes:
-                self._bytes -= _size(self._videos.popitem(last=False)[1])
-
-
-def _size(streams: dict[str, np.ndarray]) -> int:
-    return sum(stream.nbytes for stream in streams.values())
+            self._rows[key] = row, num_bytes
+            self.num_bytes += num_bytes
+            while self.num_bytes > self._max_bytes:
+                self.num_bytes -= self._rows.popitem(last=False)[1][1]
 
 
 def open_split(
-    data_dir: str | os.PathLike, dataset: str = "qvhighlights/slowfast_clip", split: str = "train"
+    data_dir: str | os.PathLike,
+    dataset: str = "qvhighlights/slowfast_clip",
+    split: str = "train",
+    domains: Sequence[str] = (),
+    *,
+    cache: bool = False,
 ) -> SplitSource:
     """Opens a split of a built data set.
 
@@ -177,9 +279,13 @@ def open_split(
       data_dir: folder of all built data sets.
       dataset: "name/config".
       split: "train", "val", "test": whichever annotation files there were when building.
+      domains: take only the rows whose annotation names one of them as its "domain"; none: all.
+      cache: keep everything in host memory once it is read; otherwise only the videos read last,
+        up to a fixed number of bytes.
 
     Raises:
-      DataError: the data set is not built, built by another version, or has no such split.
+      DataError: the data set is not built, built by another version, or has no such split or
+        domain.
     """
     parent = Path(data_dir).expanduser() / dataset
     folders = [
@@ -188,9 +294,10 @@ def open_split(
         if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
     ]
     if not folders:
+        clip_length = "--clip_length=SECONDS " if is_custom(dataset) else ""
         raise DataError(
             f"{parent}: not built yet; run: flashvtg build --dataset={dataset} "
-            f"--manual_dir=DIR_OF_FEATURES --data_dir={data_dir}"
+            f"--manual_dir=DIR_OF_FEATURES {clip_length}--data_dir={data_dir}"
         )
     newest = max(folders, key=lambda path: tuple(map(int, path.name.split("."))))
-    return SplitSource(newest, split)
+    return SplitSource(newest, split, domains, cache_bytes=None if cache else _CACHE_BYTES)

@@ -23,6 +23,7 @@ ROW = {
 }
 RATINGS = {**ROW, "relevant_windows": None, "relevant_clip_ids": None, "saliency_scores": None}
 RATINGS["label"] = [[1.0, 5.0], [2.0, 3.0]]
+BINARY = {**RATINGS, "label": [[0], [1]]}
 
 
 def row(**changes):
@@ -186,11 +187,12 @@ def test_labels_are_on_every_line_or_on_none(write):
         (ROW, {"qvhighlights", "windows"}),
         (row(relevant_clip_ids="absent", saliency_scores="absent"), {"windows"}),
         (RATINGS, {"ratings"}),
+        (BINARY, {"binary"}),
     ],
 )
 def test_another_data_sets_format_is_an_error_that_says_so(write, annotation, kinds):
     path = write(annotation)
-    for labels in ("qvhighlights", "windows", "ratings"):
+    for labels in ("qvhighlights", "windows", "ratings", "binary"):
         if labels in kinds:
             assert load_annotations(path, labels=labels) == [annotation]
         else:
@@ -203,6 +205,45 @@ def test_another_data_sets_format_is_an_error_that_says_so(write, annotation, ki
 )
 def test_ratings_are_one_list_a_clip(write, label, problem):
     assert problem in problems(write({**RATINGS, "label": label}), labels="ratings")[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "label", "found"),
+    [
+        ("ratings", [[1, 5], [0, 3]], "[0, 3]"),
+        ("ratings", [[1, 5], [5.5, 3]], "[5.5, 3]"),
+        ("ratings", [[1] * 20, [6] * 20], "[6, 6, 6, 6, 6, ...]"),
+        ("binary", [[0], [2]], "[2]"),
+        ("binary", [[0], [0.5]], "[0.5]"),
+        ("binary", [[0, 1], [1, 1]], "[0, 1]"),
+    ],
+)
+def test_labels_hold_what_their_kind_may_hold(write, labels, label, found):
+    path = write({**RATINGS, "label": label})
+    expected = "one number, 0 or 1," if labels == "binary" else "numbers from 1 to 5"
+    assert problems(path, labels=labels) == [
+        f"{path}:1: label holds {found}; expected {expected} for each clip; is this the annotation "
+        "file of another data set?"
+    ]
+    assert load_annotations(path)  # any numbers, where the kind is not known
+
+
+def test_a_domain_is_one_of_those_there_are(write):
+    path = write({**BINARY, "domain": "dog"}, {**BINARY, "qid": 8, "domain": "cat"})
+    assert problems(path, domains=("dog", "surfing")) == [
+        f"{path}:2: domain 'cat'; known: dog, surfing"
+    ]
+    lines = problems(write({**BINARY, "domain": "dog"}, BINARY | {"qid": 8}), domains=("dog",))
+    assert lines == [
+        f"{path}:2: no field 'domain', one of dog; is this the annotation file of another data set?"
+    ]
+    assert load_annotations(write({**BINARY, "domain": "cat"}, {**BINARY, "qid": 8}))
+
+
+@pytest.mark.parametrize("domain", ["", " ", 3, ["dog"]])
+def test_a_domain_is_a_name(write, domain):
+    path = write({**BINARY, "domain": domain})
+    assert problems(path) == [f"{path}:1: domain {domain!r}; expected a name"]
 
 
 @pytest.mark.parametrize(
@@ -241,8 +282,9 @@ def test_the_last_clip_may_be_a_part(duration, clip_length, clips):
         ("tacos/test.jsonl", 2.0, "windows", 4001),
         ("tvsum/tvsum_train.jsonl", 2.0, "ratings", 40),
         ("tvsum/tvsum_val.jsonl", 2.0, "ratings", 10),
-        ("youtube_highlights/youtube_train.jsonl", 1.0, "ratings", 233),
-        ("youtube_highlights/youtube_valid.jsonl", 1.0, "ratings", 152),
+        ("youtube_highlights/youtube_train.jsonl", 1.0, "binary", 233),
+        ("youtube_highlights/youtube_valid.jsonl", 1.0, "binary", 152),
+        ("charades_sta/charades_sta_train_tvr_format.jsonl", 0.166666, "windows", 12404),
     ],
 )
 def test_the_real_files_load(path, clip_length, labels, rows):

@@ -100,6 +100,34 @@ def test_a_wrong_key_lists_the_keys_there_are(tmp_path, read):
 
 
 @both
+@pytest.mark.parametrize("suffix", [".npz", ".pt"])
+@pytest.mark.parametrize(
+    "names", [["embedding"], ["features", "frames"], ["pooler_output", "last_hidden_state"]]
+)
+def test_without_a_key_the_only_or_the_usual_array_is_read(tmp_path, read, suffix, names):
+    usual = {"embedding", "features", "last_hidden_state"}
+    arrays = {name: features() if name in usual else np.zeros((1, 1)) for name in names}
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        torch = pytest.importorskip("torch")
+        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+    found = read(path, None)
+    assert (found.shape if read is read_feature else tuple(found)[:2]) == (3, 4)
+
+
+@both
+def test_without_a_key_several_arrays_of_unusual_names_are_an_error(tmp_path, read):
+    np.savez(tmp_path / "a.npz", one=features(), other=features())
+    message = error_of(read, tmp_path / "a.npz", key=None)
+    assert "which array is meant? It holds one, other; store the features alone" in message
+    with zipfile.ZipFile(tmp_path / "b.npz", "w"):
+        pass
+    assert "It holds none" in error_of(read, tmp_path / "b.npz", key=None)
+
+
+@both
 def test_another_width_names_both(tmp_path, suffix, read):
     path = written(tmp_path / f"a{suffix}", features(3, 4))
     assert "expected width 512, got 4" in error_of(read, path, width=512)
@@ -224,3 +252,14 @@ def test_normalize_agrees_with_the_formula_and_writes_into_part_of_a_batch():
     np.testing.assert_allclose(part, expected, atol=1e-7)
     assert (batch[0] == 9.0).all()
     assert (batch[1, 7:] == 9.0).all()
+
+
+def test_normalize_takes_every_float16_for_what_numpy_takes_it_for():
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)].reshape(-1, 8)
+    np.testing.assert_array_equal(normalize(finite), normalize(finite.astype(np.float32)))
+    with np.errstate(invalid="ignore"):
+        for value in (np.inf, -np.inf, np.nan):
+            rows = np.asarray([[1, 2, value], [3, 4, 5]], np.float16)
+            np.testing.assert_array_equal(normalize(rows), normalize(rows.astype(np.float32)))
+    assert normalize(np.zeros((0, 3), np.float16)).shape == (0, 3)

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from flashvtg_jax.data.labels import label_rule, qvhighlights_labels, window_labels
+from flashvtg_jax.data.labels import (
+    binary_labels,
+    label_rule,
+    qvhighlights_labels,
+    rating_labels,
+    window_labels,
+)
 from flashvtg_jax.errors import ConfigError, DataError
 
 RATED = {
@@ -141,6 +147,76 @@ def test_window_labels_repeat_the_positives_when_one_clip_only_is_outside():
     np.testing.assert_array_equal(negatives, positives)
 
 
+def test_rating_labels_are_the_mean_on_the_scale_of_twelve():
+    annotation = {"label": [[1, 1], [5, 5], [3, 3], [1, 2]]}
+    labels, positives, negatives = rating_labels(annotation, 4, rng())
+    # Means 1, 5, 3, 1.5 of a scale from 1 to 5: 0, 1, 1/2, 1/8 of twelve.
+    np.testing.assert_array_equal(labels, [0, 12, 6, 1.5])
+    np.testing.assert_array_equal(positives, [1])
+    np.testing.assert_array_equal(negatives, [0])
+    assert labels.dtype == np.float32
+    assert positives.dtype == negatives.dtype == np.int32
+
+
+def test_rating_labels_of_twenty_annotators_are_the_sums_of_the_paper():
+    ratings = rng(1).integers(1, 6, (60, 20)).astype(float)
+    labels, positives, negatives = rating_labels({"label": ratings.tolist()}, 60, rng())
+    sums = (ratings - 1).sum(axis=1)
+    np.testing.assert_allclose(labels, sums / 80 * 12, rtol=0, atol=1e-6)
+    assert sums[positives[0]] == sums.max()
+    assert sums[negatives[0]] == sums.min()
+
+
+@pytest.mark.parametrize("annotators", [1, 3, 20])
+def test_rating_labels_do_not_depend_on_the_number_of_annotators(annotators):
+    annotation = {"label": [[4] * annotators, [2] * annotators]}
+    np.testing.assert_allclose(rating_labels(annotation, 2, rng())[0], [9, 3], rtol=1e-6)
+
+
+def test_binary_labels_are_the_labels_themselves():
+    labels, positives, negatives = binary_labels({"label": [[0], [1], [1], [0]]}, 4, rng())
+    np.testing.assert_array_equal(labels, [0, 1, 1, 0])
+    np.testing.assert_array_equal(positives, [2])  # the last of the highest
+    np.testing.assert_array_equal(negatives, [0])  # the first of the lowest
+    assert labels.dtype == np.float32
+    assert positives.dtype == negatives.dtype == np.int32
+
+
+@pytest.mark.parametrize("rule", ["ratings", "binary"])
+@pytest.mark.parametrize("seed", range(3))
+def test_ties_take_the_last_of_the_highest_and_the_first_of_the_lowest(rule, seed):
+    # numpy's default sort reorders ties beyond 16 values
+    values = rng(seed).integers(1, 4, 50) if rule == "ratings" else rng(seed).integers(0, 2, 50)
+    _, positives, negatives = label_rule(rule).draw({"label": values[:, None].tolist()}, 50, rng())
+    assert positives.tolist() == [np.flatnonzero(values == values.max())[-1]]
+    assert negatives.tolist() == [np.flatnonzero(values == values.min())[0]]
+
+
+@pytest.mark.parametrize(("rule", "value"), [("ratings", 1), ("binary", 0), ("binary", 1)])
+def test_a_video_of_equal_clips_has_a_pair_all_the_same(rule, value):
+    labels, positives, negatives = label_rule(rule).draw({"label": [[value]] * 3}, 3, rng())
+    np.testing.assert_array_equal(labels, [float(value == 1 and rule == "binary")] * 3)
+    assert (positives.tolist(), negatives.tolist()) == ([2], [0])
+
+
+@pytest.mark.parametrize("rule", ["ratings", "binary"])
+def test_labels_beyond_the_features_are_left_out(rule):
+    annotation = {"qid": "x", "label": [[1], [0], [1], [1]]}
+    if rule == "ratings":
+        annotation["label"] = [[2], [1], [5], [5]]
+    labels, positives, negatives = label_rule(rule).draw(annotation, 2, rng())
+    assert len(labels) == 2
+    assert (positives.tolist(), negatives.tolist()) == ([0], [1])
+    with pytest.raises(DataError, match="query x: label has 4 rows for 5 clips"):
+        label_rule(rule).draw(annotation, 5, rng())
+
+
+def test_rules_of_highlights_give_one_pair_and_need_no_windows():
+    for rule in ("ratings", "binary"):
+        assert label_rule(rule).num_pairs == 1
+        assert not label_rule(rule).needs_windows
+
+
 def test_an_unknown_label_rule_names_those_there_are():
-    with pytest.raises(ConfigError, match=r"'stars' is not a label rule.*qvhighlights, windows"):
+    with pytest.raises(ConfigError, match=r"'stars' is not a label rule.*binary, qvhigh"):
         label_rule("stars")

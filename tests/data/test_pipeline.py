@@ -11,6 +11,9 @@ from flashvtg_jax.data.labels import qvhighlights_labels
 from flashvtg_jax.data.pipeline import (
     evaluation_batches,
     evaluation_plan,
+    joint_evaluation_batches,
+    joint_evaluation_steps,
+    joint_train_pipeline,
     source_video,
     train_pipeline,
     train_plan,
@@ -30,6 +33,8 @@ class MemorySource:
     def __init__(self, num_clips, seed=0, with_targets=True):
         rng = np.random.default_rng(seed)
         self.num_clips = np.asarray(num_clips)
+        self.all_num_clips = self.num_clips
+        self.all_domains = None
         self.num_words = rng.integers(1, 9, len(num_clips))
         self.num_windows = rng.integers(1, 4, len(num_clips)) * with_targets
         self.streams = dict(WIDTHS)
@@ -120,6 +125,13 @@ def normalized(features):
     return features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-5)
 
 
+def train_epoch(source, config):
+    iterator = train_pipeline(source, config)
+    batches = list(itertools.islice(iterator, train_plan(source, config).steps_per_epoch))
+    iterator.close()
+    return batches
+
+
 def test_rows_hold_the_normalised_features_side_by_side_and_the_targets():
     source, config = small_source(), small_config()
     ids = {f"video{i}": n for n, i in enumerate(sorted(range(7), key=str))}
@@ -195,7 +207,7 @@ def test_shapes_are_the_same_for_every_batch_of_a_bucket():
 
 
 def test_padding_rows_are_masked_and_belong_to_no_example():
-    *_, last = train_pipeline(small_source(), small_config())
+    (last,) = (b for b in train_epoch(small_source(), small_config()) if b.example.min() == -1)
     padding = last.example == -1
     assert padding.tolist() == [False, True, True, True]  # 21 = 5 * 4 + 1
     for leaf in (last.video, last.video_mask, last.query, last.query_mask, last.duration):
@@ -260,8 +272,10 @@ def test_starting_at_a_step_equals_having_run_up_to_it(start_step):
 
 def test_a_step_that_is_skipped_is_not_read():
     source, config = small_source(), small_config()
+    *_, before_last, last = numbers(train_pipeline(source, config))
+    source.reads.clear()
     list(train_pipeline(source, config, start_step=16))
-    assert len(source.reads) == 4 + 1  # the last two batches: one full, one with one example
+    assert sorted(source.reads) == sorted(i for i in before_last + last if i >= 0)
 
 
 def test_the_state_restores_the_position_in_the_middle_of_prefetching():
@@ -345,11 +359,131 @@ def test_evaluation_needs_no_annotated_moments_and_training_does():
         train_pipeline(source, small_config())
 
 
+def test_highlights_are_trained_on_without_moments():
+    source = small_source(with_targets=False)
+    source.labels = "binary"
+    for example, clips in zip(source.examples, source.num_clips, strict=True):
+        example.annotation["label"] = [[int(i == clips // 2)] for i in range(clips)]
+    for batch in train_pipeline(source, small_config(**{"data.labels": "binary"})):
+        real = batch.example >= 0
+        clips = source.num_clips[batch.example[real]]
+        assert batch.targets.positive_clips.shape == (4, 1)
+        assert batch.targets.positive_clips[real, 0].tolist() == (clips // 2).tolist()
+        assert not batch.targets.window_mask.any()
+
+
 def test_buckets_can_be_left_to_the_data():
     source = MemorySource([3, 3, 9, 3, 9, 9, 3, 12])
-    config = small_config()
+    config = small_config(**{"train.batch_size": 1, "evaluation.batch_size": 4})
     config.data = ConfigDict({**config.data, "buckets": None})
     assert train_plan(source, config).buckets == (3, 9, 12)
+    assert evaluation_plan(source, config).buckets == (3, 12)  # a batch of each
+    config.data = ConfigDict({**config.data, "max_clips": 5})
+    assert train_plan(source, config).buckets == (3, 5)
+
+
+def test_buckets_are_chosen_for_all_domains_together():
+    config = small_config(**{"train.batch_size": 2})
+    config.data = ConfigDict({**config.data, "buckets": None})
+    source = MemorySource([3, 9])
+    source.all_num_clips = np.asarray([3, 9, 5, 2, 11, 12])
+    source.all_domains = np.asarray(["a", "a", "b", "b", "c", "c"])
+    assert train_plan(source, config).buckets == (5, 9, 12)  # one batch each
+
+
+def members():
+    """Three runs whose training batches have the same lengths: two seeds, and other videos."""
+    other = MemorySource(np.random.default_rng(9).permutation(small_source().num_clips), seed=3)
+    other.num_windows = other.num_windows.copy()
+    other.examples[4].annotation["relevant_windows"] = [[0, 2]] * 5
+    other.num_windows[4] = 5
+    sources = [small_source(), small_source(), other]
+    return sources, [small_config(seed=seed) for seed in (11, 12, 13)]
+
+
+def member(batch, e, like):
+    """The slice of a stacked batch that belongs to a member, cut to the shape of its own batch."""
+    one = jax.tree.map(lambda leaf: leaf[e], batch)
+    cut = jax.tree.map(lambda leaf, own: leaf[tuple(map(slice, own.shape))], one, like)
+    jax.tree.map(lambda leaf, own: assert_padded(leaf, own.shape), one, like)
+    return cut
+
+
+def assert_padded(leaf, shape):
+    outside = np.ones(leaf.shape, bool)
+    outside[tuple(map(slice, shape))] = False
+    assert not leaf[outside].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"start_step": 7, "process_index": 1, "process_count": 2}])
+def test_runs_trained_together_get_the_batches_each_would_get_alone(options):
+    sources, configs = members()
+    alone = [list(train_pipeline(*one, **options)) for one in zip(sources, configs, strict=True)]
+    together = list(joint_train_pipeline(sources, configs, **options))
+    assert len(together) == len(alone[0]) == 18 - options.get("start_step", 0)
+    for batch, *own in zip(together, *alone, strict=True):
+        assert batch.targets.windows.shape == (3, len(own[0].example), 5, 2)
+        assert {leaf.shape[0] for leaf in jax.tree.leaves(batch)} == {3}
+        for e, expected in enumerate(own):
+            assert batch.video[e].shape == expected.video.shape
+            assert_equal_batches(member(batch, e, expected), expected)
+
+
+def test_the_state_of_runs_trained_together_restores_their_position():
+    sources, configs = members()
+    iterator = joint_train_pipeline(sources, configs)
+    next(iterator)
+    state, expected = iterator.get_state(), next(iterator)
+    iterator.set_state(state)
+    assert_equal_batches(next(iterator), expected)
+    iterator.close()
+
+
+def test_one_source_serves_several_runs():
+    source = small_source()
+    together = list(joint_train_pipeline([source] * 2, [small_config(seed=s) for s in (1, 2)]))
+    for e, seed in enumerate((1, 2)):
+        expected = numbers(train_pipeline(source, small_config(seed=seed)))
+        assert [batch.example[e].tolist() for batch in together] == expected
+
+
+def test_runs_with_batches_of_other_shapes_cannot_be_trained_together():
+    def refused(message, second=None, **changes):
+        configs = [small_config(), small_config(**changes)]
+        with pytest.raises(ConfigError, match=message):
+            joint_train_pipeline([small_source(), second or small_source()], configs)
+
+    refused("same lengths in the same order", second=small_source(25))
+    refused("same lengths in the same order", **{"train.batch_size": 2})
+    refused("same lengths in the same order", **{"data.buckets": (6, 12)})
+    refused("one config.train.epochs", **{"train.epochs": 2})
+    refused("words=6 and 7; see config.data.max_words", **{"data.max_words": 7})
+    refused(r"stream_widths=.*; see config.data.video_streams", **{"data.video_streams": ("clip",)})
+
+
+def test_runs_evaluated_together_get_the_batches_each_would_get_alone():
+    sources = [small_source(), small_source(3, seed=4), small_source(12, seed=5)]
+    configs = [small_config()] * 3
+    alone = [list(evaluation_batches(source, small_config())) for source in sources]
+    together = list(joint_evaluation_batches(sources, configs))
+    assert [len(batches) for batches in alone] == [3, 1, 2]
+    assert len(together) == joint_evaluation_steps(sources, configs) == 3
+    for step, batch in enumerate(together):
+        own = [batches[step] for batches in alone if step < len(batches)]
+        assert batch.video.shape[2] == max(one.video.shape[1] for one in own)
+        for e, batches in enumerate(alone):
+            if step < len(batches):
+                # Beyond the shape of the member's own batch there is only padding.
+                assert_equal_batches(member(batch, e, batches[step]), batches[step])
+            else:
+                assert (batch.example[e] == -1).all()
+                assert not batch.video_mask[e].any() and not batch.video[e].any()
+
+
+def test_runs_evaluated_together_need_one_batch_size():
+    configs = [small_config(), small_config(**{"evaluation.batch_size": 4})]
+    with pytest.raises(ConfigError, match="rows=4 and 8; see the batch size"):
+        joint_evaluation_batches([small_source()] * 2, configs)
 
 
 @pytest.mark.parametrize(
@@ -397,6 +531,9 @@ def test_clips_of_another_length_than_the_data_sets_are_refused(pipeline):
         ("windows", "qvhighlights", True),
         ("qvhighlights", "windows", False),
         ("windows", "ratings", False),
+        ("ratings", "binary", False),  # the same field, with other meaning
+        ("binary", "ratings", False),
+        ("qvhighlights", "ratings", False),
     ],
 )
 def test_labels_must_be_made_from_what_the_data_set_has(labels, of_the_data_set, fits):

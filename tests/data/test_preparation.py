@@ -1,11 +1,12 @@
 """What is made ready before training, and what is left alone."""
 
+import os
 import shutil
 
 import pytest
 
-from flashvtg_jax.config import load_config
-from flashvtg_jax.data.preparation import prepare_data
+from flashvtg_jax.config import config_from_json, config_to_json, load_config
+from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.data.synthetic import synthesize
 from flashvtg_jax.errors import ConfigError, DataError
@@ -101,3 +102,125 @@ def test_manual_dir_is_built(tmp_path):
 def test_with_neither_nothing_is_done(tmp_path):
     prepare(released(), tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+# One's own data
+
+
+def own(folder, **changes):
+    return load_config(f"custom:{folder}", {n.replace("__", "."): v for n, v in changes.items()})
+
+
+@pytest.fixture(scope="module")
+def own_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own") / "my data"
+    widths = {"resnet": 6, "audio": 5, "query": 4}
+    sizes = {"num_train": 2, "num_val": 1}
+    settings = {"dataset": "custom/any", "clip_length": 2, "progress": False}
+    return synthesize(folder, widths=widths, **sizes, **settings)
+
+
+@pytest.fixture(scope="module")
+def own_data(own_folder, tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("own_data")
+    prepare(own(own_folder), data_dir)
+    return data_dir
+
+
+@pytest.fixture(scope="module")
+def own_source(own_data):
+    return open_split(own_data, "custom/my_data")
+
+
+def test_one_s_own_folder_is_built_with_the_widths_of_its_files(own_source):
+    assert own_source.streams == {"audio": 5, "resnet": 6}
+    assert (own_source.query_dim, own_source.clip_length) == (4, 2.0)
+
+
+def test_one_s_own_clip_length_comes_from_the_configuration(own_folder, tmp_path):
+    with pytest.raises(DataError, match="the annotations say 150 clips of 1 s"):
+        prepare(own(own_folder, clip_length=1.0), tmp_path)
+
+
+def test_one_s_own_data_need_a_folder_or_to_be_built(own_data, tmp_path):
+    with pytest.raises(DataError, match=r"custom/mine: not built yet; .*--config=custom:DIR"):
+        prepare(load_config("custom"), tmp_path)
+    prepare(load_config("custom", {"data.dataset": "custom/my_data"}), own_data)
+
+
+def test_what_is_left_open_is_completed_from_the_data(own_folder, own_source):
+    config = own(own_folder, seed=7)
+    completed = complete_config(config, own_source)
+    data = completed.data
+    assert (data.video_streams, data.query_width) == (("audio", "resnet"), 4)
+    assert data.video_widths.to_dict() == {"audio": 5, "resnet": 6}
+    assert (data.labels, completed.seed, config.data.query_width) == ("qvhighlights", 7, None)
+    assert completed.is_locked
+
+
+def test_a_completed_configuration_is_saved_and_completed_again_to_the_same(own_folder, own_source):
+    completed = complete_config(own(own_folder), own_source)
+    restored = config_from_json(config_to_json(completed))
+    assert restored == completed
+    assert complete_config(restored, own_source) == completed
+    assert config_to_json(complete_config(completed, own_source)) == config_to_json(completed)
+
+
+def test_what_is_given_stays(own_folder, own_source):
+    given = {"data__video_streams": ("resnet",), "data__labels": "windows"}
+    data = complete_config(own(own_folder, **given), own_source).data
+    assert (data.video_streams, data.labels) == (("resnet",), "windows")
+    assert data.video_widths.to_dict() == {"resnet": 6}
+    order = complete_config(own(own_folder, data__video_streams="resnet,audio"), own_source).data
+    assert order.video_streams == ("resnet", "audio")
+
+
+def test_a_complete_configuration_stays_as_it_is(prepared):
+    config = demo()
+    assert complete_config(config, open_split(prepared)) == config
+
+
+def test_a_stream_that_the_data_do_not_have(own_folder, own_source):
+    config = own(own_folder, data__video_streams=("clip",))
+    with pytest.raises(ConfigError, match=r"names 'clip', but .* has 'audio', 'resnet'"):
+        complete_config(config, own_source)
+
+
+@pytest.mark.parametrize("metric", ["HD-mAP", "HD-mAP-dog"])
+def test_a_score_that_the_labels_do_not_give(own_folder, own_source, metric):
+    config = own(own_folder, train__selection_metrics=("MR-full-mAP", metric))
+    with pytest.raises(ConfigError, match=rf"{metric}', .* from label, but .* relevant_windows"):
+        complete_config(config, own_source)
+
+
+def test_files_that_changed_after_the_data_set_was_built_are_mentioned(
+    own_folder, tmp_path, capsys
+):
+    folder, data_dir = tmp_path / "mine", tmp_path / "data"
+    shutil.copytree(own_folder, folder)
+    for _ in range(2):
+        prepare_data(own(folder), data_dir)
+        assert "note:" not in capsys.readouterr().err
+    now = (data_dir / "custom/mine/1.0.0/dataset_info.json").stat().st_mtime + 10
+    os.utime(folder / "val.jsonl", (now, now))
+    prepare_data(own(folder), data_dir)
+    note = capsys.readouterr().err
+    assert note.startswith(f"note: {folder}/val.jsonl changed after custom/mine was built")
+    assert note.endswith(f"--clip_length=2 --data_dir={data_dir} --overwrite\n")
+    shutil.rmtree(folder)  # what is built needs it no more
+    prepare_data(own(folder), data_dir)
+    assert capsys.readouterr().err == ""
+
+
+def test_one_s_own_data_may_be_synthesised_as_well(tmp_path):
+    config = own(tmp_path / "mine")
+    with config.unlocked():
+        config.synthetic = demo().synthetic
+        config.data.video_widths.resnet, config.data.query_width = 6, 4
+    for _ in range(2):  # synthesised and built, then found
+        prepare(config, tmp_path)
+    assert open_split(tmp_path, "custom/mine").streams == {"resnet": 6}
+    with config.unlocked():
+        config.clip_length = 1.0
+    with pytest.raises(ConfigError, match=r"clip_length=2\.0.* says clip_length=1\.0"):
+        prepare(config, tmp_path)

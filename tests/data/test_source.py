@@ -13,16 +13,22 @@ from flashvtg_jax.data.building import build
 from flashvtg_jax.data.source import Example, SplitSource, open_split
 from flashvtg_jax.data.synthetic import synthesize
 from flashvtg_jax.errors import DataError
-from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 
 DATASET = "qvhighlights/slowfast_clip"
+DOMAINS = ("VT", "GA", "surfing")
 WIDTHS = {"slowfast": 10, "clip": 9, "query": 8}
 
 
 @pytest.fixture(scope="module")
 def manual_dir(tmp_path_factory):
+    """Released files; the training rows belong to domains, those of validation to none."""
     folder = tmp_path_factory.mktemp("manual")
-    return synthesize(folder, widths=WIDTHS, num_train=40, num_val=5, progress=False)
+    synthesize(folder, widths=WIDTHS, num_train=40, num_val=5, progress=False)
+    path = folder / "highlight_train_release.jsonl"
+    rows = read_json_lines(path)
+    write_json_lines(path, [row | {"domain": DOMAINS[i % 3]} for i, row in enumerate(rows)])
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +120,73 @@ def test_a_source_can_be_sent_to_another_process(source):
     assert_equal(pickle.loads(pickle.dumps(source))[3], source[3])
 
 
+@pytest.mark.parametrize("domains", [("GA",), ("surfing", "VT")])
+def test_domains_select_rows_in_order(data_dir, manual_dir, rows, domains):
+    source = open_split(data_dir, DATASET, "train", domains)
+    whole = open_split(data_dir, DATASET, "train")
+    chosen = [i for i, row in enumerate(rows) if row["domain"] in domains]
+    assert len(source) == len(chosen) in (13, 27)
+    assert source.annotations() == [rows[i] for i in chosen]
+    for name in ("num_clips", "num_words", "num_windows"):
+        assert getattr(source, name).tolist() == getattr(whole, name)[chosen].tolist()
+    for place, i in enumerate(chosen):
+        assert_equal(source[place], expected(manual_dir, rows[i]))
+    with pytest.raises(IndexError):
+        source[len(chosen)]
+    assert source.all_num_clips.tolist() == whole.num_clips.tolist()
+    assert source.all_domains.tolist() == [row["domain"] for row in rows]
+    again = pickle.loads(pickle.dumps(source))
+    assert again.annotations() == source.annotations()
+
+
+def test_without_domains_all_rows_are_there(source):
+    assert source.all_domains is None
+    assert source.all_num_clips.tolist() == source.num_clips.tolist()
+
+
+def test_selections_of_a_source_share_what_they_keep(data_dir):
+    source = open_split(data_dir, DATASET, "train", cache=True)
+    source._stored.videos = CountedReads(source._stored.videos)
+    selections = [source.select((name,)) for name in DOMAINS]
+    assert sum(map(len, selections)) == 40
+    list(source)
+    num_videos = len(source._stored.videos.reads)
+    for selection in selections:
+        list(selection)
+    assert len(selections[0].select(())) == 40
+    assert len(source._stored.videos.reads) == num_videos
+
+
+def test_an_unknown_domain_lists_those_there_are(data_dir, source):
+    with pytest.raises(DataError, match="'train' has no domain 'parkour'; it has VT, GA, surfing"):
+        open_split(data_dir, DATASET, "train", ("GA", "parkour"))
+    with pytest.raises(DataError, match=r"'val' has no domain 'GA'; .* have no field domain"):
+        open_split(data_dir, DATASET, "val", ("GA",))
+
+
+def test_with_a_cache_everything_is_read_once(data_dir, manual_dir, rows):
+    source = open_split(data_dir, DATASET, "train", cache=True)
+    stored = source._stored
+    stored.videos, stored.queries = CountedReads(stored.videos), CountedReads(stored.queries)
+    for _ in range(2):
+        for example, row in zip(source, rows, strict=True):
+            assert_equal(example, expected(manual_dir, row))
+    assert sorted(stored.queries.reads) == list(range(40))
+    assert len(stored.videos.reads) == len({row["vid"] for row in rows})
+    assert pickle.loads(pickle.dumps(source))._stored.cache_bytes is None
+
+
+def test_what_is_cached_belongs_to_nobody(data_dir):
+    source = open_split(data_dir, DATASET, "train", cache=True)
+    source[0].annotation["query"] = "changed"
+    source[0].streams.clear()
+    assert source[0].annotation["query"] != "changed" and source[0].streams
+    with pytest.raises(ValueError, match="read-only"):
+        source[0].streams["clip"][:] = 0
+    with pytest.raises(ValueError, match="read-only"):
+        source[0].query[:] = 0
+
+
 class CountedReads:
     def __init__(self, rows):
         self.rows, self.reads = rows, []
@@ -127,20 +200,20 @@ def test_videos_read_last_are_kept_up_to_a_number_of_bytes(data_dir):
     folder = data_dir / DATASET / "1.0.0"
     video_bytes = 2 * (76 * 10 + 75 * 9)
     source = SplitSource(folder, "train", cache_bytes=2 * video_bytes)
-    source._videos = CountedReads(source._videos)
+    source._stored.videos = CountedReads(source._stored.videos)
     full = np.flatnonzero(source.num_clips == 75)
     a, b, c = (int(i) for i in full[[0, 10, 20]])
     for i in (a, b, a, c, a, b):  # c drives out b, which was not used for longest
         source[i]
-    assert len(source._videos.reads) == 4
-    assert source._cache._bytes <= 2 * video_bytes
+    assert len(source._stored.videos.reads) == 4
+    assert source._stored.video_cache.num_bytes <= 2 * video_bytes
 
 
 def test_a_cache_smaller_than_a_video_keeps_nothing(data_dir):
     source = SplitSource(data_dir / DATASET / "1.0.0", "train", cache_bytes=10)
     first, again = source[0], source[0]
     assert_equal(first, again)
-    assert source._cache._bytes == 0
+    assert source._stored.video_cache.num_bytes == 0
 
 
 def test_a_data_set_that_is_not_built_names_the_command(tmp_path):

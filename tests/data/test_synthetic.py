@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from flashvtg_jax.data import synthetic
+from flashvtg_jax.data import synthetic_folder
 from flashvtg_jax.data.annotations import load_annotations, youtube_id
 from flashvtg_jax.data.features import normalize, read_feature
+from flashvtg_jax.data.glove import read_vectors, split_words
 from flashvtg_jax.data.planting import Planting, relevance_of
 from flashvtg_jax.data.synthetic import MANIFEST, synthesize
 from flashvtg_jax.data.synthetic_annotations import generate_annotations
@@ -142,13 +143,21 @@ def test_relevance_is_the_part_of_the_clip_in_a_window_times_its_rating(fields, 
     np.testing.assert_allclose(relevance, expected, atol=1e-12)
 
 
-def areas_under_curve(planting, train, val, widths=WIDTHS):
+def words_of_query(planting, row, width):
+    return planting.words(row, width)
+
+
+def words_of_table(planting, row, width):
+    return np.stack([planting.word(word, width) for word in split_words(row["query"])])
+
+
+def areas_under_curve(planting, train, val, widths=WIDTHS, words=words_of_query):
     """How well a linear map, fitted on `train`, tells clips in the moments of `val`: AUCs."""
 
     def arrays(row):
         streams = planting.clips([row], {"slowfast": widths["slowfast"], "clip": widths["clip"]})
         video = np.concatenate([normalize(stream) for stream in streams.values()], axis=1)
-        query = normalize(planting.words(row, widths["query"])).mean(axis=0)
+        query = normalize(words(planting, row, widths["query"])).mean(axis=0)
         return video, query, relevance_of(row, len(video), 2.0) > 0
 
     data = [arrays(row) for row in train]
@@ -176,6 +185,76 @@ def test_moments_of_unseen_queries_can_be_told_from_their_words(generated):
     assert 0.45 < areas[0.0] < 0.55
     assert 0.75 < areas[0.5] < areas[1.0]
     assert areas[1.0] > 0.97
+
+
+def test_moments_can_be_told_from_word_vectors_that_are_the_same_in_all_queries(generated):
+    train, val = generated[:250], generated[250:330]
+    widths = {"slowfast": 64, "clip": 32, "query": 32}
+    areas = {
+        strength: areas_under_curve(
+            Planting(0, strength, 2.0, "words"), train, val, widths, words_of_table
+        ).mean()
+        for strength in (0.0, 1.0)
+    }
+    assert 0.4 < areas[0.0] < 0.6
+    assert areas[1.0] > 0.9
+
+
+def test_the_topic_of_a_sentence_is_the_mean_of_its_words():
+    planting = Planting(0, 1.0, 2.0, "words")
+
+    def topic(query):
+        return planting._topic(annotation(1, query=query))
+
+    np.testing.assert_allclose(topic("opens door"), topic("Door opens"), atol=1e-12)
+    # Neither a full stop nor the small words, which are everywhere, change what is meant.
+    np.testing.assert_allclose(topic("opens door"), topic("opens door."), atol=1e-12)
+    assert topic("opens door") @ topic("The person opens the door.") > 0.9
+    assert abs(topic("opens door") @ topic("eats sandwich")) < 0.7
+    both = topic("opens") + topic("door")
+    np.testing.assert_allclose(topic("opens door"), both / np.linalg.norm(both), atol=1e-12)
+
+
+def test_sentences_about_the_same_windows_of_a_video_mean_the_same():
+    def topics(*rows):
+        return [Planting(0, 1.0, 2.0, "windows")._topic(row) for row in rows]
+
+    first, other = annotation(1, query="She cuts"), annotation(2, query="The woman slices")
+    one, same, later, elsewhere = topics(
+        first, other, {**other, "relevant_windows": [[10, 14]]}, {**other, "vid": "x"}
+    )
+    np.testing.assert_array_equal(one, same)
+    assert abs(one @ later) < 0.95
+    assert abs(one @ elsewhere) < 0.95
+
+
+@pytest.mark.parametrize("kind", ["ratings", "binary"])
+def test_highlights_of_a_domain_are_learned_from_four_of_its_videos(kind):
+    rng = np.random.default_rng(5)
+    planting, widths = Planting(0, 1.0, 2.0), {"slowfast": 64, "clip": 32}
+
+    def video(number, domain):
+        rated = kind == "ratings"
+        level = rng.integers(1, 5, 80) if rated else rng.integers(0, 2, 80)
+        label = level[:, None] + rng.integers(0, 2, (80, 20)) if rated else level[:, None]
+        names = {"qid": f"{domain}{number}", "vid": f"{domain}{number}", "query": f"{number}"}
+        row = {**names, "duration": 80, "domain": domain, "label": label.tolist()}
+        streams = planting.clips([row], widths)
+        features = np.concatenate([normalize(stream) for stream in streams.values()], axis=1)
+        return features, label.mean(axis=1)
+
+    def fit(features, ratings):
+        center = features.mean(axis=0)
+        return np.linalg.lstsq(features - center, ratings - ratings.mean(), rcond=0.05)[0]
+
+    def correlation(direction, domain):
+        features, ratings = video(9, domain)
+        return np.corrcoef(features @ direction, ratings)[0, 1]
+
+    videos = [video(number, "BK") for number in range(4)]
+    direction = fit(*(np.concatenate(arrays) for arrays in zip(*videos, strict=True)))
+    assert correlation(direction, "BK") > 0.85
+    assert np.mean([correlation(direction, other) for other in ("PK", "DS", "VT", "GA")]) < 0.4
 
 
 def test_another_query_does_not_point_at_the_moments(generated):
@@ -324,7 +403,7 @@ def test_changed_annotations_change_their_features_only(tmp_path):
 
 
 def test_an_interrupted_call_leaves_whole_files_and_continues(tmp_path, monkeypatch):
-    save, calls = synthetic._save, []
+    save, calls = synthetic_folder.save, []
 
     def interrupted(path, arrays):
         calls.append(path)
@@ -332,10 +411,10 @@ def test_an_interrupted_call_leaves_whole_files_and_continues(tmp_path, monkeypa
             raise KeyboardInterrupt
         save(path, arrays)
 
-    monkeypatch.setattr(synthetic, "_save", interrupted)
+    monkeypatch.setattr(synthetic_folder, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path / "out")
-    monkeypatch.setattr(synthetic, "_save", save)
+    monkeypatch.setattr(synthetic_folder, "save", save)
     assert not list((tmp_path / "out").rglob("*.tmp"))
     assert not (tmp_path / "out" / TRAIN).exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npz")}
@@ -355,7 +434,7 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_internvideo2_layout_is_written_without_pytorch_as_npy(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(synthetic_folder.importlib.util, "find_spec", lambda name: None)
     widths = {"internvideo2": 8, "query": 8}
     output = small(tmp_path / "out", dataset="qvhighlights/internvideo2", widths=widths)
     row = read_json_lines(output / TRAIN)[0]
@@ -371,6 +450,116 @@ def test_internvideo2_layout_is_written_as_released_with_pytorch(tmp_path):
     row = read_json_lines(output / TRAIN)[0]
     video = torch.load(output / f"qvhighlight_6b/{row['vid']}.pt", weights_only=True)
     assert video.shape == (row["duration"] // 2, 8)
+
+
+# Other layouts
+
+CHARADES = "charades_sta_train_tvr_format.jsonl", "charades_sta_test_tvr_format.jsonl"
+
+
+def glove(output, words, width=8):
+    return read_vectors(output / "glove.6B.300d.txt", words, width)
+
+
+def in_words(output, paths, **options):
+    widths = {"vgg": 12, "query": 8}
+    options = {"annotations": paths, "dataset": "charades_sta/vgg", "widths": widths, **options}
+    return synthesize(output, progress=False, **options)
+
+
+def charades(tmp_path):
+    paths = [tmp_path / name for name in CHARADES]
+    write_json_lines(paths[0], [annotation(1, query="Person opens door."), annotation(2, "b")])
+    write_json_lines(paths[1], [annotation(3, "b", [(10, 14)], query="person Closes café")])
+    return paths
+
+
+def test_a_table_holds_the_words_of_all_annotations_and_no_others(tmp_path):
+    output = in_words(tmp_path / "out", charades(tmp_path))
+    table = (output / "glove.6B.300d.txt").read_text(encoding="utf-8")
+    words = [line.split(" ")[0] for line in table.splitlines()]
+    expected = {"person", "opens", "door.", "a", "does", "thing", "number", "2", "closes", "café"}
+    assert set(words) == expected
+    assert len(words) == len(expected)
+    assert all(len(line.split(" ")) == 9 for line in table.splitlines())
+    planted = Planting(0, 1.0, 0.166666, "words").word("café", 8)
+    np.testing.assert_allclose(glove(output, ["café"])["café"], planted, rtol=1e-4)
+    assert not list(output.rglob("*qid*"))
+    clips = np.load(output / "vgg_features/rgb_features/a.b_0.0_20.0.npy")
+    assert (clips.shape, clips.dtype) == ((121, 12), np.float16)  # 20 s, the last clip begun
+
+
+def test_later_calls_add_their_words_to_the_table(tmp_path):
+    paths = charades(tmp_path)
+    at_once = contents(in_words(tmp_path / "at_once", paths))
+    for order in (paths, paths[::-1]):
+        output = tmp_path / order[0].stem
+        for path in order:
+            in_words(output, path)
+        assert {name: contents(output)[name] for name in at_once} == at_once
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*.*") if path.is_file()}
+    in_words(output, paths)
+    changed = {path.name for path in times if path.stat().st_mtime_ns != times[path]}
+    assert changed <= {MANIFEST, *CHARADES}
+
+
+def test_a_real_table_is_left_alone(tmp_path):
+    for place in (".", "glove"):
+        real = tmp_path / place.strip(".") / "out" / place / "glove.6B.300d.txt"
+        real.parent.mkdir(parents=True)
+        real.write_text("the 1 2\n")
+        with pytest.raises(DataError, match=r"glove.6B.300d.txt: .* did not write, real ones"):
+            in_words(tmp_path / place.strip(".") / "out", charades(tmp_path))
+        assert real.read_text() == "the 1 2\n"
+
+
+def rated_video(vid, domain="BK"):
+    label = [[1.0, 2.0], [5.0, 4.0], [3.0, 3.0]]
+    return {"qid": vid, "vid": vid, "query": "x", "duration": 3, "label": label, "domain": domain}
+
+
+def test_features_in_two_files_are_cut_from_one_array(tmp_path):
+    path = tmp_path / "tvsum_train.jsonl"
+    write_json_lines(path, [rated_video("-v")])
+    widths = {"i3d": 6, "query": 4}
+    output = synthesize(
+        tmp_path / "out",
+        annotations=path,
+        dataset="tvsum/i3d_clip",
+        widths=widths,
+        progress=False,
+    )
+    parts = [np.load(output / f"video_features/-v_{part}.npy") for part in ("rgb", "opt")]
+    assert [part.shape for part in parts] == [(3, 3), (3, 3)]
+    planted = Planting(0, 1.0, 2.0).clips([rated_video("-v")], {"i3d": 6})["i3d"]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), planted)
+
+
+def test_the_annotations_of_a_split_may_change_their_domain(tmp_path):
+    path, options = tmp_path / "tvsum_train.jsonl", {"dataset": "tvsum/slowfast_clip"}
+    files = {}
+    for domain in ("BK", "PK"):
+        write_json_lines(path, [rated_video("v", domain)])
+        output = small(tmp_path / "out", annotations=path, **options)
+        files[domain] = contents(output)
+    changed = {name for name in files["BK"] if files["BK"][name] != files["PK"][name]}
+    assert changed == {path.name, "vid_slowfast/v.npz", "vid_clip/v.npz", "txt_clip/v.npz"}
+
+
+@pytest.mark.parametrize(
+    "dataset", ["charades_sta/slowfast_clip", "tacos/slowfast_clip", "tvsum/slowfast_clip"]
+)
+def test_annotations_are_generated_in_qvhighlights_format_only(tmp_path, dataset):
+    with pytest.raises(ConfigError, match="QVHighlights' format only: give a file"):
+        small(tmp_path / "out", dataset=dataset)
+
+
+def test_one_query_in_two_files_is_written_once(tmp_path):
+    paths = [tmp_path / TRAIN, tmp_path / VAL]
+    for path in paths:
+        write_json_lines(path, [rated(1)])
+    output = small(tmp_path / "out", annotations=paths)
+    assert len(list(output.rglob("*.npz"))) == 3
 
 
 # Mistakes

@@ -20,6 +20,7 @@ from flashvtg_jax.data.inventory import take_inventory
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines
+from tests.tfds_builders.released import failing_build, numbers, save, tree
 
 DATASET = "qvhighlights/slowfast_clip"
 WIDTHS = {"slowfast": 6, "clip": 5, "query": 4}
@@ -49,12 +50,6 @@ ROWS = {
 }
 
 
-def numbers(*seed, dtype=np.float16):
-    rows, width = seed[-2:]
-    rng = np.random.default_rng([ord(c) for c in str(seed)])
-    return (3 * rng.standard_normal((rows, width))).astype(dtype)
-
-
 def slowfast(vid):
     return numbers("slowfast", vid, 11, WIDTHS["slowfast"])
 
@@ -65,11 +60,6 @@ def clip(vid):
 
 def words(qid):
     return numbers("query", 3 + qid % 3, WIDTHS["query"])
-
-
-def save(path, array, key="features"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{key: array})
 
 
 @pytest.fixture
@@ -97,18 +87,9 @@ def small_build(manual, data_dir, **options):
 
 
 def failing(manual, data_dir, **options):
-    """The message of a build that must fail and leave nothing behind."""
-    with pytest.raises(DataError) as info:
-        small_build(manual, data_dir, **options)
+    message = failing_build(DATASET, manual, data_dir, **{"widths": WIDTHS, **options})
     assert not data_dir.parent.exists()
-    return str(info.value)
-
-
-def tree(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+    return message
 
 
 # What is built
@@ -590,13 +571,13 @@ def test_other_errors_of_the_disk_are_told_as_they_are(manual, data_dir, monkeyp
 
 SLOW_BUILD = """
 import sys, time
-from flashvtg_jax.data import building, dataset_builder
-read = dataset_builder.read_feature
+from flashvtg_jax.data import building, layout
+read = layout.read_feature
 def slow(*arguments):
     print("reading", file=sys.__stdout__, flush=True)
     time.sleep(60)
     return read(*arguments)
-dataset_builder.read_feature = slow
+layout.read_feature = slow
 building.build(sys.argv[1], sys.argv[2], sys.argv[3], widths=sys.argv[4], progress=False)
 """
 

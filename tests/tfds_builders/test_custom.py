@@ -1,0 +1,206 @@
+"""One's own data, from a folder to a data set that is read like all others."""
+
+import json
+import logging
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from flashvtg_jax.cli import main
+from flashvtg_jax.data.building import build, dataset_names, find_builder
+from flashvtg_jax.data.source import open_split
+from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.json_lines import write_json_lines
+
+DATASET = "custom/mine"
+
+
+def numbers(name, rows, width, dtype):
+    rng = np.random.default_rng([ord(character) for character in name])
+    return rng.standard_normal((rows, width)).astype(dtype)
+
+
+def audio(vid):
+    return numbers(f"audio {vid}", 11, 3, np.float16)
+
+
+def resnet(vid):
+    return numbers(f"resnet {vid}", 10, 5, np.float32)
+
+
+def words(qid):
+    return numbers(f"words {qid}", 2 + len(qid), 4, np.float64)
+
+
+def annotation(qid, vid):
+    return {
+        "qid": qid,
+        "query": f"q {qid}",
+        "vid": vid,
+        "duration": 5,
+        "relevant_windows": [[1, 2]],
+    }
+
+
+ROWS = {"train": [annotation("a", "-x.1"), annotation("bc", "y")], "val": [annotation("d", "z")]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three videos of ten clips of half a second; a stream in each of two formats."""
+    folder = tmp_path / "mine"
+    for place in ("video/resnet", "video/audio", "query"):
+        (folder / place).mkdir(parents=True)
+    for split, rows in ROWS.items():
+        write_json_lines(folder / f"{split}.jsonl", rows)
+        for row in rows:
+            vid, qid = row["vid"], row["qid"]
+            np.savez(folder / f"video/audio/{vid}.npz", whatever=audio(vid))
+            np.save(folder / f"video/resnet/{vid}.npy", resnet(vid))
+            query = {"last_hidden_state": words(qid), "pooler_output": words(qid)[0]}
+            np.savez(folder / f"query/{qid}.npz", **query)
+    return folder
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return tmp_path / "data"
+
+
+def small_build(folder, data_dir, **options):
+    options = {"clip_length": 0.5, "progress": False, **options}
+    return build(options.pop("dataset", DATASET), folder, data_dir, **options)
+
+
+def test_every_query_finds_its_words_and_its_video(folder, data_dir):
+    assert small_build(folder, data_dir) == data_dir / DATASET / "1.0.0"
+    for split, rows in ROWS.items():
+        source = open_split(data_dir, DATASET, split)
+        assert source.streams == {"audio": 3, "resnet": 5}
+        assert (source.query_dim, source.clip_length, source.labels) == (4, 0.5, "windows")
+        for index, row in enumerate(rows):
+            example = source[index]
+            assert example.annotation == row
+            np.testing.assert_array_equal(example.streams["audio"], audio(row["vid"]))
+            np.testing.assert_array_equal(example.streams["resnet"], resnet(row["vid"]))
+            np.testing.assert_array_equal(example.query, words(row["qid"]).astype(np.float32))
+            assert example.streams["audio"].dtype == np.float16
+            assert example.streams["resnet"].dtype == np.float32
+
+
+def test_the_data_set_is_tfds_s_own_and_nothing_is_left_beside_it(folder, data_dir, caplog):
+    with caplog.at_level(logging.WARNING):
+        built = small_build(folder, data_dir)
+    assert not caplog.records
+    assert sorted(path.name for path in data_dir.glob("**/")) == ["1.0.0", "custom", "data", "mine"]
+    builder = tfds.builder_from_directory(built)
+    assert builder.info.full_name == "custom/mine/1.0.0"
+    sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
+    assert sizes == {"train": 2, "val": 1, "videos": 3}
+
+
+def test_data_sets_of_several_names_live_side_by_side(folder, data_dir):
+    small_build(folder, data_dir)
+    (folder / "video/audio").rename(folder / "video/sound")
+    small_build(folder, data_dir, dataset="custom/v2.1")
+    assert list(open_split(data_dir, "custom/mine").streams) == ["audio", "resnet"]
+    assert list(open_split(data_dir, "custom/v2.1").streams) == ["resnet", "sound"]
+
+
+def test_widths_are_checked_where_they_are_announced(folder, data_dir):
+    with pytest.raises(DataError, match=r"video/resnet/.*expected width 6, got 5"):
+        small_build(folder, data_dir, widths={"resnet": 6})
+    with pytest.raises(ConfigError, match="no features 'clip'; known: audio, query, resnet"):
+        small_build(folder, data_dir, widths={"clip": 6})
+    assert not data_dir.exists()
+
+
+def test_files_of_one_stream_have_one_width(folder, data_dir):
+    np.save(folder / "video/resnet/z.npy", np.ones((10, 7), np.float32))
+    with pytest.raises(DataError, match=r"resnet/z.npy: expected width 5, as most resnet files"):
+        small_build(folder, data_dir)
+
+
+def test_missing_files_are_named_in_the_format_of_the_others(folder, data_dir):
+    (folder / "video/resnet/y.npy").unlink()
+    with pytest.raises(DataError, match=r"1 feature files are missing.*\n.*/video/resnet/y\.npy\n"):
+        small_build(folder, data_dir)
+    small_build(folder, data_dir, skip_missing=True)
+    assert len(open_split(data_dir, DATASET)) == 1
+
+
+def test_another_clip_length_is_noticed_by_the_durations(folder, data_dir):
+    with pytest.raises(DataError, match="10 rows, but the annotations say 5 clips of 1 s in 5 s"):
+        small_build(folder, data_dir, clip_length=1)
+
+
+def test_several_unnamed_arrays_in_a_file(folder, data_dir):
+    np.savez(folder / "query/d.npz", one=words("d"), other=words("d"))
+    with pytest.raises(DataError, match=r"query/d.npz: which array is meant\? It holds one, other"):
+        small_build(folder, data_dir)
+
+
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"clip_length": None}, r"custom/mine: how many seconds .*--clip_length=2"),
+        ({"clip_length": 0}, "clip_length 0; expected a number of seconds above 0"),
+        ({"dataset": "custom/no name"}, "no data set 'custom/no name'; .* called custom/NAME"),
+        ({"dataset": "qvhighlights/slowfast_clip"}, "for custom/NAME only"),
+        ({"dataset": "mine"}, "Known: .*custom/NAME"),
+    ],
+)
+def test_arguments_that_do_not_fit(folder, data_dir, built, options, problem):
+    if built:
+        small_build(folder, data_dir)
+    with pytest.raises(ConfigError, match=problem):
+        small_build(folder, data_dir, **options)
+
+
+def test_what_is_not_built_says_how_to_build_it(data_dir):
+    with pytest.raises(
+        DataError, match=r"build --dataset=custom/mine .* --clip_length=SECONDS --d"
+    ):
+        open_split(data_dir, DATASET)
+
+
+def test_names_of_data_sets_mention_one_s_own(data_dir):
+    assert "custom/NAME" in dataset_names()
+    assert find_builder(DATASET)[1].layout is None
+
+
+def test_the_builder_alone_says_how_it_is_used(data_dir):
+    with pytest.raises(ConfigError, match="flashvtg build --dataset=custom/NAME"):
+        find_builder(DATASET)[0](data_dir=data_dir)
+
+
+def test_command_line(tmp_path, data_dir, capsys):
+    output = tmp_path / "features"
+    widths = "--widths=resnet=6,audio=5,query=4"
+    common = ["--dataset=custom/mine", "--clip_length=2"]
+    sizes = ["--num_train=3", "--num_val=2"]
+    assert main(["synthesize", *common, f"--output={output}", widths, *sizes]) == 0
+    advice = capsys.readouterr().err.strip().rpartition("flashvtg ")[2]
+    assert advice.startswith("build --dataset=custom/mine --manual_dir=")
+    assert main(advice.replace("--data_dir=DIR", f"--data_dir={data_dir}").split()) == 0
+    assert "built custom/mine: train 3, val 2 queries" in capsys.readouterr().err
+    assert main(["build", common[0], f"--manual_dir={output}", f"--data_dir={data_dir}"]) == 1
+    assert "--clip_length=2" in capsys.readouterr().err
+
+
+def test_the_guide_s_program_writes_a_folder_that_builds(tmp_path, data_dir, monkeypatch):
+    module = sys.modules[find_builder(DATASET)[0].__module__]
+    guide = Path(module.__file__).with_name("README.md")
+    programs = guide.read_text().split("```python\n")[1:]
+    program = next(text.split("```")[0] for text in programs if '"relevant_windows"' in text)
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent(program), {})
+    small_build(tmp_path / "mine", data_dir, clip_length=2)
+    assert open_split(data_dir, DATASET, "val").labels == "windows"
+    line = json.loads((tmp_path / "mine/train.jsonl").read_text().splitlines()[0])
+    assert set(line) == {"qid", "query", "vid", "duration", "relevant_windows"}

@@ -1,0 +1,1 @@
+"""Charades-STA: moments for sentences in home videos of everyday activities."""

@@ -1,0 +1,1 @@
+"""TACoS: moments for sentences in long videos of cooking."""

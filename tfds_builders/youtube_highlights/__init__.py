@@ -1,0 +1,1 @@
+"""YouTube Highlights: highlights of raw sports and dog videos in six domains."""
