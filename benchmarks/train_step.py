@@ -34,7 +34,7 @@ def main() -> None:
     repeats = 2 if options.smoke else options.repeats
     model = build_model(config.model)
     optimizer = make_optimizer(config.optimizer, steps_per_epoch=100)
-    init = jax.jit(lambda: init_state(model, optimizer, 0, *feature_widths(config.data)))
+    init = jax.jit(lambda: init_state(model, optimizer, *feature_widths(config.data), 0))
     state = init()
     batch = jax.device_put(random_batch(config, rows))
     step = jax.jit(make_train_step(model, optimizer, config.loss), donate_argnums=0)

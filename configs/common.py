@@ -22,6 +22,7 @@ def get_common() -> ConfigDict:
     config = ConfigDict()
     config.name = "common"  # of the experiment; logs and errors say it
     config.seed = 2024  # of the parameters, the shuffling, the random labels and the dropout
+    config.seeds = ()  # several seeds: a run of each, then their mean and standard deviation
     # Seconds a clip lasts. The data and the loss share this value under their own names.
     config.clip_length = FieldReference(2.0, required=True)
 
@@ -69,6 +70,7 @@ def get_common() -> ConfigDict:
     data.manual_dir = optional(str)  # where the released files are, to build from; None: do not
     data.train_split = "train"  # split to learn from
     data.val_split = "val"  # split to select the best checkpoint on
+    data.domains = ()  # parts of the data set, each with a model of its own; (): not divided
     data.video_streams = ("slowfast", "clip")  # features of a clip, in the order of concatenation
     data.video_widths = ConfigDict()  # width of each stream, checked when the data set is opened
     data.video_widths.slowfast = 2304  # SlowFast R50
@@ -80,10 +82,13 @@ def get_common() -> ConfigDict:
     data.max_words = 40  # longer queries are cut
     # Lengths that videos are padded to, ascending, the last for the longest; None: chosen by split.
     data.buckets = optional(tuple, (75,))
-    data.labels = "qvhighlights"  # how saliency labels are made: from three annotators' ratings
+    # What saliency labels are made from: "qvhighlights": three annotators' ratings, "windows": the
+    # moments, "ratings": one from 1 to 5 of each annotator, "binary": highlight or not.
+    data.labels = "qvhighlights"
     data.source_video = "youtube_id"  # what one source video's clips share; or "vid"
     data.num_threads = 4  # that read examples
     data.prefetch = 4  # batches made ready ahead
+    data.cache = False  # keep in host memory all that was read once
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 5e-4  # of AdamW
@@ -104,7 +109,9 @@ def get_common() -> ConfigDict:
     train.keep_checkpoints = 2  # latest ones kept; the best one is kept besides
     # Evaluations without a better one after which training ends; None: it goes on.
     train.early_stopping_evaluations = optional(int)
-    train.selection_metric = "MR-full-mAP"  # that makes a checkpoint the best; without NMS
+    # Scores whose mean makes a checkpoint the best; without NMS.
+    train.selection_metrics = ("MR-full-mAP",)
+    train.runs_together = 8  # runs of several domains or seeds that are trained as one program
 
     evaluation = config.evaluation = ConfigDict()
     evaluation.batch_size = 64  # queries in a batch, over all devices
@@ -114,3 +121,37 @@ def get_common() -> ConfigDict:
     evaluation.window_range = optional(tuple, (0.0, 150.0))  # seconds, of moments; None: no limits
     evaluation.round_to_clip_length = True  # moments begin and end where clips do
     return config
+
+
+def get_highlights() -> ConfigDict:
+    """What TVSum and YouTube Highlights share: one scale, clips scored alone, small domains."""
+    config = get_common()
+    config.model.t2v_layers = 2  # layers of adaptive cross attention
+    config.model.strides = (1.0,)  # one level: the clips themselves
+    config.model.num_mlp_layers = 3  # dense layers of each score head
+
+    config.loss.lw_reg = 0.2  # weight of the regression, which is off
+    config.loss.classification = "binary_cross_entropy"  # of clips, against their labels
+    config.loss.regression = False  # there are no boundaries to learn
+    config.loss.alignment_directions = ("row",)  # clips of a video
+
+    config.data.normalize_query = False  # word features are used as they are
+    config.data.max_clips = 1000  # longer videos are cut
+    config.data.max_words = 100  # longer queries are cut
+    config.data.buckets = None  # lengths chosen by the split, all domains together
+    config.data.source_video = "vid"  # what one source video's clips share
+    config.data.cache = True  # keep in host memory all that was read once: domains are small
+
+    config.train.batch_size = 4  # videos in a step
+    config.train.selection_metrics = ("HD-mAP",)  # makes a checkpoint the best
+    config.evaluation.window_range = None  # there are no moments
+    return config
+
+
+def choose_domains(name: str, known: tuple[str, ...], argument: str | None) -> tuple[str, ...]:
+    """The domain that a configuration's argument names, or all. Raises ConfigError for others."""
+    if argument is None:
+        return known
+    if argument not in known:
+        raise ConfigError(f"{name}: no domain {argument!r}; there are {', '.join(known)}")
+    return (argument,)

@@ -88,10 +88,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="annotation file, several times for several splits; without, generates annotations",
     )
     add("--limit", type=int, metavar="N", help="use the first N lines of each annotation file")
-    add("--dataset", default="qvhighlights/slowfast_clip", metavar="NAME", help="whose layout")
+    add(
+        "--dataset",
+        default="qvhighlights/slowfast_clip",
+        metavar="NAME",
+        help="whose layout; custom/NAME: of one's own data, whose streams --widths names",
+    )
     add("--strength", type=float, default=1.0, help="of the planted moments (default %(default)s)")
     add("--seed", type=int, default=0, help="(default %(default)s)")
     add("--widths", metavar="slowfast=64,query=32", help="other feature widths than the released")
+    add("--clip_length", type=float, metavar="SECONDS", help="for custom/NAME only, which needs it")
     add("--num_train", type=int, default=512, help="queries to generate (default %(default)s)")
     add("--num_val", type=int, default=128, help="queries to generate (default %(default)s)")
 
@@ -101,13 +107,18 @@ def make_parser() -> argparse.ArgumentParser:
         "Build a data set from annotation and feature files, once, before training.",
         "flashvtg build --dataset=qvhighlights/slowfast_clip --manual_dir=features --data_dir=data",
     ).add_argument
-    add("--dataset", required=True, metavar="NAME", help="e.g. qvhighlights/slowfast_clip")
+    add(
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help="e.g. qvhighlights/slowfast_clip; custom/NAME for one's own data",
+    )
     add(
         "--manual_dir",
         required=True,
         metavar="DIR",
         type=user_path,
-        help="folder with the released files",
+        help="folder with the released files, or one's own",
     )
     add(
         "--data_dir",
@@ -119,12 +130,15 @@ def make_parser() -> argparse.ArgumentParser:
     add("--skip_missing", action="store_true", help="leave out queries without feature files")
     add("--overwrite", action="store_true", help="build again what is already built")
     add("--widths", metavar="slowfast=64,query=32", help="other feature widths than the released")
+    add("--clip_length", type=float, metavar="SECONDS", help="for custom/NAME only, which needs it")
 
     add = command(
         "train",
         run_train,
         "Train a model and evaluate it; the same command continues a run that was stopped. Any "
-        "field of the configuration can be given as --config.section.field=value.",
+        "field of the configuration can be given as --config.section.field=value. With "
+        "--config.seeds=1,2,3 there is a run of each seed, and mean and standard deviation. TVSum "
+        "and YouTube Highlights have a run for each domain, or for the one that NAME:DOMAIN names.",
         "flashvtg train --config=demo --workdir=runs/slow --config.optimizer.learning_rate=1e-3",
     ).add_argument
     add("--config", required=True, metavar="NAME", help="a name or a .py file, each with :argument")
@@ -192,6 +206,7 @@ def run_synthesize(options: argparse.Namespace, _: Sequence[str]) -> int:
         strength=options.strength,
         seed=options.seed,
         widths=options.widths,
+        clip_length=options.clip_length,
         num_train=options.num_train,
         num_val=options.num_val,
     )
@@ -208,6 +223,7 @@ def run_build(options: argparse.Namespace, _: Sequence[str]) -> int:
         skip_missing=options.skip_missing,
         overwrite=options.overwrite,
         widths=options.widths,
+        clip_length=options.clip_length,
     )
     return 0
 
@@ -226,18 +242,25 @@ def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 128 + interruption.signal_number
-    columns = {"without NMS": numbers, "with NMS": numbers_nms}
-    untrained = _untrained(Path(options.workdir))
-    print_numbers({"untrained": untrained, **columns} if untrained else columns)
+    print_results(Path(options.workdir), numbers, numbers_nms)
     print(f"\nresults in {options.workdir}: metrics.json, predictions.jsonl, tensorboard/")
     return 0
 
 
-def _untrained(workdir: Path) -> dict[str, float] | None:
-    """The numbers of step 0, if they were taken."""
-    with (workdir / "evaluations.jsonl").open(encoding="utf-8") as lines:
-        first = json.loads(next(lines, "{}"))
-    return first if first.get("step") == 0 else None
+def print_results(workdir: Path, numbers: dict[str, float], numbers_nms: dict[str, float]) -> None:
+    """The numbers as a table, beside those of the untrained model where they were taken."""
+    from flashvtg_jax.training.runs import untrained_numbers
+
+    columns = {}
+    if untrained := untrained_numbers(workdir):
+        columns["untrained"] = untrained
+    deviations = json.loads((workdir / "metrics.json").read_text()).get("std", {})
+    columns["without NMS" if numbers_nms else "trained"] = {
+        key: (value, deviations[key]) if deviations else value for key, value in numbers.items()
+    }
+    if numbers_nms:
+        columns["with NMS"] = numbers_nms
+    print_numbers(columns)
 
 
 def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
@@ -250,8 +273,9 @@ def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
         data_dir=options.data_dir,
         output=options.output,
     )
+    output = Path(options.output or options.workdir)
     if numbers:
-        print_numbers({"without NMS": numbers, "with NMS": numbers_nms})
+        print_results(output, numbers, numbers_nms)
     print(f"\nwrote predictions to {options.output or options.workdir}")
     return 0
 

@@ -1,7 +1,10 @@
 """A trained model over a split: predictions in the field's format, and their scores."""
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,12 @@ from jax.sharding import Mesh
 
 from flashvtg_jax.config import apply_overrides, config_from_json
 from flashvtg_jax.data.batch import Batch
-from flashvtg_jax.data.pipeline import evaluation_batches, evaluation_plan
+from flashvtg_jax.data.pipeline import (
+    evaluation_batches,
+    evaluation_plan,
+    joint_evaluation_batches,
+    joint_evaluation_steps,
+)
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.decoding import decode_moments, num_moments, suppress
 from flashvtg_jax.errors import CheckpointError, DataError
@@ -26,6 +34,7 @@ from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 from flashvtg_jax.progress import progress_bar
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.parallel import make_mesh, put_batch, replicated
+from flashvtg_jax.training.runs import find_runs, write_summary
 from flashvtg_jax.training.state import feature_widths, init_params
 
 Predictions = list[dict[str, Any]]
@@ -34,12 +43,32 @@ Numbers = dict[str, float]
 
 @flax.struct.dataclass
 class Decoded:
-    """What evaluation brings back from the device for a batch."""
+    """What evaluation brings back from the device for a batch.
 
-    moments: chex.Array  # [B, K, 3] start, end (seconds), score; best first
-    suppressed: chex.Array  # [B, K, 3] the same after non-maximum suppression
-    num_moments: chex.Array  # [B] rows that are real
+    Without moments (highlight detection) all but `saliency` is None.
+    """
+
     saliency: chex.Array  # [B, L]
+    moments: chex.Array | None  # [B, K, 3] start, end (seconds), score; best first
+    suppressed: chex.Array | None  # [B, K, 3] the same after non-maximum suppression
+    num_moments: chex.Array | None  # [B] rows that are real
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What an evaluation finds.
+
+    Attributes:
+      numbers: scores without NMS; empty where there is no ground truth.
+      numbers_nms: with NMS; empty where there are no moments.
+      predictions: a row for each query of the split, in its order; without NMS.
+      predictions_nms: the same with NMS; None where there are no moments.
+    """
+
+    numbers: Numbers
+    numbers_nms: Numbers
+    predictions: Predictions
+    predictions_nms: Predictions | None
 
 
 class Evaluator:
@@ -50,55 +79,56 @@ class Evaluator:
         rows = -(-config.evaluation.batch_size // mesh.size) * mesh.size
         self.config = apply_overrides(config, {"evaluation.batch_size": rows})
         self.mesh = mesh
-        self._apply = jax.jit(partial(apply_and_decode, model, config))
+        decode = partial(apply_and_decode, model, config)
+        self._apply = jax.jit(decode)
+        self._apply_together = jax.jit(jax.vmap(decode))
 
-    def predict(
-        self, params: Any, source: SplitSource, *, show_progress: bool = False
-    ) -> tuple[Predictions, Predictions]:
-        """Predictions for every row of a split, in its order: without and with NMS."""
-        plain: Predictions = [{}] * len(source)
-        suppressed: Predictions = [{}] * len(source)
+    def evaluate(self, params: Any, source: SplitSource, *, show_progress: bool = False) -> Results:
+        """Predictions for every row of a split, in its order, and their scores."""
         total = evaluation_plan(source, self.config).steps_per_epoch
         batches = evaluation_batches(source, self.config)
-        annotations = source.annotations()
-        try:
-            for batch, decoded in progress_bar(
-                self._decode_ahead(params, batches), total, "evaluating", show_progress
-            ):
-                for row, *found in _rows(batch, decoded):
-                    about = {key: annotations[row][key] for key in ("qid", "query", "vid")}
-                    windows, windows_nms, saliency = found
-                    shared = {"pred_saliency_scores": saliency}
-                    plain[row] = {**about, "pred_relevant_windows": windows, **shared}
-                    suppressed[row] = {**about, "pred_relevant_windows": windows_nms, **shared}
-        finally:
-            batches.close()
-        return plain, suppressed
+        collected = _Predictions(source)
+        with contextlib.closing(batches):
+            decoded = self._decode_ahead(self._apply, params, batches, axis=0)
+            for batch, found in progress_bar(decoded, total, "evaluating", show_progress):
+                collected.add(batch, found)
+        return collected.scored(self.config.clip_length)
 
-    def _decode_ahead(self, params: Any, batches: Iterable[Batch]) -> Iterable[tuple[Batch, Any]]:
+    def evaluate_together(
+        self, params: Any, sources: Sequence[SplitSource], *, show_progress: bool = False
+    ) -> list[Results]:
+        """`evaluate` of several runs as one program.
+
+        Args:
+          params: of all runs, stacked along a first axis.
+          sources: the split of each run.
+          show_progress: show a bar.
+        """
+        configs = [self.config] * len(sources)
+        total = joint_evaluation_steps(sources, configs)
+        batches = joint_evaluation_batches(sources, configs)
+        collected = [_Predictions(source) for source in sources]
+        with contextlib.closing(batches):
+            decoded = self._decode_ahead(self._apply_together, params, batches, axis=1)
+            for batch, found in progress_bar(decoded, total, "evaluating", show_progress):
+                for run, predictions in enumerate(collected):
+                    of_run = partial(jax.tree.map, lambda array, run=run: array[run])
+                    predictions.add(of_run(batch), of_run(found))
+        return [predictions.scored(self.config.clip_length) for predictions in collected]
+
+    def _decode_ahead(
+        self, apply: Callable, params: Any, batches: Iterable[Batch], axis: int
+    ) -> Iterator[tuple[Batch, Decoded]]:
         """Start each batch before the previous one is read back, so that neither side waits."""
         waiting = None
         for batch in batches:
-            inputs = put_batch(batch.replace(targets=None), self.mesh)
-            started = (batch, self._apply(params, inputs))
+            batch = batch.replace(targets=None)
+            started = (batch, apply(params, put_batch(batch, self.mesh, axis)))
             if waiting:
                 yield waiting[0], jax.device_get(waiting[1])
             waiting = started
         if waiting:
             yield waiting[0], jax.device_get(waiting[1])
-
-    def score(
-        self, params: Any, source: SplitSource, *, show_progress: bool = False
-    ) -> tuple[Numbers, Numbers, Predictions, Predictions]:
-        """Numbers without and with NMS, and the predictions they stand for."""
-        plain, suppressed = self.predict(params, source, show_progress=show_progress)
-        annotations = source.annotations()
-        clip_length = self.config.clip_length
-        numbers, numbers_nms = (
-            evaluate_predictions(predictions, annotations, clip_length=clip_length)
-            for predictions in (plain, suppressed)
-        )
-        return numbers, numbers_nms, plain, suppressed
 
 
 def apply_and_decode(
@@ -109,6 +139,8 @@ def apply_and_decode(
     output = model.apply(
         {"params": params}, batch.video, batch.video_mask, batch.query, batch.query_mask
     )
+    if not config.loss.regression:  # boundaries were not learned
+        return Decoded(output.saliency, None, None, None)
     window_range = settings.window_range
     moments = decode_moments(
         output,
@@ -120,28 +152,59 @@ def apply_and_decode(
         round_to_clips=settings.round_to_clip_length,
     )
     return Decoded(
+        saliency=output.saliency,
         moments=moments,
         suppressed=suppress(moments, settings.nms_threshold, settings.nms_type),
         num_moments=num_moments(output, settings.max_moments),
-        saliency=output.saliency,
     )
 
 
-def _rows(batch: Batch, decoded: Decoded) -> Iterable[tuple[int, list, list, list]]:
-    """Example, moments, moments after NMS, saliency of each real row, rounded to 4 decimals."""
-    moments, suppressed, saliency = (
-        np.round(a.astype(np.float64), 4)
-        for a in (decoded.moments, decoded.suppressed, decoded.saliency)
-    )
-    for b in np.flatnonzero(batch.example >= 0):
-        count, clips = decoded.num_moments[b], batch.video_mask[b].sum()
-        # Suppressed rows have score 0 as padding has, but padding sorts behind: the first are real.
-        yield (
-            int(batch.example[b]),
-            moments[b, :count].tolist(),
-            suppressed[b, :count].tolist(),
-            saliency[b, :clips].tolist(),
+class _Predictions:
+    """The predictions for a split, filled batch by batch."""
+
+    def __init__(self, source: SplitSource):
+        self._annotations = source.annotations()
+        self._plain: Predictions = [{}] * len(source)
+        self._suppressed: Predictions = [{}] * len(source)
+
+    def add(self, batch: Batch, decoded: Decoded) -> None:
+        """Takes what was found for the rows of a batch, padding rows aside."""
+        # The official scores rank rounded saliency where moments are predicted, else raw scores.
+        decimals = 4 if decoded.moments is not None else 8
+        decoded = jax.tree.map(partial(_rounded, decimals=decimals), decoded)
+        for b in np.flatnonzero(batch.example >= 0):
+            example = int(batch.example[b])
+            about = {key: self._annotations[example][key] for key in ("qid", "query", "vid")}
+            clips = int(batch.video_mask[b].sum())
+            shared = {"pred_saliency_scores": decoded.saliency[b, :clips].tolist()}
+            if decoded.moments is None:
+                self._plain[example] = about | shared
+                continue
+            # Suppressed rows score 0 as padding does, but padding sorts behind: the first are real.
+            count = int(decoded.num_moments[b])
+            for rows, moments in (
+                (self._plain, decoded.moments),
+                (self._suppressed, decoded.suppressed),
+            ):
+                windows = moments[b, :count].tolist()
+                rows[example] = {**about, "pred_relevant_windows": windows, **shared}
+
+    def scored(self, clip_length: float) -> Results:
+        """The predictions with their scores, where there is ground truth."""
+        with_moments = "pred_relevant_windows" in self._plain[0]
+        suppressed = self._suppressed if with_moments else None
+        numbers, numbers_nms = (
+            evaluate_predictions(predictions, self._annotations, clip_length=clip_length)
+            if predictions and has_ground_truth(self._annotations)
+            else {}
+            for predictions in (self._plain, suppressed)
         )
+        return Results(numbers, numbers_nms, self._plain, suppressed)
+
+
+def _rounded(array: np.ndarray, decimals: int) -> np.ndarray:
+    """Numbers as JSON will show them."""
+    return np.round(array.astype(np.float64), decimals) if array.dtype.kind == "f" else array
 
 
 def evaluate(
@@ -156,7 +219,8 @@ def evaluate(
     """Score a run's best checkpoint on a split; write predictions and numbers.
 
     Args:
-      workdir: of `flashvtg train`.
+      workdir: of `flashvtg train`. If it holds the runs of several domains or seeds, each is
+        evaluated, and their means are the numbers.
       split: of the data set; None: the validation split.
       step: of the checkpoint; None: the best one, or the latest if none was scored.
       data_dir: where the data set is; None: where training found it.
@@ -167,13 +231,33 @@ def evaluate(
     `output` cannot be written.
     """
     workdir = Path(workdir).expanduser().absolute()
-    if not any((workdir / folder).is_dir() for folder in ("checkpoints", "best")):
+    output = Path(output).expanduser() if output else workdir
+    names = find_runs(workdir)
+    if not names:
         raise CheckpointError(
             f"{workdir}: no checkpoints here; train first: "
             f"flashvtg train --config=NAME --workdir={workdir}"
         )
-    output = Path(output).expanduser() if output else workdir
-    check_writable(output)  # now, not after the work
+    for name in names:
+        check_writable(output / name)  # now, not after the work
+    results = {}
+    for name in names:
+        if name and show_progress:
+            print(f"evaluating {name}", file=sys.stderr)
+        about, found = _evaluate_run(workdir / name, split, step, data_dir, show_progress)
+        write_results(output / name, about, found)
+        results[name] = (found.numbers, found.numbers_nms)
+    if names == [""]:
+        return results[""]
+    if not all(numbers for numbers, _ in results.values()):
+        return {}, {}
+    return write_summary(output, about["split"], results)
+
+
+def _evaluate_run(
+    workdir: Path, split: str | None, step: int | None, data_dir: str | None, show_progress: bool
+) -> tuple[dict[str, Any], Results]:
+    """What was evaluated, and what was found, for a single run."""
     checkpoints = Checkpoints(workdir, read_only=True)
     if step is None:
         step = checkpoints.best_step()
@@ -184,7 +268,8 @@ def evaluate(
     config = config_from_json(json.dumps(checkpoints.read_meta(step)["config"]))
     data_dir = data_dir or config.data.data_dir or workdir / "data"
     split = split or config.data.val_split
-    source = open_split(data_dir, config.data.dataset, split)
+    data = config.data
+    source = open_split(data_dir, data.dataset, split, domains=data.domains, cache=data.cache)
 
     model, mesh = build_model(config.model), make_mesh()
     widths = feature_widths(config.data)
@@ -194,14 +279,8 @@ def evaluate(
     )
     params = checkpoints.restore_params(step, target)
     checkpoints.close()
-    evaluator = Evaluator(model, config, mesh)
-    if not has_ground_truth(source.annotations()):
-        plain, suppressed = evaluator.predict(params, source, show_progress=show_progress)
-        write_results(output, {}, {}, {}, plain, suppressed)
-        return {}, {}
-    results = evaluator.score(params, source, show_progress=show_progress)
-    write_results(output, {"split": split, "step": step}, *results)
-    return results[0], results[1]
+    results = Evaluator(model, config, mesh).evaluate(params, source, show_progress=show_progress)
+    return {"split": split, "step": step}, results
 
 
 def check_writable(folder: Path) -> None:
@@ -213,32 +292,33 @@ def check_writable(folder: Path) -> None:
 
 def has_ground_truth(annotations: Iterable[dict[str, Any]]) -> bool:
     """Whether the rows of a split can be scored. Raises DataError if only some of them can."""
-    known = [row.get("relevant_windows") is not None for row in annotations]
+    known = [
+        row.get("relevant_windows") is not None or row.get("label") is not None
+        for row in annotations
+    ]
     if any(known) and not all(known):
         raise DataError(
-            f"{known.count(False)} of {len(known)} rows of this split have no relevant_windows; "
-            "build it from annotations that have them all, or none"
+            f"{known.count(False)} of {len(known)} rows of this split have no ground truth; "
+            "build it from annotations that have it on all lines, or on none"
         )
     return bool(known) and known[0]
 
 
-def write_results(
-    folder: Path,
-    about: dict[str, Any],
-    numbers: Numbers,
-    numbers_nms: Numbers,
-    plain: Predictions,
-    suppressed: Predictions,
-) -> None:
+def write_results(folder: Path, about: dict[str, Any], results: Results) -> None:
     """predictions.jsonl and predictions_nms.jsonl; metrics.json where there are numbers.
 
     In metrics.json stands what the numbers are `about`, under the official keys the numbers without
-    NMS, and under "with_nms" the others. Raises DataError if a file cannot be written.
+    NMS, and under "with_nms" the others. What an earlier evaluation wrote and this one has not is
+    removed. Raises DataError if a file cannot be written.
     """
-    write_json_lines(folder / "predictions.jsonl", plain)
-    write_json_lines(folder / "predictions_nms.jsonl", suppressed)
-    if numbers:
-        result = {**about, **numbers, "with_nms": numbers_nms}
-        write_atomically(folder / "metrics.json", json.dumps(result, indent=2) + "\n")
+    write_json_lines(folder / "predictions.jsonl", results.predictions)
+    if results.predictions_nms is None:
+        (folder / "predictions_nms.jsonl").unlink(missing_ok=True)
     else:
-        (folder / "metrics.json").unlink(missing_ok=True)  # it would be of other predictions
+        write_json_lines(folder / "predictions_nms.jsonl", results.predictions_nms)
+    if results.numbers:
+        with_nms = {"with_nms": results.numbers_nms} if results.numbers_nms else {}
+        content = {**about, **results.numbers, **with_nms}
+        write_atomically(folder / "metrics.json", json.dumps(content, indent=2) + "\n")
+    else:
+        (folder / "metrics.json").unlink(missing_ok=True)

@@ -39,7 +39,9 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, *, keep: int = 1, read_only: bool = False):
         self._read_only = read_only
         self._latest = _manager(Path(workdir) / "checkpoints", keep, read_only)
-        self._best = _manager(Path(workdir) / "best", 1, read_only)
+        # The previous best one stays: a run killed before the state that names the new one was
+        # written goes on from a state that names the previous one.
+        self._best = _manager(Path(workdir) / "best", 2, read_only)
 
     def save(self, state: TrainState, meta: dict[str, Any]) -> None:
         """Begin to save the state under its step; a step that is there already stays.
@@ -53,9 +55,9 @@ class Checkpoints:
             self._best.wait_until_finished()
         self._save(self._latest, int(state.step), items, meta)
 
-    def save_best(self, state: TrainState, meta: dict[str, Any]) -> None:
-        """Begin to save the parameters as the best so far, in place of the previous best."""
-        self._save(self._best, int(state.step), {"params": state.params}, meta)
+    def save_best(self, step: int, params: Any, meta: dict[str, Any]) -> None:
+        """Begin to save the parameters of a step as the best so far."""
+        self._save(self._best, step, {"params": params}, meta)
 
     def _save(self, manager: ocp.CheckpointManager, step: int, items: Any, meta: Any) -> None:
         if step in manager.all_steps():

@@ -9,7 +9,7 @@ from flashvtg_jax.decoding import NMS_TYPES
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses.alignment import DIRECTIONS
 from flashvtg_jax.losses.objective import CLASSIFICATIONS
-from flashvtg_jax.metrics import METRIC_NAMES
+from flashvtg_jax.metrics import METRIC_NAMES, is_metric_name
 
 _AT_LEAST_ONE = (
     "train.batch_size",
@@ -18,6 +18,7 @@ _AT_LEAST_ONE = (
     "train.evaluate_every_epochs",
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
+    "train.runs_together",
     "evaluation.batch_size",
     "evaluation.max_moments",
     "data.max_words",
@@ -43,8 +44,6 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             f"config.train.early_stopping_evaluations is {patience}; it must be at least 1, or None"
         )
-    if not 0 <= config.seed < 2**32:
-        raise ConfigError(f"config.seed is {config.seed}; it must be from 0 to {2**32 - 1}")
     window_range = config.evaluation.window_range
     if window_range is not None and not (
         len(window_range) == 2 and 0 <= window_range[0] < window_range[1]
@@ -59,13 +58,26 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         for value in (values,) if isinstance(values, str) else values:
             if value not in known:
                 raise ConfigError(f"config.{key} holds {value!r}; it knows {' and '.join(known)}")
-    metric = config.train.selection_metric
-    if metric not in METRIC_NAMES:
-        nearest = difflib.get_close_matches(metric, METRIC_NAMES, 1, 0.0)[0]
+    if not config.train.selection_metrics:
         raise ConfigError(
-            f"config.train.selection_metric is {metric!r}, which no evaluation computes; the "
-            f"nearest is {nearest!r}"
+            "config.train.selection_metrics is empty: name a score to select the best checkpoint by"
         )
+    for metric in config.train.selection_metrics:
+        if not is_metric_name(metric):
+            nearest = difflib.get_close_matches(metric, METRIC_NAMES, 1, 0.0)[0]
+            raise ConfigError(
+                f"config.train.selection_metrics holds {metric!r}, which no evaluation computes; "
+                f"the nearest is {nearest!r}"
+            )
+    for seed in (config.seed, *config.seeds):
+        if not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise ConfigError(f"a seed is {seed!r}; it must be an integer from 0 to {2**32 - 1}")
+    for name, values in (("seeds", config.seeds), ("data.domains", config.data.domains)):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"config.{name} names one twice: {values}")
+    for domain in config.data.domains:
+        if not isinstance(domain, str) or "/" in domain or domain in ("", ".", ".."):
+            raise ConfigError(f"config.data.domains: {domain!r} cannot be the name of a folder")
     if jax.process_count() > 1:
         raise ConfigError(
             f"{jax.process_count()} processes run this program, but training is for one so far: it "

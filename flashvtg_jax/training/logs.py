@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +22,20 @@ from flashvtg_jax.progress import is_terminal
 
 Metrics = Mapping[str, Any]
 
+_QUIET_SECONDS = 5.0  # between lines about evaluations that are not better
 
-class TrainingLog:
-    """Collects the metrics of steps on the device and writes them once per logging interval.
+
+class RunLog:
+    """The files of one run.
 
     `train.jsonl` gets a line for each step, `evaluations.jsonl` one for each evaluation, and
-    `tensorboard/` the means of the intervals. A resumed run first drops the lines of steps after
-    `start_step` and of evaluations after `last_evaluation`: it will repeat them. Use as a context
-    manager. Raises CheckpointError if the files cannot be written.
+    `tensorboard/` the means of the logging intervals. A resumed run first drops the lines of steps
+    after `start_step` and of evaluations after `last_evaluation`: it will repeat them. Raises
+    CheckpointError if the files cannot be written.
     """
 
-    def __init__(
-        self,
-        workdir: Path,
-        *,
-        start_step: int,
-        last_evaluation: int,
-        num_steps: int,
-        steps_per_epoch: int,
-        rows_per_step: int,
-        interval: int,
-        show_progress: bool,
-    ):
+    def __init__(self, workdir: Path, *, start_step: int, last_evaluation: int):
+        self.workdir = workdir
         self._files = {}
         for name, last_step in (("train", start_step), ("evaluations", last_evaluation)):
             path = workdir / f"{name}.jsonl"
@@ -52,13 +44,63 @@ class TrainingLog:
                 self._files[name] = path.open("a", encoding="utf-8")
         with _clear_write_errors(workdir):
             self._events = _EventFile(workdir / "tensorboard", start_step)
-        self._workdir = workdir
+
+    def step(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Write the metrics of a step; FlashVTGError if one is not finite."""
+        told = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._write("train", {"step": step, "epoch": epoch, **told})
+        _check_finite(self.workdir, step, values)
+
+    def evaluation(self, step: int, numbers: Mapping[str, float], nms: Mapping[str, float]) -> None:
+        """Write the numbers of an evaluation, without and with NMS (where there are moments)."""
+        with_nms = {"with_nms": dict(nms)} if nms else {}
+        self._write("evaluations", {"step": step, **numbers, **with_nms})
+        for name, value in numbers.items():
+            self.event(f"val/{name}", value, step)
+
+    def event(self, name: str, value: float, step: int) -> None:
+        """Write a number for TensorBoard."""
+        with _clear_write_errors(self.workdir):
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in (self._events, *self._files.values()):
+            with contextlib.suppress(OSError):  # what was not written has been told already
+                file.close()
+
+    def _write(self, name: str, row: Mapping[str, Any]) -> None:
+        with _clear_write_errors(self.workdir):
+            self._files[name].write(json.dumps(row, allow_nan=False) + "\n")
+            self._files[name].flush()
+
+
+class TrainingLog:
+    """The metrics of steps, left on the device and written once per logging interval; a bar.
+
+    Of several runs trained together, the metrics of a step are arrays with a value for each. Use as
+    a context manager, which closes the runs' files.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[RunLog],
+        *,
+        start_step: int,
+        num_steps: int,
+        steps_per_epoch: int,
+        rows_per_step: int,
+        interval: int,
+        show_progress: bool,
+    ):
+        self._runs = runs
         self._steps_per_epoch = steps_per_epoch
         self._num_epochs = num_steps // steps_per_epoch
         self._rows_per_step = rows_per_step
         self._interval = interval
         self._pending: list[tuple[int, Metrics]] = []
         self._started = None  # the first interval of a process would count the compilation
+        self._told = -math.inf  # when the last evaluation was
         self._show = show_progress
         self._bar = tqdm(
             total=num_steps,
@@ -77,9 +119,8 @@ class TrainingLog:
                 self.flush()
         finally:
             self._bar.close()
-            for file in (self._events, *self._files.values()):
-                with contextlib.suppress(OSError):  # what was not written has been told already
-                    file.close()
+            for run in self._runs:
+                run.close()
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Take the metrics of a step (device arrays, not waited for)."""
@@ -88,7 +129,9 @@ class TrainingLog:
         # The metrics of two steps ago bound how far the host runs ahead of the device.
         if len(self._pending) > 2:
             jax.block_until_ready(self._pending[-3][1]["loss"])
-        if step % self._interval == 0 or step % self._steps_per_epoch == 0:
+        # Epochs shorter than an interval are not waited for.
+        long_epoch = self._steps_per_epoch >= self._interval
+        if step % self._interval == 0 or (long_epoch and step % self._steps_per_epoch == 0):
             self.flush()
 
     def flush(self) -> None:
@@ -102,29 +145,33 @@ class TrainingLog:
         if self._started is not None:
             rate = len(steps) * self._rows_per_step / (now - self._started)
         self._started = now
-        for step, row in zip(steps, metrics, strict=True):
-            values = {name: float(value) for name, value in row.items()}
-            epoch = (step - 1) // self._steps_per_epoch + 1
-            told = {name: value if math.isfinite(value) else None for name, value in values.items()}
-            self._write("train", {"step": step, "epoch": epoch, **told})
-            _check_finite(step, values)
-        means = {name: float(np.mean([row[name] for row in metrics])) for name in metrics[0]}
-        for name, value in means.items():
-            self._add_event(f"train/{name}", value, steps[-1])
-        shown = {"loss": f"{means['loss']:.3f}"}
+        # [steps, runs] of each metric
+        values = {
+            name: np.stack([np.atleast_1d(row[name]) for row in metrics]) for name in metrics[0]
+        }
+        for index, run in enumerate(self._runs):
+            for position, step in enumerate(steps):
+                epoch = (step - 1) // self._steps_per_epoch + 1
+                run.step(step, epoch, {n: float(v[position, index]) for n, v in values.items()})
+            for name, value in values.items():
+                run.event(f"train/{name}", float(np.mean(value[:, index])), steps[-1])
+            if rate is not None:
+                run.event("samples_per_second", rate, steps[-1])
+        shown = {"loss": f"{np.mean(values['loss']):.3f}"}
         if rate is not None:
-            self._add_event("samples_per_second", rate, steps[-1])
             shown["samples/s"] = f"{rate:.0f}"
         self._bar.set_postfix(shown)
-        if self._show and self._bar.disable and steps[-1] % self._steps_per_epoch == 0:
+        epochs, within = divmod(steps[-1], self._steps_per_epoch)
+        if self._show and self._bar.disable and within == 0:
             told = ", ".join(f"{name} {value}" for name, value in shown.items())
-            self.say(f"epoch {steps[-1] // self._steps_per_epoch}/{self._num_epochs}: {told}")
+            self.say(f"epoch {epochs}/{self._num_epochs}: {told}")
 
-    def evaluation(self, step: int, numbers: Mapping[str, float], nms: Mapping[str, float]) -> None:
-        """Write the numbers of an evaluation, without and with NMS."""
-        self._write("evaluations", {"step": step, **numbers, "with_nms": dict(nms)})
-        for name, value in numbers.items():
-            self._add_event(f"val/{name}", value, step)
+    def evaluated(self, text: str, *, news: bool) -> None:
+        """Tell of an evaluation, unless it brings nothing new a moment after the last one."""
+        now = time.monotonic()
+        if news or now - self._told > _QUIET_SECONDS:
+            self._told = now
+            self.say(text)
         self._started = time.perf_counter()  # the evaluation's time is not the training's
 
     def say(self, text: str) -> None:
@@ -132,15 +179,6 @@ class TrainingLog:
         if self._show:
             self._bar.write(text, file=sys.stderr)
             sys.stderr.flush()
-
-    def _write(self, name: str, row: Mapping[str, Any]) -> None:
-        with _clear_write_errors(self._workdir):
-            self._files[name].write(json.dumps(row, allow_nan=False) + "\n")
-            self._files[name].flush()
-
-    def _add_event(self, name: str, value: float, step: int) -> None:
-        with _clear_write_errors(self._workdir):
-            self._events.add_scalar(name, value, step)
 
 
 class _EventFile:
@@ -169,13 +207,13 @@ class _EventFile:
         self._writer.close()
 
 
-def _check_finite(step: int, values: Mapping[str, float]) -> None:
+def _check_finite(workdir: Path, step: int, values: Mapping[str, float]) -> None:
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
         raise FlashVTGError(
-            f"step {step}: {', '.join(broken)} not finite; training stopped, earlier checkpoints "
-            "are intact. The usual remedy is a smaller config.optimizer.learning_rate, in another "
-            "--workdir"
+            f"{workdir}: step {step}: {', '.join(broken)} not finite; training stopped, earlier "
+            "checkpoints are intact. The usual remedy is a smaller config.optimizer.learning_rate, "
+            "in another --workdir"
         )
 
 

@@ -8,9 +8,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from flashvtg_jax.errors import ConfigError
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes along one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(rows: int | None = None) -> Mesh:
+    """All devices of all processes along one axis, `data`.
+
+    Batches of fewer `rows` than there are devices, as TVSum's of four videos, use as many of the
+    devices as can share them evenly.
+    """
+    devices = jax.devices()
+    if rows is not None and rows < len(devices):
+        devices = devices[:rows]
+    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -18,9 +25,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_rows(mesh: Mesh) -> NamedSharding:
-    """The first axis, rows of a batch, spread over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def split_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The rows of a batch, its first axis or another, spread over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
@@ -32,7 +39,10 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows of a batch -> global arrays on the mesh (the copy is asynchronous)."""
-    sharding = split_rows(mesh)
+def put_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """This process's rows of a batch -> global arrays on the mesh (the copy is asynchronous).
+
+    `axis` is that of the rows: 1 where the batches of several runs are stacked.
+    """
+    sharding = split_rows(mesh, axis)
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)

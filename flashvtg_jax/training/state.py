@@ -52,17 +52,18 @@ def init_params(model: FlashVTG, key: chex.PRNGKey, video_dim: int, query_dim: i
 def init_state(
     model: FlashVTG,
     optimizer: optax.GradientTransformation,
-    seed: int,
     video_dim: int,
     query_dim: int,
+    seed: chex.Array | int,
 ) -> TrainState:
-    """The state before the first step, a function of the seed."""
+    """The state before the first step, a function of the seed; [] uint32, or an int below 2^32."""
+    seed = jnp.asarray(seed, jnp.uint32)
     params = init_params(model, jax.random.key(seed), video_dim, query_dim)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        seed=jnp.asarray(seed, jnp.uint32),
+        seed=seed,
     )
 
 

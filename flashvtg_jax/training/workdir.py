@@ -1,5 +1,6 @@
 """The work directory of a run: which configuration it belongs to, and where its data are."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
@@ -7,33 +8,45 @@ import ml_collections
 from flashvtg_jax.config import diff_configs, read_config, save_config
 from flashvtg_jax.errors import ConfigError
 
-# Changing these in a resumed run changes how long it goes, how often it looks and what it tells,
-# but no step and no score.
-FREE_FIELDS = (
-    "train.epochs",
+# Changing these changes nothing of a run that is finished.
+IDLE_FIELDS = (
     "train.log_every_steps",
-    "train.evaluate_every_epochs",
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
-    "train.early_stopping_evaluations",
-    "evaluation.batch_size",
-    "evaluation.nms_threshold",
-    "evaluation.nms_type",
+    "train.runs_together",
     "data.data_dir",
     "data.manual_dir",
     "data.num_threads",
     "data.prefetch",
+    "data.cache",
+)
+
+# Changing these in a resumed run changes how long it goes, how often it looks and what it tells,
+# but no step and no score.
+FREE_FIELDS = (
+    *IDLE_FIELDS,
+    "train.epochs",
+    "train.evaluate_every_epochs",
+    "train.early_stopping_evaluations",
+    "evaluation.batch_size",
+    "evaluation.nms_threshold",
+    "evaluation.nms_type",
 )
 
 
-def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError, listing what differs, if the folder holds another configuration's run."""
+def check_workdir(
+    workdir: Path, config: ml_collections.ConfigDict, ignore: Sequence[str] = ()
+) -> None:
+    """Raises ConfigError, listing what differs, if the folder holds another configuration's run.
+
+    `ignore`: fields that may differ, besides those that may in any resumed run.
+    """
     path = workdir / "config.json"
     # Only what was saved makes it a run: a start that failed may be corrected.
     saved = [*(workdir / "checkpoints").glob("*"), *(workdir / "best").glob("*")]
     begun = any(folder.name.isdigit() for folder in saved)
     if begun and path.exists():
-        different = diff_configs(read_config(path), config, ignore=FREE_FIELDS)
+        different = diff_configs(read_config(path), config, ignore=(*FREE_FIELDS, *ignore))
         if different:
             listing = "\n  ".join(
                 line.replace(" in the first", " there").replace(" in the second", " now")
@@ -43,6 +56,18 @@ def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
                 f"{workdir} holds a run of another configuration:\n  {listing}\n"
                 "Use another --workdir, or the same configuration to continue that run"
             )
+
+
+def open_fields(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The fields that a configuration leaves to the data set: a saved one has them filled in."""
+    data = config.data
+    fields = {
+        "data.video_streams": data.video_streams,
+        "data.video_widths": len(data.video_widths),
+        "data.query_width": data.query_width,
+        "data.labels": data.labels,
+    }
+    return tuple(name for name, value in fields.items() if not value)
 
 
 def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:

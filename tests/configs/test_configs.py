@@ -11,6 +11,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from flashvtg_jax.config import config_names, load_config
+from flashvtg_jax.data.building import dataset_names
+from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.models.flashvtg import FlashVTG
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
@@ -46,7 +48,7 @@ def test_every_field_has_a_comment(path):
 def test_docstring_gives_the_command_and_says_what_is_published(path):
     if path.stem != "common":
         docstring = ast.get_docstring(ast.parse(path.read_text()))
-        assert f"flashvtg train --config={path.stem} --workdir=" in docstring
+        assert re.search(rf"flashvtg train --config={path.stem}(:DIR)? --workdir=", docstring)
         assert "published" in docstring.lower()
 
 
@@ -115,3 +117,149 @@ def test_demo_keeps_its_data_apart_from_real_data_sets():
     config = load_config("demo")
     assert config.data.data_dir is None
     assert config.synthetic.num_train > config.synthetic.num_val > 0
+
+
+def test_custom_leaves_to_the_data_what_the_data_know():
+    config = load_config("custom:some/folder")
+    data = config.data
+    assert (data.video_streams, dict(data.video_widths)) == ((), {})
+    open_fields = (data.query_width, data.labels, data.max_clips, data.buckets, data.data_dir)
+    assert set(open_fields) == {None}
+    assert (data.source_video, config.evaluation.window_range) == ("vid", None)
+    assert (data.dataset, data.manual_dir) == ("custom/folder", str(Path("some/folder").absolute()))
+    assert load_config("custom").data.manual_dir is None
+    changed = load_config("custom", ["--config.clip_length=0.5", "--config.data.labels=windows"])
+    assert (changed.data.clip_length, changed.loss.clip_length) == (0.5, 0.5)
+    assert changed.data.labels == "windows"
+
+
+@pytest.mark.parametrize("name", sorted({*config_names()} - {"demo"}))
+def test_every_configuration_can_be_used_on_a_folder(name, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        f"from flashvtg_jax.configs import custom, {name}\n"
+        f"def get_config(arg=None): return custom.use_folder({name}.get_config(), arg)\n"
+    )
+    config, original = load_config(f"{file}:~/my cats"), load_config(name)
+    assert config.data.dataset == "custom/my_cats"
+    assert config.data.manual_dir == str(Path.home() / "my cats")
+    for section in ("model", "loss", "optimizer", "train", "evaluation"):
+        assert config[section] == original[section]
+
+
+# streams, query width, seconds a clip, max clips, max words, strides, t2v and dummy layers,
+# dummies, kernel and layers of the score heads, learning rate, batch size, epochs, lw_sal,
+# label_loss_coef
+SETTINGS = {
+    "qvhighlights_slowfast_clip": (
+        ("slowfast", "clip"), 512, 2, 75, 40, (1, 2, 4, 8), 6, 2, 40,
+        (5, 1, 5), 5e-4, 64, 150, 0.1, 4,
+    ),
+    "qvhighlights_internvideo2": (
+        ("internvideo2",), 4096, 2, 75, 40, (1, 2, 4, 8, 16), 6, 2, 40,
+        (5, 1, 5), 5e-4, 64, 150, 0.1, 0,
+    ),
+    "charades_sta_slowfast_clip": (
+        ("slowfast", "clip"), 512, 1, None, 32, (1, 2, 4, 8), 6, 2, 40,
+        (5, 1, 5), 2.5e-4, 128, 50, 0.01, 0.1,
+    ),
+    "charades_sta_vgg": (
+        ("vgg",), 300, 0.166666, None, 100, (1, 2, 4, 8), 6, 2, 40,
+        (3, 2, 5), 1e-4, 16, 50, 0.01, 0.1,
+    ),
+    "charades_sta_internvideo2": (
+        ("internvideo2",), 4096, 1, None, 23, (1, 2, 4, 8), 6, 2, 40,
+        (7, 2, 3), 1.5e-4, 32, 50, 0.01, 0.1,
+    ),
+    "tacos_slowfast_clip": (
+        ("slowfast", "clip"), 512, 2, None, 100, (1, 2, 4, 8), 8, 3, 35,
+        (5, 2, 5), 2e-4, 32, 150, 0.05, 4,
+    ),
+    "tvsum_slowfast_clip": (
+        ("slowfast", "clip"), 512, 2, 1000, 100, (1,), 2, 2, 3,
+        (3, 3, 3), 1e-3, 4, 600, 0.1, 4,
+    ),
+    "youtube_highlights_slowfast_clip": (
+        ("clip", "slowfast"), 512, 1, 1000, 100, (1,), 2, 2, 1,
+        (5, 2, 3), 2e-4, 4, 5, 0.5, 5,
+    ),
+}  # fmt: skip
+HIGHLIGHTS = ("tvsum_slowfast_clip", "youtube_highlights_slowfast_clip")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_settings_of_the_authors(name):
+    config = load_config(name)
+    model, loss, data, train = config.model, config.loss, config.data, config.train
+    assert SETTINGS[name] == (
+        data.video_streams,
+        data.query_width,
+        config.clip_length,
+        data.max_clips,
+        data.max_words,
+        model.strides,
+        model.t2v_layers,
+        model.dummy_layers,
+        model.num_dummies,
+        (model.kernel_size, model.num_conv_layers, model.num_mlp_layers),
+        config.optimizer.learning_rate,
+        train.batch_size,
+        train.epochs,
+        loss.lw_sal,
+        loss.label_loss_coef,
+    )
+    assert loss.clip_length == data.clip_length == config.clip_length
+    assert (model.hidden_dim, model.num_heads, model.ffn_dim, model.enc_layers) == (256, 8, 1024, 3)
+    assert (loss.lw_wattn, config.optimizer.gradient_clip_norm) == (1, 0.1)
+    assert (config.evaluation.nms_threshold, config.evaluation.nms_type) == (0.7, "normal")
+    youtube, tvsum = name == "youtube_highlights_slowfast_clip", name == "tvsum_slowfast_clip"
+    assert (loss.lw_cls, loss.lw_saliency) == ((0.6, 0.7) if youtube else (5, 0.8))
+    assert config.optimizer.weight_decay == (0.05 if tvsum else 1e-4)
+    assert (train.drop_last, loss.negative_pair_weight) == ((True, 0) if youtube else (False, 1))
+    assert model.dropout == (0 if name == "tacos_slowfast_clip" else 0.1)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_highlight_detection_has_losses_and_inputs_of_its_own(name):
+    config, highlights = load_config(name), name in HIGHLIGHTS
+    loss = config.loss
+    assert (loss.classification == "binary_cross_entropy") == highlights
+    assert loss.regression == (not highlights)
+    # Neither are GloVe vectors normalised by the authors.
+    assert config.data.normalize_query == (not highlights and name != "charades_sta_vgg")
+    assert loss.lw_reg == (0.2 if highlights else 1)
+    assert loss.alignment_directions == (("row",) if highlights else ("row", "column"))
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics", "window_range"),
+    [
+        ("qvhighlights_internvideo2", ("MR-full-mAP",), (0, 150)),
+        ("charades_sta_slowfast_clip", ("MR-full-R1@0.5", "MR-full-R1@0.7"), (0, 150)),
+        ("charades_sta_internvideo2", ("MR-full-R1@0.5", "MR-full-R1@0.7"), (0, 150)),
+        ("charades_sta_vgg", ("MR-full-R1@0.5", "MR-full-R1@0.7"), (0, 360)),
+        ("tacos_slowfast_clip", ("MR-full-R1@0.3",), None),
+        ("tvsum_slowfast_clip", ("HD-mAP",), None),
+        ("youtube_highlights_slowfast_clip", ("HD-mAP",), None),
+    ],
+)
+def test_selection_and_range_of_moments(name, metrics, window_range):
+    config = load_config(name)
+    assert config.train.selection_metrics == metrics
+    assert config.evaluation.window_range == window_range
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "domain"), [(HIGHLIGHTS[0], 10, "BK"), (HIGHLIGHTS[1], 6, "dog")]
+)
+def test_domains_are_all_or_the_one_that_is_named(name, count, domain):
+    domains = load_config(name).data.domains
+    assert len(domains) == count
+    assert load_config(f"{name}:{domain}").data.domains == (domain,)
+    with pytest.raises(ConfigError, match=f"no domain 'cat'; there are {', '.join(domains)}"):
+        load_config(f"{name}:cat")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_data_set_can_be_built(name):
+    assert load_config(name).data.dataset in dataset_names()

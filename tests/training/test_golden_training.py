@@ -1,7 +1,6 @@
-"""Losses, gradients and optimiser steps are the authors', from features to parameters."""
+"""Losses, gradients and optimiser steps of the configurations are the authors'."""
 
 import functools
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,22 +8,12 @@ import optax
 import pytest
 
 from flashvtg_jax.config import load_config
-from flashvtg_jax.interop.pytorch import torch_names
+from flashvtg_jax.interop.pytorch import params_from_torch, torch_names
 from flashvtg_jax.losses import Targets, objective
+from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.state import make_optimizer
 from tests import reference
 
-# What spec and scripts set for a data set, besides what QVHighlights' configuration says.
-LOSS_FIELDS = {
-    "qvhighlights_slowfast_clip": {},
-    "charades_sta_vgg": {"clip_length": 0.166666, "lw_sal": 0.01, "label_loss_coef": 0.1},
-    "tvsum_slowfast_clip": {
-        "classification": "binary_cross_entropy",
-        "regression": False,
-        "alignment_directions": ("row",),
-        "lw_reg": 0.2,
-    },
-}
 TERMS = {
     "classification": "loss_cls",
     "regression": "loss_reg",
@@ -58,9 +47,17 @@ def run(name: str):
         negative_clips=spread(golden["neg"]).astype(np.int32),
         video_id=spread(np.unique(golden["video"], return_inverse=True)[1], -1).astype(np.int32),
     )
-    base = load_config("qvhighlights_slowfast_clip")
-    loss_config = SimpleNamespace(**{**base.loss.to_dict(), **LOSS_FIELDS[config]})
-    model, params = reference.model_and_params(config)
+    # Golden values are without dropout, and with one rate and decay for all data sets.
+    settings = load_config(
+        config,
+        {
+            **{f"model.{name}": rate for name, rate in reference.NO_DROPOUT.items()},
+            "optimizer.learning_rate": 1e-4,
+            "optimizer.weight_decay": 1e-4,
+        },
+    )
+    model = build_model(settings.model)
+    params = params_from_torch(reference.state_dict(config), model)
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -72,11 +69,9 @@ def run(name: str):
             with_negatives=True,
             rngs={"dropout": jax.random.key(0)},
         )
-        return objective(out, targets, loss_config)
+        return objective(out, targets, settings.loss)
 
-    with base.unlocked():
-        base.optimizer.learning_rate = 1e-4
-    optimizer = make_optimizer(base.optimizer, steps_per_epoch=1)
+    optimizer = make_optimizer(settings.optimizer, steps_per_epoch=1)
     update = jax.jit(optimizer.update)
     opt_state = optimizer.init(params)
     losses, norms, first = [], [], None

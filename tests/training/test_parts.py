@@ -21,7 +21,7 @@ from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import CheckpointError, ConfigError, FlashVTGError
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.checkpoints import Checkpoints
-from flashvtg_jax.training.logs import TrainingLog
+from flashvtg_jax.training.logs import RunLog, TrainingLog
 from flashvtg_jax.training.parallel import check_batch_size, make_mesh
 from flashvtg_jax.training.state import (
     TrainState,
@@ -34,9 +34,8 @@ from flashvtg_jax.training.step import make_train_step
 
 def make_log(folder, start_step=0, interval=2):
     return TrainingLog(
-        folder,
+        [RunLog(folder, start_step=start_step, last_evaluation=start_step)],
         start_step=start_step,
-        last_evaluation=start_step,
         num_steps=10,
         steps_per_epoch=5,
         rows_per_step=4,
@@ -55,7 +54,7 @@ def test_one_step_compiles_once_and_keeps_shapes_and_types(tiny_config, tiny_dat
     model = build_model(config.model)
     optimizer = make_optimizer(config.optimizer, 3)
     widths = feature_widths(config.data)
-    state = jax.jit(lambda: init_state(model, optimizer, config.seed, *widths))()
+    state = jax.jit(lambda: init_state(model, optimizer, *widths, config.seed))()
     traced = chex.assert_max_traces(make_train_step(model, optimizer, config.loss), n=1)
     step = jax.jit(traced)
     before = state
@@ -153,7 +152,7 @@ model, optimizer = build_model(config.model), make_optimizer(config.optimizer, 2
 for devices in (jax.devices()[:1], jax.devices()):
     mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
     everywhere = replicated(mesh)
-    init = lambda: init_state(model, optimizer, 0, *feature_widths(config.data))
+    init = lambda: init_state(model, optimizer, *feature_widths(config.data), 0)
     state = jax.jit(init, out_shardings=everywhere)()
     step = jax.jit(make_train_step(model, optimizer, config.loss), out_shardings=everywhere)
     for batch in batches:
@@ -192,7 +191,7 @@ def make_state(step, value=0.0):
 def test_the_best_checkpoint_outlives_later_ones_and_a_new_process(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     for step in (1, 2):
-        checkpoints.save_best(make_state(step, step), {"note": step})
+        checkpoints.save_best(step, make_state(step, step).params, {"note": step})
         checkpoints.save(make_state(step, step), {"note": step})
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -204,7 +203,7 @@ def test_the_best_checkpoint_outlives_later_ones_and_a_new_process(tmp_path):
     restored = checkpoints.restore(5, make_state(0))
     chex.assert_trees_all_equal(restored, make_state(5, 5))
     assert checkpoints.read_meta(2)["note"] == 2
-    with pytest.raises(CheckpointError, match="no checkpoint of step 3; there are: 2, 5"):
+    with pytest.raises(CheckpointError, match="no checkpoint of step 3; there are: 1, 2, 5"):
         checkpoints.read_meta(3)
     checkpoints.close()
 
@@ -247,13 +246,14 @@ FULL_DISK_FOR_LOGS = """
 import resource, signal, sys
 from pathlib import Path
 from flashvtg_jax.errors import CheckpointError
-from flashvtg_jax.training.logs import TrainingLog
+from flashvtg_jax.training.logs import RunLog, TrainingLog
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 try:
+    run = RunLog(Path(sys.argv[1]), start_step=0, last_evaluation=-1)
     with TrainingLog(
-        Path(sys.argv[1]), start_step=0, last_evaluation=-1, num_steps=1000, steps_per_epoch=10,
+        [run], start_step=0, num_steps=1000, steps_per_epoch=10,
         rows_per_step=1, interval=1, show_progress=False,
     ) as log:
         for step in range(1, 1000):

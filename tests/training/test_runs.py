@@ -1,0 +1,294 @@
+"""Several seeds, or domains, in one command: trained together, each as it would have been alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flashvtg_jax.config import load_config
+from flashvtg_jax.data.building import build
+from flashvtg_jax.data.synthetic import synthesize
+from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.evaluation import evaluate
+from flashvtg_jax.json_lines import write_json_lines
+from flashvtg_jax.training import loop
+from flashvtg_jax.training.loop import Interrupted, train
+from flashvtg_jax.training.runs import find_runs, over_domains, plan_runs, write_summary
+from tests.training.conftest import TINY
+
+SEEDS = (7, 8, 9)
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(workdir: Path) -> np.ndarray:
+    return np.array([row["loss"] for row in read_lines(workdir / "train.jsonl")])
+
+
+# Of three domains the first two have batches of equal shapes, the third has longer videos.
+DOMAINS = {"BK": (9, 5, 6, 8), "BT": (9, 9, 7, 7), "VU": (16, 15, 12, 5)}
+SMALL = {
+    **{f"model.{name}": 1 for name in ("t2v_layers", "enc_layers", "dummy_layers")},
+    "model.hidden_dim": 8,
+    "model.num_heads": 2,
+    "model.ffn_dim": 16,
+    "data.video_widths.slowfast": 6,
+    "data.video_widths.clip": 4,
+    "data.query_width": 4,
+    "data.num_threads": 1,
+    "train.epochs": 6,
+    "train.evaluate_every_epochs": 2,
+    "train.checkpoint_every_epochs": 3,
+    "train.evaluate_untrained": True,
+}
+
+
+@pytest.fixture(scope="module")
+def highlights(tmp_path_factory):
+    """A folder with a small data set in TVSum's format: four training videos in each domain."""
+    folder = tmp_path_factory.mktemp("tvsum")
+    rng = np.random.default_rng(0)
+
+    def row(domain, number, clips):
+        return {
+            "qid": f"{domain}{number}",
+            "query": f"{domain} video {number}",
+            "vid": f"{domain}{number}",
+            "duration": clips,
+            "domain": domain,
+            "relevant_windows": None,
+            "label": rng.integers(1, 6, (clips, 3)).tolist(),
+        }
+
+    for split, numbers in (("train", range(4)), ("val", (4,))):
+        rows = [
+            row(domain, i, lengths[i] if split == "train" else 11)
+            for domain, lengths in DOMAINS.items()
+            for i in numbers
+        ]
+        write_json_lines(folder / f"tvsum_{split}.jsonl", rows)
+    widths = "slowfast=6,clip=4,query=4"
+    synthesize(
+        folder,
+        annotations=[folder / "tvsum_train.jsonl", folder / "tvsum_val.jsonl"],
+        dataset="tvsum/slowfast_clip",
+        widths=widths,
+        progress=False,
+    )
+    build("tvsum/slowfast_clip", folder, folder / "data", widths=widths, progress=False)
+    return folder / "data"
+
+
+@pytest.fixture
+def domain_config(highlights):
+    def make(domains=tuple(DOMAINS), **overrides):
+        fields = {key.replace("__", "."): value for key, value in overrides.items()}
+        where = {"data.domains": domains, "data.data_dir": str(highlights)}
+        return load_config("tvsum_slowfast_clip", {**SMALL, **where, **fields})
+
+    return make
+
+
+def test_domains_of_equal_shapes_are_trained_together_and_equal_each_alone(
+    domain_config, tmp_path, monkeypatch
+):
+    groups = []
+    original = loop.train_together
+
+    def spy(runs, *arguments, **options):
+        groups.append([run.name for run in runs])
+        return original(runs, *arguments, **options)
+
+    monkeypatch.setattr(loop, "train_together", spy)
+    numbers, numbers_nms = train(domain_config(), tmp_path / "all", show_progress=False)
+    assert groups == [["BK/seed2024", "BT/seed2024"], ["VU/seed2024"]]
+    assert numbers_nms == {}
+    assert set(numbers) == {"HD-mAP", "HD-mAP-BK", "HD-mAP-BT", "HD-mAP-VU"}
+    mean = sum(numbers[f"HD-mAP-{domain}"] for domain in DOMAINS) / 3
+    assert numbers["HD-mAP"] == pytest.approx(mean, abs=0.01)
+
+    alone, _ = train(domain_config(("BT",)), tmp_path / "one", show_progress=False)
+    assert alone == {"HD-mAP": numbers["HD-mAP-BT"], "HD-mAP-BT": numbers["HD-mAP-BT"]}
+    folders = [tmp_path / name / "BT" / "seed2024" for name in ("all", "one")]
+    np.testing.assert_allclose(*map(losses, folders), rtol=1e-4)
+    rows = [read_lines(folder / "predictions.jsonl") for folder in folders]
+    assert [row["vid"] for row in rows[0]] == ["BT4"]
+    assert set(rows[0][0]) == {"qid", "query", "vid", "pred_saliency_scores"}
+    assert len(rows[0][0]["pred_saliency_scores"]) == 11
+    assert not (folders[0] / "predictions_nms.jsonl").exists()
+    assert evaluate(tmp_path / "all", show_progress=False)[0] == numbers
+
+
+def test_a_domain_that_the_data_lack_is_named_with_those_there_are(domain_config, tmp_path):
+    with pytest.raises(DataError, match=r"no domain 'XX'.*BK, BT, VU"):
+        train(domain_config(("BK", "XX")), tmp_path, show_progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_selection_by_a_domain_that_is_not_trained_is_refused(domain_config, tmp_path):
+    config = domain_config(("BK",), train__selection_metrics=("HD-mAP-VU",))
+    with pytest.raises(ConfigError, match="'HD-mAP-VU', which this data set does not give"):
+        train(config, tmp_path, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory, tiny_data):
+    """The tiny data set without the settings it was synthesised with: any seed may train on it."""
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "qvhighlights").symlink_to(tiny_data / "qvhighlights")
+    return folder
+
+
+@pytest.fixture
+def make_config(tiny_config, data_dir):
+    def make(**overrides):
+        config = tiny_config(data__data_dir=str(data_dir), **overrides)
+        with config.unlocked():
+            del config.synthetic
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, tiny_data, data_dir):
+    """A work directory in which two seeds were trained together."""
+    workdir = tmp_path_factory.mktemp("together")
+    config = load_config("demo", {**TINY, "data.data_dir": str(data_dir), "seeds": SEEDS[:2]})
+    with config.unlocked():
+        del config.synthetic
+    return workdir, train(config, workdir, show_progress=False)
+
+
+def test_runs_are_domains_times_seeds_with_a_folder_each(make_config):
+    config = make_config(seeds=(1, 2), data__domains=("a", "b"))
+    runs = plan_runs(config, Path("runs"))
+    assert [run.name for run in runs] == ["a/seed1", "a/seed2", "b/seed1", "b/seed2"]
+    assert runs[2].config.data.domains == ("b",)
+    assert (runs[2].config.seed, runs[2].config.seeds) == (1, ())
+    assert runs[2].workdir == Path("runs/b/seed1")
+    assert [run.name for run in plan_runs(make_config(data__domains=("a",)), Path())] == [
+        "a/seed2024"
+    ]
+    assert [run.name for run in plan_runs(make_config(seeds=(5,)), Path())] == ["seed5"]
+    assert [run.name for run in plan_runs(make_config(), Path())] == [""]
+
+
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_a_seed_trained_together_with_another_equals_one_trained_alone(
+    together, make_config, tmp_path, seed
+):
+    train(make_config(seed=seed), tmp_path, show_progress=False)
+    folder = together[0] / f"seed{seed}"
+    np.testing.assert_allclose(losses(folder), losses(tmp_path), rtol=1e-4)
+    alone, one = (
+        {row["qid"]: row for row in read_lines(path / "predictions.jsonl")}
+        for path in (tmp_path, folder)
+    )
+    assert alone.keys() == one.keys()
+    for qid, row in alone.items():
+        np.testing.assert_allclose(
+            one[qid]["pred_saliency_scores"], row["pred_saliency_scores"], atol=2e-3
+        )
+    assert [row["step"] for row in read_lines(folder / "evaluations.jsonl")] == [0, 6, 12]
+
+
+def test_metrics_of_several_runs_are_their_mean_with_the_deviation(together):
+    workdir, (numbers, numbers_nms) = together
+    content = json.loads((workdir / "metrics.json").read_text())
+    each = [content["runs"][f"seed{seed}"]["MR-full-mIoU"] for seed in SEEDS[:2]]
+    assert content["seeds"] == list(SEEDS[:2])
+    assert (
+        content["MR-full-mIoU"] == numbers["MR-full-mIoU"] == pytest.approx(sum(each) / 2, abs=5e-3)
+    )
+    assert content["std"]["MR-full-mIoU"] == pytest.approx(
+        abs(each[0] - each[1]) / 2**0.5, abs=5e-3
+    )
+    assert content["with_nms"] == numbers_nms
+
+
+def test_runs_that_are_finished_are_not_repeated(together, make_config, monkeypatch):
+    workdir, results = together
+    monkeypatch.setattr(loop, "train_together", None)  # calling it would fail
+    assert train(make_config(seeds=SEEDS[:2]), workdir, show_progress=False) == results
+    with pytest.raises(TypeError):
+        train(make_config(seeds=SEEDS[:2], train__epochs=5), workdir, show_progress=False)
+    with pytest.raises(TypeError):
+        train(make_config(seeds=SEEDS), workdir, show_progress=False)
+
+
+def test_evaluating_the_folder_evaluates_each_run(together, tmp_path):
+    workdir, results = together
+    assert find_runs(workdir) == ["seed7", "seed8"]
+    assert evaluate(workdir, output=tmp_path, show_progress=False) == results
+    for seed in SEEDS[:2]:
+        path = Path(f"seed{seed}") / "metrics.json"
+        assert json.loads((tmp_path / path).read_text())["MR-full-mAP"] == pytest.approx(
+            json.loads((workdir / path).read_text())["MR-full-mAP"], abs=0.02
+        )
+
+
+def test_an_interrupted_group_continues_where_it_stopped(together, make_config, tmp_path):
+    config = make_config(seeds=SEEDS[:2])
+    steps = []
+
+    class Caught(list):
+        def __bool__(self):
+            steps.append(1)
+            return len(steps) == 9  # at step 7, before any signal comes
+
+        def __getitem__(self, index):
+            return 15
+
+    def interrupted(runs, program, caught, *, show_progress):
+        return original(runs, program, Caught(), show_progress=show_progress)
+
+    original = loop.train_together
+    try:
+        loop.train_together = interrupted
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            train(config, tmp_path, show_progress=False)
+    finally:
+        loop.train_together = original
+    assert train(config, tmp_path, show_progress=False) == together[1]
+    for seed in SEEDS[:2]:
+        np.testing.assert_array_equal(
+            losses(tmp_path / f"seed{seed}"), losses(together[0] / f"seed{seed}")
+        )
+
+
+def test_runs_at_different_steps_are_continued_apart(make_config, tmp_path):
+    train(make_config(seed=7, train__epochs=1), tmp_path / "seed7", show_progress=False)
+    train(make_config(seeds=SEEDS[:2]), tmp_path, show_progress=False)
+    assert losses(tmp_path / "seed7").shape == losses(tmp_path / "seed8").shape == (12,)
+
+
+def test_numbers_of_a_seed_are_means_over_its_domains():
+    results = {
+        "a/seed1": {"HD-mAP": 10.0, "HD-mAP-a": 10.0},
+        "b/seed1": {"HD-mAP": 40.0, "HD-mAP-b": 40.0},
+        "a/seed2": {"HD-mAP": 20.0, "HD-mAP-a": 20.0},
+        "b/seed2": {"HD-mAP": 60.0, "HD-mAP-b": 60.0},
+    }
+    assert over_domains(results) == [
+        {"HD-mAP": 25.0, "HD-mAP-a": 10.0, "HD-mAP-b": 40.0},
+        {"HD-mAP": 40.0, "HD-mAP-a": 20.0, "HD-mAP-b": 60.0},
+    ]
+
+
+def test_the_summary_of_domains_and_seeds(tmp_path):
+    results = {
+        f"{domain}/seed{seed}": ({"HD-mAP": value, f"HD-mAP-{domain}": value}, {})
+        for domain, seed, value in [("a", 1, 10.0), ("b", 1, 40.0), ("a", 2, 20.0), ("b", 2, 60.0)]
+    }
+    numbers, numbers_nms = write_summary(tmp_path, "val", results)
+    assert numbers == {"HD-mAP": 32.5, "HD-mAP-a": 15.0, "HD-mAP-b": 50.0}
+    assert numbers_nms == {}
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    # 15 / sqrt(2): the sample deviation of 25 and 40.
+    assert content["std"] == {"HD-mAP": 10.61, "HD-mAP-a": 7.07, "HD-mAP-b": 14.14}
+    assert content["runs"]["b/seed2"] == {"HD-mAP": 60.0, "HD-mAP-b": 60.0}
+    assert "with_nms" not in content
