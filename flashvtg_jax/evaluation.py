@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from flashvtg_jax.config import apply_overrides, config_from_json
+from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import (
     evaluation_batches,
@@ -30,12 +30,11 @@ from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.metrics import evaluate_predictions
-from flashvtg_jax.models.flashvtg import FlashVTG, build_model
+from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.progress import progress_bar
-from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.parallel import make_mesh, put_batch, replicated
+from flashvtg_jax.training.restoring import restore
 from flashvtg_jax.training.runs import find_runs, write_summary
-from flashvtg_jax.training.state import feature_widths, init_params
 
 Predictions = list[dict[str, Any]]
 Numbers = dict[str, float]
@@ -258,29 +257,16 @@ def _evaluate_run(
     workdir: Path, split: str | None, step: int | None, data_dir: str | None, show_progress: bool
 ) -> tuple[dict[str, Any], Results]:
     """What was evaluated, and what was found, for a single run."""
-    checkpoints = Checkpoints(workdir, read_only=True)
-    if step is None:
-        step = checkpoints.best_step()
-    if step is None:
-        step = checkpoints.latest_step()
-    if step is None:
-        raise CheckpointError(f"{workdir}: no finished checkpoint yet")
-    config = config_from_json(json.dumps(checkpoints.read_meta(step)["config"]))
+    mesh = make_mesh()
+    restored = restore(workdir, step=step, sharding=replicated(mesh))
+    config = restored.config
     data_dir = data_dir or config.data.data_dir or workdir / "data"
     split = split or config.data.val_split
     data = config.data
     source = open_split(data_dir, data.dataset, split, domains=data.domains, cache=data.cache)
-
-    model, mesh = build_model(config.model), make_mesh()
-    widths = feature_widths(config.data)
-    shapes = jax.eval_shape(lambda key: init_params(model, key, *widths), jax.random.key(0))
-    target = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes
-    )
-    params = checkpoints.restore_params(step, target)
-    checkpoints.close()
-    results = Evaluator(model, config, mesh).evaluate(params, source, show_progress=show_progress)
-    return {"split": split, "step": step}, results
+    evaluator = Evaluator(restored.model, config, mesh)
+    results = evaluator.evaluate(restored.params, source, show_progress=show_progress)
+    return {"split": split, "step": restored.step}, results
 
 
 def check_writable(folder: Path) -> None:

@@ -1,0 +1,77 @@
+"""A trained model out of a work directory: its configuration, module and parameters."""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Sharding
+
+from flashvtg_jax.config import config_from_json
+from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.models.flashvtg import FlashVTG, build_model
+from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.training.runs import find_runs
+from flashvtg_jax.training.state import feature_widths, init_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A trained model.
+
+    Attributes:
+      config: it was trained with.
+      model: its module.
+      params: its parameters, on the devices of the sharding asked for.
+      step: of the checkpoint.
+    """
+
+    config: ml_collections.ConfigDict
+    model: FlashVTG
+    params: Any
+    step: int
+
+
+def restore(
+    workdir: str | Path, *, step: int | None = None, sharding: Sharding | None = None
+) -> Restored:
+    """Read a model from the work directory of a run (or from what `flashvtg convert` wrote).
+
+    Args:
+      workdir: of one run; of several, the folder of one of them.
+      step: of the checkpoint; None: the best one, or the latest if none was scored.
+      sharding: of the parameters; None: the first device.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it cannot be read.
+    """
+    workdir = Path(workdir).expanduser().absolute()
+    names = find_runs(workdir)
+    if not names:
+        raise CheckpointError(
+            f"{workdir}: no checkpoints here; train first: "
+            f"flashvtg train --config=NAME --workdir={workdir}"
+        )
+    if names != [""]:
+        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise CheckpointError(f"{workdir}: the folder of several runs; name one of them: {shown}")
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        if step is None:
+            step = checkpoints.best_step()
+        if step is None:
+            step = checkpoints.latest_step()
+        if step is None:
+            raise CheckpointError(f"{workdir}: no finished checkpoint yet")
+        config = config_from_json(json.dumps(checkpoints.read_meta(step)["config"]))
+        model = build_model(config.model)
+        widths = feature_widths(config.data)
+        shapes = jax.eval_shape(lambda key: init_params(model, key, *widths), jax.random.key(0))
+        target = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes
+        )
+        params = checkpoints.restore_params(step, target)
+    return Restored(config, model, params, step)
