@@ -112,7 +112,9 @@ def train(
         for group in group_runs([run for run in opened if run.name not in results]):
             if caught:  # while the last numbers of the previous group were made
                 raise Interrupted(caught[0], group[0].start_step)
-            key = (len(group), group[0].plan.steps_per_epoch)
+            # The schedule counts epochs; without one, programs serve domains of any size.
+            steps = group[0].plan.steps_per_epoch if config.optimizer.lr_drop is not None else None
+            key = (len(group), steps)
             if key not in programs:
                 programs[key] = Program(group[0], len(group))
             found = train_together(group, programs[key], caught, show_progress=show_progress)
