@@ -1,11 +1,14 @@
 """What every benchmark shares: the machine, medians with spread, JSON results."""
 
+import contextlib
 import json
 import platform
 import resource
 import statistics
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +67,45 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def write_result(name: str, result: dict[str, Any], output: str | None) -> None:
+def resident_mib() -> float:
+    """Memory of this process on the host now; the largest so far where Linux's /proc is missing."""
+    path = Path("/proc/self/statm")
+    if path.exists():
+        return int(path.read_text().split()[1]) * resource.getpagesize() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+@contextlib.contextmanager
+def watched_memory(interval: float = 0.01) -> Iterator[dict[str, float]]:
+    """Watches the memory of this process on the host; what is yielded tells when it is over.
+
+    Yields:
+      "before" and "peak", MiB.
+    """
+    memory = {"before": resident_mib()}
+    memory["peak"] = memory["before"]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(interval):
+            memory["peak"] = max(memory["peak"], resident_mib())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        over.set()
+        thread.join()
+
+
+def write_result(
+    name: str, result: dict[str, Any], output: str | None, *, show: bool = True
+) -> None:
     """Print a result as JSON and, if asked, write it to a file."""
     text = json.dumps({"benchmark": name, **environment(), **result}, indent=2)
-    print(text)
+    if show:
+        print(text)
     if output:
         path = Path(output)
         path.parent.mkdir(parents=True, exist_ok=True)

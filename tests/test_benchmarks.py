@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flashvtg_jax.json_lines import write_json_lines
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -18,6 +20,11 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             {"compile_seconds", "step_seconds", "samples_per_second", "peak_memory_mib"},
         ),
         ("evaluate", {"rows"}),
+        ("padding", {"config", "splits"}),
+        (
+            "input_pipeline",
+            {"samples_per_second", "model_samples_per_second", "memory_growth_mib"},
+        ),
     ],
 )
 def test_a_benchmark_runs_in_small_and_writes_json(name, keys, tmp_path):
@@ -27,3 +34,37 @@ def test_a_benchmark_runs_in_small_and_writes_json(name, keys, tmp_path):
     result = json.loads(output.read_text())
     assert result["benchmark"] == name
     assert keys | {"device", "versions", "commit", "command"} <= result.keys()
+
+
+def test_padding_of_an_annotation_file_is_that_of_its_videos(tmp_path):
+    annotations, output = tmp_path / "train.jsonl", tmp_path / "result.json"
+    durations = [20, 20.5, 21, 40, 400]  # 10, 11, 11, 20 and 200 clips of 2 s
+    rows = [
+        {"qid": i, "query": "a man", "vid": f"v{i}", "duration": seconds}
+        | {"relevant_windows": [[0, 10]]}
+        for i, seconds in enumerate(durations)
+    ]
+    write_json_lines(annotations, rows)
+    command = [sys.executable, str(BENCHMARKS / "padding.py"), "--config=tacos_slowfast_clip"]
+    command += [f"--annotations={annotations}", f"--output={output}"]
+    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "train.jsonl: 5 examples of 10 to 200 clips" in table
+    (split,) = json.loads(output.read_text())["splits"]
+    assert split["plans"]["training"]["buckets"] == [200]  # one batch of 32 rows
+    (row,) = split["plans"]["training"]["rows"]
+    assert row["padding_per_example"] == pytest.approx(1 - 252 / 1000)
+    assert row["padding_in_batches"] == pytest.approx(1 - 252 / (32 * 200))
+
+
+def test_the_data_path_can_be_measured_alone_and_errors_are_one_line(tmp_path):
+    script = str(BENCHMARKS / "input_pipeline.py")
+    command = [sys.executable, script, "--config=tacos_slowfast_clip", f"--data_dir={tmp_path}"]
+    failed = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ") and "not built yet" in failed.stderr
+    output = tmp_path / "result.json"
+    command = [sys.executable, script, "--smoke", "--no_model", "--cache", f"--output={output}"]
+    subprocess.run(command, check=True, capture_output=True)
+    result = json.loads(output.read_text())
+    assert result["cache"] and "model_samples_per_second" not in result
+    assert result["examples"] == 20 and result["samples_per_second"]["runs"] == 2

@@ -1,0 +1,198 @@
+"""Samples a second of the data path, beside what the model takes in, and the memory it needs.
+
+python benchmarks/input_pipeline.py --config=qvhighlights_slowfast_clip --data_dir=data
+
+Goes through the training split of a built data set as training does: a first pass from the disk,
+once the system was asked to forget what it keeps of the files, then others. After them, steps
+of the configuration's model at the same shapes, and steps fed by the data path, to see whether they
+wait for it. The domains of a data set are read as one.
+"""
+
+import argparse
+import collections
+import contextlib
+import itertools
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+from measuring import summary, watched_memory, write_result
+
+from flashvtg_jax.config import apply_overrides, load_config
+from flashvtg_jax.data.batch_plan import BatchPlan
+from flashvtg_jax.data.pipeline import train_pipeline, train_plan
+from flashvtg_jax.data.preparation import complete_config, prepare_data
+from flashvtg_jax.data.source import SplitSource, open_split
+from flashvtg_jax.errors import FlashVTGError
+from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer
+from flashvtg_jax.training.step import make_train_step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="qvhighlights_slowfast_clip")
+    parser.add_argument("--data_dir", help="of built data sets; default: the configuration's")
+    parser.add_argument(
+        "--cache", action=argparse.BooleanOptionalAction, help="instead of config.data.cache"
+    )
+    parser.add_argument("--no_model", action="store_true", help="measure the data path alone")
+    parser.add_argument("--repeats", type=int, default=5, help="passes")
+    parser.add_argument("--batches", type=int, default=100, help="of a pass, over several epochs")
+    parser.add_argument("--steps", type=int, default=5, help="of the model, for each length")
+    parser.add_argument("--output", help="JSON file to write as well")
+    parser.add_argument("--smoke", action="store_true", help="a small model, to see that it runs")
+    options = parser.parse_args()
+    if options.smoke:
+        options.repeats, options.batches, options.steps = 2, 10, 2
+
+    with contextlib.ExitStack() as stack:
+        try:
+            config = load_config("demo" if options.smoke else options.config)
+            data_dir = options.data_dir or config.data.data_dir
+            if options.smoke:
+                data_dir = stack.enter_context(tempfile.TemporaryDirectory())
+                small = {"synthetic.num_train": 20, "synthetic.num_val": 4, "train.batch_size": 4}
+                config = apply_overrides(config, small)
+                prepare_data(config, Path(data_dir), show_progress=False)
+            if data_dir is None:
+                parser.error(f"{config.name} names no data_dir: give --data_dir=DIR")
+            changes = {
+                "data.domains": (),
+                "data.cache": config.data.cache if options.cache is None else options.cache,
+                "train.epochs": 1 + (options.repeats + 1) * options.batches,  # of a batch or more
+            }
+            result = measure(apply_overrides(config, changes), data_dir, options)
+        except FlashVTGError as error:
+            raise SystemExit(f"error: {error}") from error
+    write_result("input_pipeline", {"config": config.name, **result}, options.output)
+
+
+def measure(
+    config: ml_collections.ConfigDict, data_dir: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Returns all that is measured of one data set."""
+    data = config.data
+    folder = Path(data_dir).expanduser() / data.dataset
+    with watched_memory() as memory:
+        source = open_split(data_dir, data.dataset, data.train_split, cache=data.cache)
+        config = complete_config(config, source)
+        data, plan = config.data, train_plan(source, config)
+        forget_files(folder)
+        # The first pass reads nothing twice.
+        first = read_batches(source, config, 0, min(options.batches, plan.steps_per_epoch))
+        others = [
+            read_batches(source, config, repeat * options.batches, options.batches)
+            for repeat in range(1, options.repeats + 1)
+        ]
+    delivered = summary([samples / seconds for samples, seconds in others])
+    values_a_row = plan.buckets[-1] * sum(data.video_widths[name] for name in data.video_streams)
+    result = {
+        "examples": len(source),
+        "batch_size": plan.batch_size,
+        "buckets": plan.buckets,
+        "cache": data.cache,
+        "num_threads": data.num_threads,
+        "samples_per_second_first_pass": first[0] / first[1],
+        "samples_per_second": delivered,
+        "data_set_mib": sum(path.stat().st_size for path in files(folder)) / 2**20,
+        "longest_batch_mib": 4 * plan.batch_size * values_a_row / 2**20,
+        "batches_ahead": data.prefetch,
+        "memory_before_mib": memory["before"],
+        "memory_growth_mib": memory["peak"] - memory["before"],
+    }
+    if options.no_model:
+        return result
+    model = measure_model(source, config, plan, options.steps)
+    ratio = delivered["median"] / model["model_samples_per_second"]
+    return {**result, **model, "delivered_over_consumed": ratio}
+
+
+def read_batches(
+    source: SplitSource, config: ml_collections.ConfigDict, start_step: int, num_batches: int
+) -> tuple[int, float]:
+    """Reads batches from a step on; returns their examples and the seconds it took."""
+    samples, start = 0, time.perf_counter()
+    with contextlib.closing(train_pipeline(source, config, start_step=start_step)) as batches:
+        for batch in itertools.islice(batches, num_batches):
+            samples += int((batch.example >= 0).sum())
+        return samples, time.perf_counter() - start
+
+
+def measure_model(
+    source: SplitSource, config: ml_collections.ConfigDict, plan: BatchPlan, steps: int
+) -> dict[str, Any]:
+    """Returns what the training step consumes, each length as often as an epoch has it."""
+    lengths = [batch.length for batch in plan.epoch(0)]
+    model = build_model(config.model)
+    optimizer = make_optimizer(config.optimizer, plan.steps_per_epoch)
+    init = jax.jit(lambda: init_state(model, optimizer, *feature_widths(config.data), 0))
+    step = jax.jit(make_train_step(model, optimizer, config.loss), donate_argnums=0)
+
+    state, seconds = init(), {}
+    for length in sorted(set(lengths)):
+        first_step = lengths.index(length)
+        with contextlib.closing(train_pipeline(source, config, start_step=first_step)) as batches:
+            batch = jax.device_put(next(batches))
+        times = []
+        try:
+            for _ in range(steps + 1):
+                start = time.perf_counter()
+                state, metrics = step(state, batch)
+                jax.block_until_ready((state, metrics))
+                times.append(time.perf_counter() - start)
+        except jax.errors.JaxRuntimeError as error:
+            if not seconds or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            state = init()  # the step had begun to overwrite it
+            break  # the longer ones do not fit either; without them the model is only faster
+        seconds[length] = summary(times[1:])  # the first one compiles
+    measured = [batch for batch in plan.epoch(0) if batch.length in seconds]
+    samples = sum(int((batch.examples >= 0).sum()) for batch in measured)
+    of_an_epoch = sum(seconds[batch.length]["median"] for batch in measured)
+
+    waiting, times = 0.0, []
+    with contextlib.closing(train_pipeline(source, config)) as batches:
+        next(batches)  # nothing is ready before it
+        while len(times) < steps:
+            start = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - start
+            if batch.video.shape[1] in seconds:
+                state, metrics = step(state, jax.device_put(batch))
+                jax.block_until_ready((state, metrics))
+                times.append(time.perf_counter() - start)
+                waiting += waited
+    return {
+        "step_seconds": {str(length): times for length, times in seconds.items()},
+        "steps_of_an_epoch": dict(sorted(collections.Counter(lengths).items())),
+        "lengths_beyond_memory": sorted(set(lengths) - set(seconds)),
+        "model_samples_per_second": samples / of_an_epoch,
+        "fed_step_seconds": summary(times),
+        "waiting_for_data": waiting / sum(times),
+    }
+
+
+def files(folder: Path) -> list[Path]:
+    """Returns the files of a data set."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def forget_files(folder: Path) -> None:
+    """Asks the system to drop what it keeps of files in memory, where it can be asked."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in files(folder):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # only what is on the disk can be dropped
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+if __name__ == "__main__":
+    main()
