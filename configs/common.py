@@ -94,9 +94,8 @@ def get_common() -> ConfigDict:
     optimizer.learning_rate = 5e-4  # of AdamW
     optimizer.weight_decay = 1e-4  # of AdamW, on all parameters
     optimizer.gradient_clip_norm = 0.1  # global norm to which longer gradients are scaled
-    optimizer.lr_drop = optional(
-        int
-    )  # epochs after which the rate is halved, each time; None: never
+    # Epochs after which the rate is halved, each time; None: never.
+    optimizer.lr_drop = optional(int)
 
     train = config.train = ConfigDict()
     train.batch_size = 64  # queries in a step, over all devices
@@ -111,7 +110,8 @@ def get_common() -> ConfigDict:
     train.early_stopping_evaluations = optional(int)
     # Scores whose mean makes a checkpoint the best; without NMS.
     train.selection_metrics = ("MR-full-mAP",)
-    train.runs_together = 8  # runs of several domains or seeds that are trained as one program
+    # Runs of several domains or seeds that are trained as one program; each takes its own memory.
+    train.runs_together = 1
 
     evaluation = config.evaluation = ConfigDict()
     evaluation.batch_size = 64  # queries in a batch, over all devices
@@ -140,10 +140,10 @@ def get_highlights() -> ConfigDict:
     config.data.max_words = 100  # longer queries are cut
     config.data.buckets = None  # lengths chosen by the split, all domains together
     config.data.source_video = "vid"  # what one source video's clips share
-    config.data.cache = True  # keep in host memory all that was read once: domains are small
 
     config.train.batch_size = 4  # videos in a step
     config.train.selection_metrics = ("HD-mAP",)  # makes a checkpoint the best
+    config.train.runs_together = 8  # domains or seeds that are trained as one program
     config.evaluation.window_range = None  # there are no moments
     return config
 

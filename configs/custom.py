@@ -29,6 +29,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The settings that most data sets share. The argument is the folder."""
     config = common.get_common()
     config.name = "custom"  # of the experiment
+    for section in (config, config.loss, config.data):
+        del section.clip_length  # or it could not be None
+    config.clip_length = common.optional(float)  # seconds a row of features stands for; to be given
+    for section in (config.loss, config.data):
+        section.clip_length = config.get_ref("clip_length")  # seconds; config.clip_length
 
     config.data.max_clips = None  # no limit
     config.data.max_words = 100  # longer queries are cut

@@ -32,4 +32,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.video_widths = ConfigDict()  # width of each stream
     config.data.video_widths.internvideo2 = 768  # InternVideo2 6B
     config.data.query_width = 4096  # width of a word's features: LLaMA
+    config.train.evaluate_every_epochs = 5  # epochs between evaluations
     return config

@@ -27,7 +27,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.dummy_layers = 3  # layers of the encoder of dummy tokens
     config.model.num_dummies = 35  # dummy tokens
     config.model.num_conv_layers = 2  # convolutions of each score head
-    config.model.dropout = 0.0  # the authors' dummy encoder keeps its 0.1: dummy_dropout
+    config.model.dropout = 0.0  # on attention weights and in feed-forward blocks
+    config.model.drop_path = 0.0  # the authors' --dropout is both; their dummy encoder keeps 0.1
     config.loss.lw_sal = 0.05  # weight of the alignment of clips with their query
 
     config.data.dataset = "tacos/slowfast_clip"  # TFDS name: builder/config

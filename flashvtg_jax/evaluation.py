@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from flashvtg_jax.config import apply_overrides
+from flashvtg_jax.config import apply_overrides, config_to_json
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import (
     evaluation_batches,
@@ -239,34 +239,33 @@ def evaluate(
         )
     for name in names:
         check_writable(output / name)  # now, not after the work
-    results = {}
+    mesh = make_mesh()
+    evaluators: dict[str, Evaluator] = {}  # runs that differ in seed and domain share programs
     for name in names:
         if name and show_progress:
             print(f"evaluating {name}", file=sys.stderr)
-        about, found = _evaluate_run(workdir / name, split, step, data_dir, show_progress)
-        write_results(output / name, about, found)
-        results[name] = (found.numbers, found.numbers_nms)
+        restored = restore(workdir / name, step=step, sharding=replicated(mesh))
+        data = restored.config.data
+        split = split or data.val_split
+        source = open_split(
+            data_dir or data.data_dir or workdir / "data",
+            data.dataset,
+            split,
+            domains=data.domains,
+            cache=data.cache,
+        )
+        shared = apply_overrides(restored.config, {"seed": 0, "data.domains": ()})
+        evaluator = evaluators.setdefault(
+            config_to_json(shared), Evaluator(restored.model, shared, mesh)
+        )
+        results = evaluator.evaluate(restored.params, source, show_progress=show_progress)
+        write_results(output / name, {"split": split, "step": restored.step}, results)
     if names == [""]:
-        return results[""]
-    if not all(numbers for numbers, _ in results.values()):
+        return results.numbers, results.numbers_nms
+    if not results.numbers:
+        (output / "metrics.json").unlink(missing_ok=True)
         return {}, {}
-    return write_summary(output, about["split"], results)
-
-
-def _evaluate_run(
-    workdir: Path, split: str | None, step: int | None, data_dir: str | None, show_progress: bool
-) -> tuple[dict[str, Any], Results]:
-    """What was evaluated, and what was found, for a single run."""
-    mesh = make_mesh()
-    restored = restore(workdir, step=step, sharding=replicated(mesh))
-    config = restored.config
-    data_dir = data_dir or config.data.data_dir or workdir / "data"
-    split = split or config.data.val_split
-    data = config.data
-    source = open_split(data_dir, data.dataset, split, domains=data.domains, cache=data.cache)
-    evaluator = Evaluator(restored.model, config, mesh)
-    results = evaluator.evaluate(restored.params, source, show_progress=show_progress)
-    return {"split": split, "step": restored.step}, results
+    return write_summary(output, split, names)
 
 
 def check_writable(folder: Path) -> None:

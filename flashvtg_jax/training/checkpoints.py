@@ -59,12 +59,22 @@ class Checkpoints:
         """Begin to save the parameters of a step as the best so far."""
         self._save(self._best, step, {"params": params}, meta)
 
+    def drop_other_best(self, step: int) -> None:
+        """Remove all saved best parameters but those of a step.
+
+        What a run was killed over, after the parameters and before the state that names them were
+        written, is not part of the run that goes on from an earlier state.
+        """
+        for other in self._best.all_steps():
+            if other != step and step in self._best.all_steps():
+                self._best.delete(other)
+
     def _save(self, manager: ocp.CheckpointManager, step: int, items: Any, meta: Any) -> None:
         if step in manager.all_steps():
             return
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         meta = ocp.args.JsonSave({"format": FORMAT, "versions": versions(), **meta})
-        _check_space(manager, sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
+        check_space(Path(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
         with _clear_write_errors(manager):
             manager.save(step, args=ocp.args.Composite(meta=meta, **args), force=True)
 
@@ -164,15 +174,15 @@ def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
-def _check_space(manager: ocp.CheckpointManager, size: int) -> None:
+def check_space(folder: Path, size: int) -> None:
     """Raises CheckpointError if `size` bytes do not fit on the disk.
 
     Orbax would find out in many threads at once, each with a traceback of its own.
     """
-    free = shutil.disk_usage(manager.directory).free
+    free = shutil.disk_usage(folder).free
     if free < size + _SPARE_BYTES:
         raise CheckpointError(
-            f"{manager.directory}: a checkpoint could not be written: it takes "
+            f"{folder}: a checkpoint could not be written: it takes "
             f"{size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free; make space, then run the "
             "same command again: earlier checkpoints are intact"
         )

@@ -213,7 +213,8 @@ def _check_finite(workdir: Path, step: int, values: Mapping[str, float]) -> None
         raise FlashVTGError(
             f"{workdir}: step {step}: {', '.join(broken)} not finite; training stopped, earlier "
             "checkpoints are intact. The usual remedy is a smaller config.optimizer.learning_rate, "
-            "in another --workdir"
+            "in another --workdir; of several runs, the others go on if this seed or domain is "
+            "left out of the command"
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import ml_collections
 
 from flashvtg_jax.config import apply_overrides
+from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.metrics import mean_and_std
 
@@ -63,33 +64,50 @@ def find_runs(workdir: Path) -> list[str]:
     )
 
 
-def write_summary(
-    folder: Path, split: str, results: Mapping[str, tuple[Numbers, Numbers]]
-) -> tuple[Numbers, Numbers]:
-    """Write metrics.json of several runs; returns their mean numbers without and with NMS.
+def check_kind(workdir: Path, several: bool) -> None:
+    """Raises ConfigError if a folder holds a single run and is to hold several, or the reverse."""
+    names = find_runs(workdir)
+    if several and names == [""]:
+        raise ConfigError(
+            f"{workdir} holds a single run; use another --workdir for runs of several seeds or "
+            "domains"
+        )
+    if not several and names not in ([], [""]):
+        raise ConfigError(
+            f"{workdir} holds the runs of several seeds or domains ({names[0]}, ...); use another "
+            "--workdir for a single run"
+        )
+
+
+def write_summary(folder: Path, split: str, names: Sequence[str]) -> tuple[Numbers, Numbers]:
+    """Write metrics.json for the runs, of these, that were scored on a split.
 
     The file holds the means under the keys of a single run's file, and besides: `seeds`; `std`, the
     sample standard deviation over them, if there are several; and `runs`, the numbers of each run.
 
-    Args:
-      folder: to write into.
-      split: that was scored.
-      results: numbers without and with NMS by the name of the run.
+    Returns the means without and with NMS.
     """
-    plain, nms = (
-        mean_and_std(over_domains({name: pair[i] for name, pair in results.items()}))
-        for i in range(2)
-    )
-    means, means_nms = ({key: round(m, 2) for key, (m, _) in x.items()} for x in (plain, nms))
-    seeds = seeds_of(results)
-    deviations = {key: round(deviation, 2) for key, (_, deviation) in plain.items()}
+    results, results_nms = {}, {}
+    for name in names:
+        try:
+            content = json.loads((folder / name / "metrics.json").read_text())
+        except (OSError, ValueError):
+            continue  # not finished
+        if content.pop("split", None) == split:
+            del content["step"]
+            results_nms[name] = content.pop("with_nms", {})
+            results[name] = content
+    summary, summary_nms = summarize(results), summarize(results_nms)
+    means, means_nms = ({k: round(m, 2) for k, (m, _) in x.items()} for x in (summary, summary_nms))
+    seeds = sorted({_parts(name)[1] for name in results})
+    deviations = {key: round(deviation, 2) for key, (_, deviation) in summary.items()}
     content = {
         "split": split,
         "seeds": seeds,
         **means,
         **({"std": deviations} if len(seeds) > 1 else {}),
         **({"with_nms": means_nms} if means_nms else {}),
-        "runs": {name: numbers for name, (numbers, _) in results.items()},
+        "runs": results,
     }
     write_atomically(folder / "metrics.json", json.dumps(content, indent=2) + "\n")
     return means, means_nms
@@ -103,45 +121,42 @@ def untrained_numbers(workdir: Path) -> Numbers:
             with (workdir / name / "evaluations.jsonl").open(encoding="utf-8") as lines:
                 first = json.loads(next(lines, "{}"))
         except OSError:
-            return {}
-        if first.pop("step", None) != 0:
-            return {}
-        first.pop("with_nms", None)
-        results[name] = first
-    if list(results) in ([], [""]):
-        return results.get("", {})
-    return {key: mean for key, (mean, _) in mean_and_std(over_domains(results)).items()}
+            continue
+        if first.pop("step", None) == 0:
+            first.pop("with_nms", None)
+            results[name] = first
+    if list(results) == [""]:
+        return results[""]
+    return {key: mean for key, (mean, _) in summarize(results).items()}
 
 
-def over_domains(results: Mapping[str, Numbers]) -> list[Numbers]:
-    """The numbers of each seed: means over the domains, beside the numbers of single domains.
+def summarize(results: Mapping[str, Numbers]) -> dict[str, tuple[float, float]]:
+    """Mean and sample standard deviation over the seeds, of the means over the domains.
+
+    A seed that lacks a domain which others have counts for its own domains' numbers only.
 
     Args:
       results: by name of the run, "BK/seed2024" or "seed2024".
     """
-    by_seed: dict[int, list[Numbers]] = {}
-    for name, numbers in results.items():
-        by_seed.setdefault(_seed(name), []).append(numbers)
-    combined = []
-    for _, domains in sorted(by_seed.items()):
-        keys = dict.fromkeys(key for numbers in domains for key in numbers)
-        combined.append(
-            {
-                key: sum(values) / len(values)
-                for key in keys
-                if (values := [numbers[key] for numbers in domains if key in numbers])
-            }
-        )
-    return combined
+    by_seed: dict[int, dict[str, Numbers]] = {}
+    for name, numbers in sorted(results.items()):
+        domain, seed = _parts(name)
+        by_seed.setdefault(seed, {})[domain] = numbers
+    domains = {domain for found in by_seed.values() for domain in found}
+    values: dict[str, list[float]] = {}
+    for found in by_seed.values():
+        for key in dict.fromkeys(key for numbers in found.values() for key in numbers):
+            of_domains = [numbers[key] for numbers in found.values() if key in numbers]
+            of_one = any(key.endswith(f"-{domain}") for domain in domains if domain)
+            if of_one or len(of_domains) == len(domains):
+                values.setdefault(key, []).append(sum(of_domains) / len(of_domains))
+    return {key: mean_and_std([{key: v} for v in seeds])[key] for key, seeds in values.items()}
 
 
-def seeds_of(names: Sequence[str] | Mapping[str, object]) -> list[int]:
-    """The seeds that occur in names of runs, ascending."""
-    return sorted({_seed(name) for name in names})
-
-
-def _seed(name: str) -> int:
-    return int(_SEED_FOLDER.fullmatch(name.rpartition("/")[2])[1])
+def _parts(name: str) -> tuple[str, int]:
+    """Domain and seed of a run's name; the domain is "" where the data set is not divided."""
+    domain, _, folder = name.rpartition("/")
+    return domain, int(_SEED_FOLDER.fullmatch(folder)[1])
 
 
 def _has_checkpoints(folder: Path) -> bool:

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from flashvtg_jax.config import config_names, load_config
+from flashvtg_jax.config import (
+    apply_overrides,
+    config_from_json,
+    config_names,
+    config_to_json,
+    load_config,
+)
 from flashvtg_jax.data.building import dataset_names
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.models.flashvtg import FlashVTG
@@ -121,6 +127,7 @@ def test_demo_keeps_its_data_apart_from_real_data_sets():
 
 def test_custom_leaves_to_the_data_what_the_data_know():
     config = load_config("custom:some/folder")
+    assert config.clip_length is config.loss.clip_length is config.data.clip_length is None
     data = config.data
     assert (data.video_streams, dict(data.video_widths)) == ((), {})
     open_fields = (data.query_width, data.labels, data.max_clips, data.buckets, data.data_dir)
@@ -130,6 +137,8 @@ def test_custom_leaves_to_the_data_what_the_data_know():
     assert load_config("custom").data.manual_dir is None
     changed = load_config("custom", ["--config.clip_length=0.5", "--config.data.labels=windows"])
     assert (changed.data.clip_length, changed.loss.clip_length) == (0.5, 0.5)
+    restored = config_from_json(config_to_json(config))
+    assert apply_overrides(restored, {"clip_length": 2}).loss.clip_length == 2.0
     assert changed.data.labels == "windows"
 
 
@@ -216,7 +225,9 @@ def test_the_settings_of_the_authors(name):
     assert (loss.lw_cls, loss.lw_saliency) == ((0.6, 0.7) if youtube else (5, 0.8))
     assert config.optimizer.weight_decay == (0.05 if tvsum else 1e-4)
     assert (train.drop_last, loss.negative_pair_weight) == ((True, 0) if youtube else (False, 1))
-    assert model.dropout == (0 if name == "tacos_slowfast_clip" else 0.1)
+    # The authors' dropout is that of attention and feed-forward blocks, and stochastic depth.
+    assert model.dropout == model.drop_path == (0 if name == "tacos_slowfast_clip" else 0.1)
+    assert model.dummy_dropout == model.dummy_drop_path == 0.1
 
 
 @pytest.mark.parametrize("name", SETTINGS)

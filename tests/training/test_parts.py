@@ -208,6 +208,22 @@ def test_the_best_checkpoint_outlives_later_ones_and_a_new_process(tmp_path):
     checkpoints.close()
 
 
+def test_best_parameters_that_no_state_names_are_dropped(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (2, 5):
+        checkpoints.save_best(step, make_state(step, step).params, {})
+    checkpoints.wait()
+    checkpoints.drop_other_best(2)  # killed before the state of step 5 or later was saved
+    assert checkpoints.best_step() == 2
+    checkpoints.save_best(3, make_state(3, 3).params, {})
+    checkpoints.wait()
+    assert checkpoints.best_step() == 3
+    np.testing.assert_array_equal(checkpoints.restore_params(2, make_state(0).params)["w"], [2] * 3)
+    checkpoints.drop_other_best(9)  # is not there: nothing is dropped
+    assert checkpoints.best_step() == 3
+    checkpoints.close()
+
+
 FULL_DISK = """
 import resource, signal, sys
 import jax.numpy as jnp

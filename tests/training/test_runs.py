@@ -1,12 +1,15 @@
 """Several seeds, or domains, in one command: trained together, each as it would have been alone."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flashvtg_jax.config import load_config
+from flashvtg_jax.config import config_to_json, load_config
 from flashvtg_jax.data.building import build
 from flashvtg_jax.data.synthetic import synthesize
 from flashvtg_jax.errors import ConfigError, DataError
@@ -14,7 +17,7 @@ from flashvtg_jax.evaluation import evaluate
 from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.training import loop
 from flashvtg_jax.training.loop import Interrupted, train
-from flashvtg_jax.training.runs import find_runs, over_domains, plan_runs, write_summary
+from flashvtg_jax.training.runs import find_runs, plan_runs, summarize, write_summary
 from tests.training.conftest import TINY
 
 SEEDS = (7, 8, 9)
@@ -157,7 +160,10 @@ def make_config(tiny_config, data_dir):
 def together(tmp_path_factory, tiny_data, data_dir):
     """A work directory in which two seeds were trained together."""
     workdir = tmp_path_factory.mktemp("together")
-    config = load_config("demo", {**TINY, "data.data_dir": str(data_dir), "seeds": SEEDS[:2]})
+    config = load_config(
+        "demo",
+        {**TINY, "data.data_dir": str(data_dir), "seeds": SEEDS[:2], "train.runs_together": 8},
+    )
     with config.unlocked():
         del config.synthetic
     return workdir, train(config, workdir, show_progress=False)
@@ -232,7 +238,7 @@ def test_evaluating_the_folder_evaluates_each_run(together, tmp_path):
 
 
 def test_an_interrupted_group_continues_where_it_stopped(together, make_config, tmp_path):
-    config = make_config(seeds=SEEDS[:2])
+    config = make_config(seeds=SEEDS[:2], train__runs_together=8)
     steps = []
 
     class Caught(list):
@@ -266,29 +272,107 @@ def test_runs_at_different_steps_are_continued_apart(make_config, tmp_path):
     assert losses(tmp_path / "seed7").shape == losses(tmp_path / "seed8").shape == (12,)
 
 
-def test_numbers_of_a_seed_are_means_over_its_domains():
+def test_numbers_are_means_over_domains_and_then_over_seeds():
     results = {
-        "a/seed1": {"HD-mAP": 10.0, "HD-mAP-a": 10.0},
-        "b/seed1": {"HD-mAP": 40.0, "HD-mAP-b": 40.0},
-        "a/seed2": {"HD-mAP": 20.0, "HD-mAP-a": 20.0},
-        "b/seed2": {"HD-mAP": 60.0, "HD-mAP-b": 60.0},
-    }
-    assert over_domains(results) == [
-        {"HD-mAP": 25.0, "HD-mAP-a": 10.0, "HD-mAP-b": 40.0},
-        {"HD-mAP": 40.0, "HD-mAP-a": 20.0, "HD-mAP-b": 60.0},
-    ]
-
-
-def test_the_summary_of_domains_and_seeds(tmp_path):
-    results = {
-        f"{domain}/seed{seed}": ({"HD-mAP": value, f"HD-mAP-{domain}": value}, {})
+        f"{domain}/seed{seed}": {"HD-mAP": value, f"HD-mAP-{domain}": value}
         for domain, seed, value in [("a", 1, 10.0), ("b", 1, 40.0), ("a", 2, 20.0), ("b", 2, 60.0)]
     }
-    numbers, numbers_nms = write_summary(tmp_path, "val", results)
-    assert numbers == {"HD-mAP": 32.5, "HD-mAP-a": 15.0, "HD-mAP-b": 50.0}
+    # 15 / sqrt(2): the sample deviation of 25 and 40.
+    expected = {
+        "HD-mAP": (32.5, 15 / 2**0.5),
+        "HD-mAP-a": (15.0, 10 / 2**0.5),
+        "HD-mAP-b": (50.0, 20 / 2**0.5),
+    }
+    found = summarize(results)
+    assert found.keys() == expected.keys()
+    for key, numbers in expected.items():
+        assert found[key] == pytest.approx(numbers)
+    # A seed that lacks a domain would move the mean over domains.
+    found = summarize(results | {"a/seed3": {"HD-mAP": 90.0, "HD-mAP-a": 90.0}})
+    assert found["HD-mAP"] == pytest.approx(expected["HD-mAP"])
+    assert found["HD-mAP-a"][0] == pytest.approx(40.0)
+
+
+def test_the_summary_counts_the_runs_that_were_scored_on_the_split(tmp_path):
+    for name, split, value in (
+        ("a/seed1", "val", 10.0),
+        ("b/seed1", "val", 40.0),
+        ("c/seed1", "test", 1.0),
+    ):
+        (tmp_path / name / "best").mkdir(parents=True)
+        numbers = {"HD-mAP": value, f"HD-mAP-{name[0]}": value}
+        (tmp_path / name / "metrics.json").write_text(
+            json.dumps({"split": split, "step": 3, **numbers})
+        )
+    (tmp_path / "d" / "seed1" / "best").mkdir(parents=True)  # not finished
+    numbers, numbers_nms = write_summary(tmp_path, "val", find_runs(tmp_path))
+    assert numbers == {"HD-mAP": 25.0, "HD-mAP-a": 10.0, "HD-mAP-b": 40.0}
     assert numbers_nms == {}
     content = json.loads((tmp_path / "metrics.json").read_text())
-    # 15 / sqrt(2): the sample deviation of 25 and 40.
-    assert content["std"] == {"HD-mAP": 10.61, "HD-mAP-a": 7.07, "HD-mAP-b": 14.14}
-    assert content["runs"]["b/seed2"] == {"HD-mAP": 60.0, "HD-mAP-b": 60.0}
-    assert "with_nms" not in content
+    assert content["runs"] == {
+        "a/seed1": {"HD-mAP": 10.0, "HD-mAP-a": 10.0},
+        "b/seed1": {"HD-mAP": 40.0, "HD-mAP-b": 40.0},
+    }
+    assert "std" not in content and "with_nms" not in content
+
+
+def test_a_folder_is_for_a_single_run_or_for_several(together, make_config, tmp_path):
+    with pytest.raises(ConfigError, match="holds the runs of several seeds or domains"):
+        train(make_config(), together[0], show_progress=False)
+    (tmp_path / "best").mkdir()
+    with pytest.raises(ConfigError, match="holds a single run"):
+        train(make_config(seeds=SEEDS), tmp_path, show_progress=False)
+
+
+def test_a_run_that_stopped_early_stays_as_it_is_while_others_go_on(
+    make_config, tmp_path, monkeypatch
+):
+    """Scores are made up: the first run is best at once, the second at every evaluation."""
+    score = iter(range(1000))
+
+    def made_up(numbers, metrics):
+        value = next(score)
+        return float(value) if value % 2 else float(-value)
+
+    config = make_config(
+        seeds=SEEDS[:2],
+        train__runs_together=2,
+        train__evaluate_every_epochs=1,
+        train__early_stopping_evaluations=1,
+        train__evaluate_untrained=False,
+    )
+    monkeypatch.setattr(loop, "selection_score", made_up)
+    train(config, tmp_path, show_progress=False)
+    evaluated = [
+        [row["step"] for row in read_lines(tmp_path / f"seed{seed}" / "evaluations.jsonl")]
+        for seed in SEEDS[:2]
+    ]
+    assert evaluated[0] == [3, 6]
+    assert evaluated[1][:2] == [3, 6] and len(set(evaluated[1])) == len(evaluated[1]) > 2
+
+
+DEVICES = """
+import sys
+from flashvtg_jax.config import read_config
+from flashvtg_jax.training.loop import train
+train(read_config(sys.argv[1]), sys.argv[2], show_progress=False)
+"""
+
+
+def test_several_runs_on_several_devices_equal_those_on_one(together, make_config, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(
+        config_to_json(make_config(seeds=SEEDS[:2], train__runs_together=2, train__epochs=1))
+    )
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    subprocess.run(
+        [sys.executable, "-c", DEVICES, path, tmp_path / "run"],
+        check=True,
+        env=os.environ | {"XLA_FLAGS": flags},
+    )
+    for seed in SEEDS[:2]:
+        np.testing.assert_allclose(
+            losses(tmp_path / "run" / f"seed{seed}"),
+            losses(together[0] / f"seed{seed}")[:3],
+            rtol=1e-4,
+        )

@@ -1,0 +1,130 @@
+"""Runs with their data: opened, checked, told finished or not, and grouped by their shapes."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flashvtg_jax.config import diff_configs, read_config
+from flashvtg_jax.data.batch_plan import BatchPlan
+from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline, train_plan
+from flashvtg_jax.data.preparation import complete_config
+from flashvtg_jax.data.source import SplitSource, open_split
+from flashvtg_jax.errors import CheckpointError, DataError, FlashVTGError
+from flashvtg_jax.evaluation import has_ground_truth
+from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.training.runs import Run
+from flashvtg_jax.training.selection import latest_selection
+from flashvtg_jax.training.workdir import IDLE_FIELDS, check_workdir
+
+Sources = dict[str, SplitSource]  # opened splits by name
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenRun(Run):
+    """A run with its data.
+
+    Attributes:
+      train_source: the split, or the domain of it, to learn from.
+      val_source: to select the best checkpoint on.
+      plan: the batches of each epoch.
+      start_step: of its latest checkpoint; 0 without.
+    """
+
+    train_source: SplitSource
+    val_source: SplitSource
+    plan: BatchPlan
+    start_step: int
+
+
+def open_run(run: Run, data_dir: Path, sources: Sources) -> OpenRun:
+    """Open a run's data and check that they and its folder fit its configuration.
+
+    Data that runs have in common are opened once, and kept in `sources`. Raises ConfigError,
+    DataError or CheckpointError where they do not fit.
+    """
+    data = run.config.data
+    for split in (data.train_split, data.val_split):
+        if split not in sources:
+            sources[split] = open_split(data_dir, data.dataset, split, cache=data.cache)
+    train_source = sources[data.train_split].select(data.domains)
+    val_source = sources[data.val_split].select(data.domains)
+    config = complete_config(run.config, train_source)
+    check_workdir(run.workdir, config)
+    if not has_ground_truth(val_source.annotations()):
+        raise DataError(
+            f"split {data.val_split!r} has no ground truth to select the best checkpoint by; set "
+            "config.data.val_split to one that has"
+        )
+    # Both check that data and configuration fit, before the folder is claimed.
+    train_pipeline(train_source, config).close()
+    evaluation_batches(val_source, config).close()
+    return OpenRun(
+        name=run.name,
+        config=config,
+        workdir=run.workdir,
+        train_source=train_source,
+        val_source=val_source,
+        plan=train_plan(train_source, config),
+        start_step=latest_step(run.workdir),
+    )
+
+
+def is_finished(run: OpenRun) -> bool:
+    """Whether a run has done all that its configuration says, and its results are written."""
+    settings = run.config.train
+    try:
+        content = json.loads((run.workdir / "metrics.json").read_text())
+        about = (content["split"], content["step"])
+        if diff_configs(read_config(run.workdir / "config.json"), run.config, IDLE_FIELDS):
+            return False
+        with contextlib.closing(Checkpoints(run.workdir, read_only=True)) as checkpoints:
+            meta = checkpoints.read_meta(run.start_step)
+            selection = latest_selection(checkpoints, meta, run.start_step)
+    except (OSError, ValueError, KeyError, FlashVTGError):
+        return False  # there is no such run, or it stopped somewhere on its way
+    ended = run.start_step >= settings.epochs * run.plan.steps_per_epoch
+    if not (ended or selection.has_waited(settings.early_stopping_evaluations)):
+        return False
+    # Results of another split or checkpoint were written by `evaluate`, or before the last epochs.
+    return about == (run.config.data.val_split, selection.best_step)
+
+
+def group_runs(runs: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
+    """Runs that can be trained as one program: their batches have equal shapes, step by step."""
+    groups: dict[Any, list[OpenRun]] = {}
+    for run in runs:
+        groups.setdefault((run.plan.shape_key, run.start_step), []).append(run)
+    for group in groups.values():
+        parts = -(-len(group) // group[0].config.train.runs_together)
+        size = -(-len(group) // parts)  # parts of equal size share a program
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def latest_step(workdir: Path) -> int:
+    """The step of the latest checkpoint in a work directory, 0 if there is none."""
+    if not (workdir / "checkpoints").is_dir():
+        return 0
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        return checkpoints.latest_step() or 0
+
+
+def describe_data(source: SplitSource, plan: BatchPlan) -> dict[str, int]:
+    """What the position of the input pipeline, the step, refers to."""
+    return {
+        "examples": len(source),
+        "batch_size": plan.batch_size,
+        "steps_per_epoch": plan.steps_per_epoch,
+    }
+
+
+def check_same_data(saved: dict[str, int], now: dict[str, int], folder: Path) -> None:
+    """Raises CheckpointError if a checkpoint's position means nothing in the data of now."""
+    if saved != now:
+        raise CheckpointError(
+            f"{folder}: the checkpoint was written with other training data ({saved}, now {now}); "
+            "use the same data set, or another --workdir"
+        )
