@@ -32,6 +32,7 @@ INSTALL_REQUIRES = [
     "chex>=0.1.91",
     "grain>=0.2.15",
     "importlib_resources>=6.4",  # tensorflow-datasets imports it and does not say so
+    "matplotlib>=3.11",  # writes Arabic and Indian scripts as they are written
     "ml_collections>=1.1",
     "numpy>=2.1",
     "optax>=0.2.6",
@@ -47,7 +48,8 @@ EXTRAS = {
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
-    "torch": ["torch>=2.2"],  # to read checkpoints of the PyTorch code
+    # To read checkpoints of the PyTorch code; before 2.6 reading could run what is in a file.
+    "torch": ["torch>=2.6"],
     "export": EXPORT,
     "test": [
         *EXPORT,

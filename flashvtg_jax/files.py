@@ -7,8 +7,8 @@ from pathlib import Path
 from flashvtg_jax.errors import DataError
 
 
-def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Writes `text` as UTF-8 beside `path`, then renames: `path` is whole, or as it was before.
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes beside `path`, then renames: `path` is whole, or as it was before. Text is UTF-8.
 
     Parent folders are made.
 
@@ -20,7 +20,7 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_bytes(text.encode())
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
             os.replace(partial, path)
         except BaseException:  # Ctrl-C as well
             with contextlib.suppress(OSError):

@@ -1,0 +1,1 @@
+"""Figures: a query's moments and saliency, the curves of a training run."""

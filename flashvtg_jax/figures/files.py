@@ -1,0 +1,116 @@
+"""Figures for the rows of a prediction file: what `flashvtg plot` does."""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flashvtg_jax.config import read_config
+from flashvtg_jax.data.annotations import load_annotations
+from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
+from flashvtg_jax.figures.drawing import FORMATS, clean_text, undrawable
+from flashvtg_jax.figures.prediction import plot_prediction
+from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.progress import progress_bar
+
+DEFAULT_CLIP_LENGTH = 2.0  # seconds
+_MAX_NAME = 80  # characters of a query id in a file name
+
+
+def plot_files(
+    predictions: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    annotations: str | os.PathLike | None = None,
+    qids: Sequence[str] = (),
+    limit: int | None = 20,
+    file_format: str = "png",
+    clip_length: float | None = None,
+    show_progress: bool = True,
+) -> list[Path]:
+    """Draw a figure for each query of a prediction file; returns the files, in its order.
+
+    Args:
+      predictions: JSON lines, as predictions.jsonl.
+      output: folder for the figures, each named for its query.
+      annotations: JSON lines; those of other queries are passed over.
+      qids: of the queries to draw; () draws the first `limit`.
+      limit: of figures; None: all. Queries that are named are all drawn.
+      file_format: "png" or "svg".
+      clip_length: seconds; None: of the run's config.json beside the predictions, or 2 seconds.
+      show_progress: show a bar.
+
+    Raises DataError for files that cannot be used, naming the line; ConfigError for other settings.
+    """
+    if file_format not in FORMATS:
+        raise ConfigError(f"format {file_format!r}: figures are {' or '.join(FORMATS)}")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}; expected at least 1")
+    if clip_length is None:
+        clip_length = _configured_clip_length(Path(predictions).parent)
+    rows = _choose(predictions, read_json_lines(predictions), qids, limit)
+    known = {}
+    if annotations is not None:
+        noted = load_annotations(annotations, clip_length=clip_length)
+        known = {str(row["qid"]): row for row in noted}
+        if not any(str(row["qid"]) in known for _, row in rows):
+            raise DataError(f"{annotations}: has none of the queries of {predictions}")
+    paths = {}
+    for line, row in rows:
+        path = Path(output) / f"{safe_name(str(row['qid']))}.{file_format}"
+        if path in paths:
+            raise DataError(f"{predictions}:{line}: qid {row['qid']!r} again, as in {paths[path]}")
+        paths[path] = f"line {line}"
+    chosen = list(zip(paths, rows, strict=True))
+    for path, (line, row) in progress_bar(chosen, len(chosen), "drawing", show_progress):
+        try:
+            plot_prediction(row, known.get(str(row["qid"])), clip_length=clip_length, path=path)
+        except DataError as error:
+            raise DataError(f"{predictions}:{line}: {error}") from error
+    missing = undrawable(clean_text("".join(str(row.get("query", "")) for _, row in rows)))
+    if missing and file_format == "png" and show_progress:
+        print(
+            f"no font on this machine has {missing[:20]}: drawn as boxes; install one, or use "
+            "--format=svg, whose text the viewer's own fonts show",
+            file=sys.stderr,
+        )
+    return list(paths)
+
+
+def safe_name(qid: str) -> str:
+    """A file name for a query id: different ids give different names, none leads elsewhere."""
+    name = re.sub(r"[^\w.-]", "_", qid).lstrip(".")[:_MAX_NAME]
+    if name != qid or not name:
+        digest = hashlib.sha256(qid.encode("utf-8", "surrogatepass")).hexdigest()
+        name = f"{name}-{digest[:8]}"
+    return name
+
+
+def _choose(
+    path: str | os.PathLike, rows: list[dict[str, Any]], qids: Sequence[str], limit: int | None
+) -> list[tuple[int, dict[str, Any]]]:
+    """Line and row of what is to be drawn."""
+    numbered = list(enumerate(rows, start=1))
+    for line, row in numbered:
+        if row.get("qid") is None:
+            raise DataError(f"{path}:{line}: no 'qid'; is this a file of predictions?")
+    if not qids:
+        return numbered[:limit]
+    wanted = set(map(str, qids))
+    missing = wanted - {str(row["qid"]) for row in rows}
+    if missing:
+        raise DataError(f"{path}: no prediction of qid {', '.join(sorted(missing))}")
+    return [(line, row) for line, row in numbered if str(row["qid"]) in wanted]
+
+
+def _configured_clip_length(folder: Path) -> float:
+    path = folder / "config.json"
+    if not path.exists():
+        return DEFAULT_CLIP_LENGTH
+    try:
+        return float(read_config(path).clip_length)
+    except FlashVTGError:
+        return DEFAULT_CLIP_LENGTH  # of something else
