@@ -1,3 +1,4 @@
-"""Doors to other frameworks: PyTorch parameters in."""
+"""Doors to other frameworks: PyTorch parameters in and out."""
 
 from flashvtg_jax.interop.pytorch import params_from_torch as params_from_torch
+from flashvtg_jax.interop.pytorch import params_to_torch as params_to_torch

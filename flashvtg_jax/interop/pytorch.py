@@ -1,4 +1,4 @@
-"""Parameters of the authors' PyTorch model as a params tree of ours: arrays in and out, no torch.
+"""Parameters of the authors' PyTorch model as our params tree, and back: arrays alone, no torch.
 
 Everything stems from one table, `torch_names`: for a given model, each PyTorch name, where it lives
 in our tree and how its axes lie there.
@@ -6,7 +6,7 @@ in our tree and how its axes lie there.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,8 @@ Shapes = Mapping[str, tuple[int, ...]]  # by name
 # Carried by released checkpoints and read by no official configuration.
 IGNORED_NAMES = re.compile(r"txt_position_embed\.|empty_weight$|(.*\.)?SRM\.|(.*\.)?span_embed\.")
 
+_ENDPOINTS = 2  # temporal endpoints beside the features of a clip
+
 # How axes lie in PyTorch; ours are dense [in, out], convolutions [kernel, in, out], scalars ().
 _AXES_TO_OURS = {
     "same": lambda a: a,
@@ -32,6 +34,14 @@ _AXES_TO_OURS = {
     "conv1d": lambda a: a.transpose(2, 1, 0),  # [out, in, kernel]
     "conv1d_transposed": lambda a: a.transpose(2, 0, 1),  # [in, out, kernel]
     "conv2d": lambda a: a[:, :, 0].transpose(2, 1, 0),  # [out, in, 1, kernel]: height 1
+}
+_AXES_TO_TORCH = {
+    "same": lambda a: a,
+    "dense": lambda a: a.T,
+    "scalar": lambda a: a.reshape((1,)),
+    "conv1d": lambda a: a.transpose(2, 1, 0),
+    "conv1d_transposed": lambda a: a.transpose(1, 2, 0),
+    "conv2d": lambda a: a.transpose(2, 1, 0)[:, :, None],
 }
 _SHAPE_IN_TORCH = {
     "same": lambda s: s,
@@ -166,6 +176,31 @@ def infer_model_fields(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without the `module.` that DataParallel puts before every name."""
+    if state_dict and all(name.startswith("module.") for name in state_dict):
+        return {name.removeprefix("module."): value for name, value in state_dict.items()}
+    return dict(state_dict)
+
+
+def torch_feature_widths(shapes: Shapes) -> tuple[int, int]:
+    """Widths of a clip's (without temporal endpoints) and a word's features, by the shapes."""
+    vectors = r"input_{}_proj\.0\.LayerNorm\.(weight|bias)"
+    return (
+        _most_common(shapes, vectors.format("vid"), 0, 2816 + _ENDPOINTS) - _ENDPOINTS,
+        _most_common(shapes, vectors.format("txt"), 0, 512),
+    )
+
+
+def check_is_flashvtg(names: Collection[str]) -> None:
+    """Raises CheckpointError if no parameter is called as those of FlashVTG are."""
+    if not any(name.startswith("transformer.") for name in names):
+        raise CheckpointError(
+            f"these {len(names)} arrays are not the parameters of a FlashVTG model: names of its "
+            "PyTorch original begin with transformer., txtproj_encoder., pyramid. and the like"
+        )
+
+
 def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = None) -> Params:
     """The params tree that gives our model the numbers of the authors' PyTorch model.
 
@@ -176,31 +211,18 @@ def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = No
 
     Raises CheckpointError with a list of every unknown, missing and misshaped name.
     """
-    state_dict = dict(state_dict)
-    if state_dict and all(name.startswith("module.") for name in state_dict):
-        state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
     arrays = {
         name: np.asarray(value)
-        for name, value in state_dict.items()
+        for name, value in without_prefix(state_dict).items()
         if not IGNORED_NAMES.match(name)
     }
     shapes = {name: array.shape for name, array in arrays.items()}
-    if not any(name.startswith("transformer.") for name in arrays):
-        raise CheckpointError(
-            f"these {len(arrays)} arrays are not the parameters of a FlashVTG model: names of its "
-            "PyTorch original begin with transformer., txtproj_encoder., pyramid. and the like"
-        )
+    check_is_flashvtg(arrays)
     if model is None:
         model = FlashVTG(**infer_model_fields(shapes))
 
     table = torch_names(model)
-    vectors = r"input_{}_proj\.0\.LayerNorm\.(weight|bias)"
-    endpoints = 2
-    ours = param_shapes(
-        model,
-        _most_common(shapes, vectors.format("vid"), 0, 2816 + endpoints) - endpoints,
-        _most_common(shapes, vectors.format("txt"), 0, 512),
-    )
+    ours = param_shapes(model, *torch_feature_widths(shapes))
     expected = {name: _SHAPE_IN_TORCH[axes](ours[path]) for name, (path, axes) in table.items()}
     problems = [f"unknown: {name} {shapes[name]}" for name in arrays if name not in table]
     problems += [f"missing: {name} {expected[name]}" for name in table if name not in arrays]
@@ -220,3 +242,51 @@ def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = No
         for name, (path, axes) in table.items()
     }
     return traverse_util.unflatten_dict(flat)
+
+
+def params_to_torch(params: Mapping[str, Any], model: FlashVTG) -> dict[str, np.ndarray]:
+    """The parameters under the names, and with the shapes, of the authors' PyTorch model.
+
+    What `params_from_torch` made comes back bit for bit. The entries of that model which nothing
+    reads (`unread_entries`) are not in it.
+
+    Args:
+      params: the params tree of `model`.
+      model: which names there are follows from its fields.
+
+    Raises CheckpointError with a list of what does not fit the model.
+    """
+    table = torch_names(model)
+    flat = {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(params).items()}
+    paths = {path for path, _ in table.values()}
+    problems = [f"unknown: {'/'.join(path)}" for path in sorted(flat.keys() - paths)]
+    problems += [f"missing: {'/'.join(path)}" for path in sorted(paths - flat.keys())]
+    if not problems:
+        widths = [
+            flat[f"{name}_projection", "norm_0", "scale"].shape[0] for name in ("video", "query")
+        ]
+        expected = param_shapes(model, widths[0] - _ENDPOINTS, widths[1])
+        problems = [
+            f"misshaped: {'/'.join(path)} is {flat[path].shape}, expected {shape}"
+            for path, shape in expected.items()
+            if flat[path].shape != shape
+        ]
+    if problems:
+        listing = "\n  ".join(problems)
+        raise CheckpointError(
+            f"these are not the parameters of the model; {len(problems)} do not fit:\n  {listing}"
+        )
+    return {
+        name: np.array(_AXES_TO_TORCH[axes](flat[path]), order="C")
+        for name, (path, axes) in table.items()
+    }
+
+
+def unread_entries(hidden_dim: int, max_words: int) -> dict[str, np.ndarray]:
+    """What the authors' model has and does not read, so that its strict loading is content."""
+    name = "txt_position_embed"
+    return {
+        f"{name}.position_embeddings.weight": np.zeros((max_words, hidden_dim), np.float32),
+        f"{name}.LayerNorm.weight": np.ones(hidden_dim, np.float32),
+        f"{name}.LayerNorm.bias": np.zeros(hidden_dim, np.float32),
+    }

@@ -3,13 +3,17 @@
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
+from flashvtg_jax.config import load_config
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.interop.pytorch import (
     infer_model_fields,
     param_shapes,
     params_from_torch,
+    params_to_torch,
     torch_names,
+    unread_entries,
 )
 from flashvtg_jax.models import FlashVTG
 from tests import reference
@@ -43,6 +47,45 @@ def test_every_official_configuration_is_read(config):
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     assert found == expected
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_parameters_come_back_bit_for_bit_under_all_names(config):
+    weights = reference.state_dict(config)
+    model = FlashVTG(**infer_model_fields(reference.torch_shapes(config)))
+    found = params_to_torch(params_from_torch(weights, model), model)
+    unread = unread_entries(model.hidden_dim, load_config(config).data.max_words)
+    # Both together are what the authors' strict loading asks for.
+    shapes = {name: array.shape for name, array in (found | unread).items()}
+    assert shapes == reference.torch_shapes(config)
+    assert not found.keys() & unread.keys()
+    for name, array in found.items():
+        assert array.dtype == np.float32
+        assert array.tobytes() == weights[name].tobytes()
+
+
+def test_upsampling_levels_come_back():
+    model = FlashVTG(16, ffn_dim=16, t2v_layers=1, enc_layers=1, strides=(0.5, 1, 4))
+    rng = np.random.default_rng(0)
+    flat = {
+        path: rng.standard_normal(shape).astype(np.float32)
+        for path, shape in param_shapes(model, 6, 5).items()
+    }
+    params = traverse_util.unflatten_dict(flat)
+    weights = params_to_torch(params, model)
+    torch = weights["pyramid.blocks.0.1.weight"]  # transposed: [in, out, kernel]
+    assert flat["pyramid", "level_0_0_conv", "kernel"][0, 3, 7] == torch[3, 7, 0]
+    again = traverse_util.flatten_dict(params_from_torch(weights, model))
+    assert all(np.array_equal(again[path], leaf) for path, leaf in flat.items())
+
+
+def test_parameters_of_another_model_cannot_be_written():
+    params = params_from_torch(zeros("tvsum_slowfast_clip"))
+    with pytest.raises(CheckpointError, match=r"missing: clip_encoder/layer_3/"):
+        params_to_torch(params, FlashVTG(strides=(1,), t2v_layers=2, enc_layers=4))
+    fields = infer_model_fields(reference.torch_shapes("tvsum_slowfast_clip"))
+    with pytest.raises(CheckpointError, match=r"tokens is \(3, 256\), expected \(4, 256\)"):
+        params_to_torch(params, FlashVTG(**fields | {"num_dummies": 4}))
 
 
 def test_axes_are_turned():
