@@ -141,6 +141,24 @@ def read_config(path: str | os.PathLike[str]) -> ConfigDict:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def add_new_fields(config: ConfigDict) -> ConfigDict:
+    """The configuration with the fields that it lacks, for it was saved before they existed.
+
+    They get the values of `configs/common.py`, which mean what was done before.
+    """
+    common = importlib.import_module(f"{_configs_package().__name__}.common").get_common()
+    config = copy.deepcopy(config)
+    with config.unlocked():
+        for name, value in common.items(preserve_field_references=True):
+            if isinstance(value, ConfigDict):
+                for field, default in value.items(preserve_field_references=True):
+                    if field not in config[name]:
+                        config[name][field] = default
+            elif name not in config:
+                config[name] = value
+    return config
+
+
 def diff_configs(first: ConfigDict, second: ConfigDict, ignore: Iterable[str] = ()) -> list[str]:
     """What differs, a line a key: "seed: 1 in the first, 2 in the second"; empty if nothing does.
 

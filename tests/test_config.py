@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
 from flashvtg_jax.config import (
+    add_new_fields,
     apply_overrides,
     config_from_json,
     config_names,
@@ -291,3 +292,15 @@ def test_differences_name_keys_that_one_side_lacks(config):
         "extra: absent in the first, 1 in the second",
         "name: 'small' in the first, absent in the second",
     ]
+
+
+def test_a_configuration_saved_before_a_field_existed_gets_it():
+    config = load_config("demo", {"train.epochs": 7, "clip_length": 1.5})
+    with config.unlocked():
+        del config.seeds, config.data.cache
+    found = add_new_fields(config)
+    assert (found.seeds, found.data.cache) == ((), False)
+    assert diff_configs(config, found, ignore=("seeds", "data.cache")) == []
+    assert "seeds" not in config
+    assert add_new_fields(found) == found
+    assert config_from_json(config_to_json(found)) == found

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 from jax.sharding import Sharding
 
-from flashvtg_jax.config import config_from_json
+from flashvtg_jax.config import add_new_fields, config_from_json
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 from flashvtg_jax.training.checkpoints import Checkpoints
@@ -66,7 +66,8 @@ def restore(
             step = checkpoints.latest_step()
         if step is None:
             raise CheckpointError(f"{workdir}: no finished checkpoint yet")
-        config = config_from_json(json.dumps(checkpoints.read_meta(step)["config"]))
+        saved = config_from_json(json.dumps(checkpoints.read_meta(step)["config"]))
+        config = add_new_fields(saved)
         model = build_model(config.model)
         widths = feature_widths(config.data)
         shapes = jax.eval_shape(lambda key: init_params(model, key, *widths), jax.random.key(0))
