@@ -6,6 +6,7 @@ them, `relevant_windows` ([[start, end], ...], seconds) with `relevant_clip_ids`
 and `domain` (the part of the data set that a video belongs to).
 """
 
+import collections
 import math
 import os
 import re
@@ -24,6 +25,8 @@ LABEL_FIELDS = {
     "ratings": ("label",),
     "binary": ("label",),
 }
+
+_SALIENCY_FIELDS = ("relevant_clip_ids", "saliency_scores")
 
 # What `label` holds for each clip, by kind of labels, in words.
 _LABEL_VALUES = {"ratings": "numbers from 1 to 5", "binary": "one number, 0 or 1,"}
@@ -52,27 +55,29 @@ def load_annotations(
 
     Raises:
       DataError: the file is missing, empty or not JSON lines, or lines that cannot be used: up to
-        ten of them in one message, each as "file:line: what is wrong".
+        ten of them in one message, each as "file:line: what is wrong". What tells that the file is
+        one of another data set is said of its first line only, with the number of such lines.
     """
     rows = read_json_lines(path)
-    required = LABEL_FIELDS[labels] if labels else _common_labels(rows)
-    problems: list[str] = []
+    problems = _wrong_file_problems(path, rows, labels, domains)
     first_line: dict[str, int] = {}
-    first_rated: tuple[int, int] | None = None  # line, annotators
+    first_rated: dict[str, tuple[int, int]] = {}  # line and annotators, by field
     for line, row in enumerate(rows, start=1):
         found = [
-            *_row_problems(row, clip_length, required),
-            *_label_problems(row, labels),
+            *_row_problems(row, clip_length),
+            *_label_problems(row),
             *_domain_problems(row, domains),
         ]
         problems += [f"{path}:{line}: {problem}" for problem in found]
-        if not found and row.get("saliency_scores"):
-            annotators = len(row["saliency_scores"][0])
-            first_rated = first_rated or (line, annotators)
-            if annotators != first_rated[1]:
+        for field in () if found else ("saliency_scores", "label"):
+            if not row.get(field):
+                continue
+            annotators = len(row[field][0])
+            first, expected = first_rated.setdefault(field, (line, annotators))
+            if annotators != expected:
                 problems.append(
-                    f"{path}:{line}: saliency_scores of {annotators} annotators, but of "
-                    f"{first_rated[1]} in line {first_rated[0]}; every line needs as many"
+                    f"{path}:{line}: {field} of {annotators} annotators, but of {expected} in "
+                    f"line {first}; every line needs as many"
                 )
         # As text: 7 and "7" would be looked for in the same feature file.
         qid = str(row.get("qid"))
@@ -132,26 +137,87 @@ def num_video_clips(duration: float, clip_length: float) -> int:
 def _common_labels(rows: list[dict[str, Any]]) -> tuple[str, ...]:
     """Returns the label fields that some line carries: the other lines must carry them, too."""
     found = {field for row in rows for field, value in row.items() if value is not None}
-    if found & {"relevant_clip_ids", "saliency_scores"}:  # one means nothing without the other
-        found |= {"relevant_clip_ids", "saliency_scores"}
+    if found & set(_SALIENCY_FIELDS):  # one means nothing without the other
+        found |= set(_SALIENCY_FIELDS)
     return tuple(field for field in (*LABEL_FIELDS["qvhighlights"], "label") if field in found)
 
 
-def _row_problems(
-    row: dict[str, Any], clip_length: float, required: tuple[str, ...]
-) -> Iterator[str]:
-    """Yields what is wrong with one line."""
-    for field in ("qid", "query", "vid", "duration"):
-        if field not in row:
-            yield f"no field {field!r}; every line needs qid, query, vid and duration"
+def _wrong_file_problems(
+    path: str | os.PathLike,
+    rows: list[dict[str, Any]],
+    labels: str | None,
+    domains: Sequence[str],
+) -> list[str]:
+    """Returns what tells that a file is of another data set: each thing once."""
+    required = LABEL_FIELDS[labels] if labels else _common_labels(rows)
+    first: dict[str, tuple[int, str]] = {}  # line and problem, by what is wrong
+    counts: collections.Counter[str] = collections.Counter()
+    for line, row in enumerate(rows, start=1):
+        for kind, problem in _signs_of_another_set(row, labels, required, domains):
+            first.setdefault(kind, (line, problem))
+            counts[kind] += 1
+    return [
+        f"{path}:{line}: {problem}"
+        + (f" ({counts[kind]} of {len(rows)} lines)" if counts[kind] > 1 else "")
+        for kind, (line, problem) in first.items()
+    ]
+
+
+def _signs_of_another_set(
+    row: dict[str, Any], labels: str | None, required: Sequence[str], domains: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Yields (what is wrong, the same in words) for a line that another data set would have."""
     for field in required:
         if row.get(field) is None:
             found = [name for fields in LABEL_FIELDS.values() for name in fields if row.get(name)]
             yield (
+                field,
                 f"no field {field!r}"
                 + (f", but {', '.join(dict.fromkeys(found))}" if found else "")
-                + "; is this the annotation file of another data set, or of a split without labels?"
+                + "; is this the annotation file of another data set, or of a split without "
+                "labels?",
             )
+    rated = [name for name in _SALIENCY_FIELDS if row.get(name) is not None]
+    if labels == "windows" and rated:
+        yield (
+            "rated",
+            f"{' and '.join(rated)}, but this data set has moments alone; is this the annotation "
+            "file of another data set?",
+        )
+    wrong = _wrong_ratings(row.get("label"), labels)
+    if wrong is not None:
+        yield (
+            "ratings",
+            f"label holds {_shortened(wrong)}; expected {_LABEL_VALUES[labels]} for each clip; is "
+            "this the annotation file of another data set?",
+        )
+    if domains and row.get("domain") is None:
+        yield (
+            "domain",
+            f"no field 'domain', one of {', '.join(domains)}; is this the annotation file of "
+            "another data set?",
+        )
+
+
+def _wrong_ratings(label: Any, labels: str | None) -> list[Any] | None:
+    """Returns the first ratings of a clip that this kind of labels cannot have, if any."""
+    well_formed = isinstance(label, list) and not any(_rating_table_problems(label, "label"))
+    if labels not in _LABEL_VALUES or not well_formed:
+        return None
+
+    def fits(ratings: list[Any]) -> bool:
+        if labels == "binary":
+            return len(ratings) == 1 and ratings[0] in (0, 1)
+        return all(1 <= rating <= 5 for rating in ratings)
+
+    return next((ratings for ratings in label if not fits(ratings)), None)
+
+
+def _row_problems(row: dict[str, Any], clip_length: float) -> Iterator[str]:
+    """Yields what is wrong with one line."""
+    for field in ("qid", "query", "vid", "duration"):
+        if field not in row:
+            yield f"no field {field!r}; every line needs qid, query, vid and duration"
     yield from _id_problems(row)
     duration = row.get("duration")
     if "duration" in row and not (_is_number(duration) and duration > 0):
@@ -220,41 +286,22 @@ def _saliency_problems(row: dict[str, Any], num_clips: int) -> Iterator[str]:
     yield from _rating_table_problems(scores, "saliency_scores")
 
 
-def _label_problems(row: dict[str, Any], labels: str | None) -> Iterator[str]:
-    """Yields what is wrong with `label`: its form, and numbers that this kind cannot have."""
+def _label_problems(row: dict[str, Any]) -> Iterator[str]:
+    """Yields what is wrong with the form of `label`."""
     label = row.get("label")
     if label is None:
         return
     if not isinstance(label, list) or not label:
         yield "label; expected one list of ratings for each clip"
         return
-    problems = list(_rating_table_problems(label, "label"))
-    yield from problems
-    if problems or labels not in _LABEL_VALUES:
-        return
-
-    def fits(ratings: list[Any]) -> bool:
-        if labels == "binary":
-            return len(ratings) == 1 and ratings[0] in (0, 1)
-        return all(1 <= rating <= 5 for rating in ratings)
-
-    for ratings in label:
-        if not fits(ratings):
-            yield (
-                f"label holds {_shortened(ratings)}; expected {_LABEL_VALUES[labels]} for each "
-                "clip; is this the annotation file of another data set?"
-            )
-            return
+    yield from _rating_table_problems(label, "label")
 
 
 def _domain_problems(row: dict[str, Any], domains: Sequence[str]) -> Iterator[str]:
     domain = row.get("domain")
-    if domains and domain is None:
-        yield (
-            f"no field 'domain', one of {', '.join(domains)}; is this the annotation file of "
-            "another data set?"
-        )
-    elif domain is not None and not (isinstance(domain, str) and domain.strip()):
+    if domain is None:
+        return
+    if not (isinstance(domain, str) and domain.strip()):
         yield f"domain {domain!r}; expected a name"
     elif domains and domain not in domains:
         yield f"domain {domain!r}; known: {', '.join(domains)}"

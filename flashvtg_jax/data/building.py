@@ -11,6 +11,7 @@ import itertools
 import os
 import pkgutil
 import shutil
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,13 +20,18 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from flashvtg_jax.data import custom
+from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.data.build_command import build_command
 from flashvtg_jax.data.dataset_builder import VIDEOS, FeatureConfig, FeatureDatasetBuilder
+from flashvtg_jax.data.glove import GloveWords, count_unknown
 from flashvtg_jax.data.inventory import Inventory, take_inventory
 from flashvtg_jax.data.layout import parse_widths
+from flashvtg_jax.data.synthetic_folder import MANIFEST
 from flashvtg_jax.errors import ConfigError, DataError
 
 _PACKAGE = "tfds_builders"
 _SLACK_BYTES = 64 << 20  # that must stay free beside the features, for annotations and metadata
+_USUAL_DEVIATION = 0.03  # of the length that rows add up to from the duration, in a whole data set
 
 
 def build(
@@ -78,14 +84,33 @@ def build(
     elif target.exists():
         raise DataError(f"{target}: there already, but not a data set; move it away.")
 
-    layout = config.layout or custom.custom_layout(manual_dir, clip_length)
-    if widths:
-        layout = layout.with_widths(parse_widths(widths) if isinstance(widths, str) else widths)
-    inventory = take_inventory(layout, manual_dir, skip_missing=skip_missing, progress=progress)
+    released = config.layout or custom.custom_layout(manual_dir, clip_length)
+    widths = parse_widths(widths) if isinstance(widths, str) else widths or {}
+    layout = released.with_widths(widths)
+    usual = {files.name: files.width for files in released.feature_files}
+    command = build_command(
+        dataset,
+        data_dir,
+        *(["--overwrite"] if overwrite else []),
+        manual_dir=manual_dir,
+        clip_length=clip_length,
+        widths={name: width for name, width in widths.items() if width != usual[name]},
+    )
+    inventory = take_inventory(
+        layout, manual_dir, skip_missing=skip_missing, progress=progress, command=command
+    )
+    origin = Path(manual_dir).expanduser().resolve()
+    if custom.is_custom(dataset):
+        for line in _clip_length_note(inventory):
+            report(line)
     with _clear_write_errors(data_dir), _folder_beside(target) as folder:
         _check_space(folder, inventory)
         builder = builder_class(
-            config=config, data_dir=folder, inventory=inventory, progress=progress
+            config=config,
+            data_dir=folder,
+            inventory=inventory,
+            origin=str(origin) if custom.is_custom(dataset) else None,  # its name is not unique
+            progress=progress,
         )
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads
             builder.download_and_prepare(
@@ -95,6 +120,9 @@ def build(
         _move(Path(builder.data_dir), target, folder)
     for line in _summary(dataset, inventory, target):
         report(line)
+    if not (origin / MANIFEST).exists():  # what was synthesised is of any size
+        for line in _size_notes(inventory):
+            report(line)
     return target
 
 
@@ -182,7 +210,7 @@ def _clear_write_errors(data_dir: str | os.PathLike) -> Iterator[None]:
         if getattr(error, "errno", None) in full or any(os.strerror(n) in str(error) for n in full):
             raise DataError(
                 f"{data_dir}: no space left while building ({error}). Nothing was left behind; "
-                "make room, or choose another --data_dir."
+                "make room, or choose another data_dir."
             ) from error
         if isinstance(error, OSError):
             raise DataError(f"{data_dir}: cannot be written ({error}).") from error
@@ -194,7 +222,7 @@ def _check_space(folder: Path, inventory: Inventory) -> None:
     if needed > free:
         raise DataError(
             f"{folder.parent}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; "
-            "make room, or choose another --data_dir."
+            "make room, or choose another data_dir."
         )
 
 
@@ -226,16 +254,18 @@ def _move(source: Path, target: Path, folder: Path) -> None:
 
 
 def _summary(dataset: str, inventory: Inventory, target: Path) -> Iterator[str]:
-    released = inventory.layout.released_rows
-    parts = []
-    for split, queries in inventory.queries.items():
-        whole = released.get(split, len(queries))
-        parts.append(
-            f"{split} {len(queries)}" + (f" (of {whole} released)" if whole != len(queries) else "")
+    parts = [f"{split} {len(queries)}" for split, queries in inventory.queries.items()]
+    words = ""
+    if isinstance(inventory.query.files, GloveWords):
+        items = (query.item for query in itertools.chain(*inventory.queries.values()))
+        num_words, num_unknown, num_plain = count_unknown(items)
+        words = (
+            f"; {num_unknown} of the {num_words} words of the queries are unknown, {num_plain} of "
+            "them without a full stop or the like"
         )
     yield (
         f"built {dataset}: {', '.join(parts)} queries of {len(inventory.videos)} videos, "
-        f"{inventory.total_bytes() / 1e9:.2f} GB of features, in {target}"
+        f"{inventory.total_bytes() / 1e9:.2f} GB of features, in {target}{words}"
     )
     for split, qids in inventory.skipped.items():
         if qids:
@@ -244,3 +274,36 @@ def _summary(dataset: str, inventory: Inventory, target: Path) -> Iterator[str]:
                 f"skipped {len(qids)} queries of {split} for missing features: {shown}"
                 + (", ..." if len(qids) > 10 else "")
             )
+
+
+def _size_notes(inventory: Inventory) -> Iterator[str]:
+    """Yields a line for each split of another size than released."""
+    for split, queries in inventory.queries.items():
+        found = len(queries) + len(inventory.skipped[split])
+        released = inventory.layout.released_rows.get(split, found)
+        if found != released:
+            yield (
+                f"note: {split} has {found} queries, {released} were released: is the file whole?"
+            )
+
+
+def _clip_length_note(inventory: Inventory) -> Iterator[str]:
+    """Yields a line if the rows of most videos add up to another length than they last."""
+    clip_length = inventory.layout.clip_length
+    durations = {
+        query.video: query.annotation["duration"]
+        for query in itertools.chain(*inventory.queries.values())
+        if not (inventory.layout.rated and query.annotation.get("label"))
+    }
+    ratios = []
+    for place, duration in durations.items():
+        rows = min(inventory.videos[place].num_clips)
+        # Whether the last clip, begun and not full, has a row is up to the backbone.
+        rounded = abs(rows - num_video_clips(duration, clip_length)) <= 1
+        ratios.append(1.0 if rounded else rows * clip_length / duration)
+    ratio = statistics.median(ratios) if ratios else 1.0
+    if abs(ratio - 1) > _USUAL_DEVIATION:
+        yield (
+            f"note: rows times clip length ({clip_length:g} s) are {ratio:.0%} of the duration in "
+            f"the median video; is the clip length {clip_length / ratio:.3g} s?"
+        )

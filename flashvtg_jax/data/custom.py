@@ -72,7 +72,7 @@ def check_clip_length(dataset: str, clip_length: float | None) -> None:
     elif clip_length is None:
         raise ConfigError(
             f"{dataset}: how many seconds of video is one row of its features? Say it with "
-            "clip_length (--clip_length=2)."
+            "clip_length (build --clip_length=2, train --config.clip_length=2)."
         )
     elif not (isinstance(clip_length, int | float) and 0 < clip_length < math.inf):
         raise ConfigError(f"clip_length {clip_length!r}; expected a number of seconds above 0.")
@@ -230,10 +230,15 @@ def _find_labels(paths: Mapping[str, Path]) -> tuple[str, tuple[str, ...]]:
 
 def _labels_of(row: Mapping[str, Any], place: str) -> str | None:
     """Returns a key of `_DESCRIPTIONS`."""
-    if row.get("label") is not None:
-        return "label"
     fields = LABEL_FIELDS["qvhighlights"]
     present = tuple(field for field in fields if row.get(field) is not None)
+    if row.get("label") is not None:
+        if present:
+            raise DataError(
+                f"{place}: both label and {' and '.join(present)}; a line is either of moments or "
+                "of rated clips: leave one of them out, on all lines."
+            )
+        return "label"
     if present in (fields, ("relevant_windows",), ()):
         return {0: None, 1: "windows"}.get(len(present), "qvhighlights")
     missing = next(field for field in fields if field not in present)

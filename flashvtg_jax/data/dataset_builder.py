@@ -30,6 +30,7 @@ VIDEOS = "videos"  # the split of videos
 # TFDS keeps the rows of a shard in memory until it is written.
 _SHARD_BYTES = 128 << 20
 _READ_AHEAD = 32  # files
+_READ_AHEAD_BYTES = 256 << 20  # of them together, unless a single one is larger
 _READ_THREADS = 4
 
 
@@ -51,16 +52,25 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
     once a split exceeds a gigabyte, which most of these do.
     """
 
-    def __init__(self, *, inventory: Inventory | None = None, progress: bool = True, **kwargs):
+    def __init__(
+        self,
+        *,
+        inventory: Inventory | None = None,
+        origin: str | None = None,
+        progress: bool = True,
+        **kwargs,
+    ):
         """Prepares a build.
 
         Args:
           inventory: what to build; None takes it from TFDS's manual_dir when preparing, and then
             takes released widths and types only, for TFDS fixes them here.
+          origin: folder to remember as the one that all this is from; None remembers none.
           progress: show a bar.
           **kwargs: data_dir, config, version, as all TFDS builders.
         """
         self._inventory = inventory
+        self._origin = {} if origin is None else {"manual_dir": origin}
         self._progress = progress
         kwargs.setdefault("file_format", "array_record")
         super().__init__(**kwargs)
@@ -85,7 +95,9 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
             description=documents.description,
             citation=documents.citation,
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(_metadata(inventory) if inventory else {}),
+            metadata=tfds.core.MetadataDict(
+                _metadata(inventory) | self._origin if inventory else {}
+            ),
             disable_shuffling=True,
         )
 
@@ -162,6 +174,10 @@ def _metadata(inventory: Inventory) -> dict[str, Any]:
         "splits": {
             split: {
                 "num_clips": [query.num_clips for query in queries],
+                "stream_clips": {
+                    stream.files.name: [query.stream_clips[place] for query in queries]
+                    for place, stream in enumerate(inventory.streams)
+                },
                 "num_words": [query.num_words for query in queries],
                 "num_windows": [
                     len(query.annotation.get("relevant_windows") or ()) for query in queries
@@ -206,7 +222,7 @@ def _shards(
     ends = np.cumsum([size(item) for item in items]) // _SHARD_BYTES
     starts = [0, *(np.flatnonzero(np.diff(ends)) + 1).tolist(), len(items)]
     return [
-        functools.partial(_rows, items[start:end], start, as_row, ticks)
+        functools.partial(_rows, items[start:end], start, size, as_row, ticks)
         for start, end in itertools.pairwise(starts)
     ]
 
@@ -214,6 +230,7 @@ def _shards(
 def _rows(
     items: Sequence[Any],
     first: int,
+    size: Callable[[Any], int],
     as_row: Callable[[Any], dict[str, Any]],
     ticks: Iterator[int],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -221,11 +238,16 @@ def _rows(
     pool = concurrent.futures.ThreadPoolExecutor(_READ_THREADS)
     try:
         pending: collections.deque[concurrent.futures.Future] = collections.deque()
-        remaining = iter(items)
-        for key in range(first, first + len(items)):
-            for item in itertools.islice(remaining, _READ_AHEAD - len(pending)):
-                pending.append(pool.submit(as_row, item))
-            yield key, pending.popleft().result()
+        submitted, num_bytes = 0, 0  # the bytes are those of the pending ones
+        for done, item in enumerate(items):
+            while submitted < min(len(items), done + _READ_AHEAD) and (
+                not pending or num_bytes + size(items[submitted]) <= _READ_AHEAD_BYTES
+            ):
+                pending.append(pool.submit(as_row, items[submitted]))
+                num_bytes += size(items[submitted])
+                submitted += 1
+            yield first + done, pending.popleft().result()
+            num_bytes -= size(item)
             next(ticks)  # moves the progress bar, which is one for all splits
     finally:
         pool.shutdown(cancel_futures=True)

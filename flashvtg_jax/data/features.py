@@ -54,7 +54,8 @@ def read_feature(path: str | os.PathLike, key: str | None, width: int | None = N
       width: the width the array must have; None takes any.
 
     Raises:
-      DataError: a missing or damaged file, another key, rank or width, no rows, NaN or infinity.
+      DataError: a missing or damaged file, another key, rank or width, no rows, NaN or infinity,
+        in float32, too.
     """
     path = Path(path)
     array = _read_torch(path, key) if path.suffix == ".pt" else _read_numpy(path, key)
@@ -65,6 +66,12 @@ def read_feature(path: str | os.PathLike, key: str | None, width: int | None = N
         raise DataError(
             f"{path}: NaN or infinity in {rows.size} of {len(array)} rows (first: row {rows[0]}); "
             "extract or download this file again."
+        )
+    if array.dtype == np.float64 and np.abs(array).max(initial=0.0) > np.finfo(np.float32).max:
+        rows = np.flatnonzero((np.abs(array) > np.finfo(np.float32).max).any(axis=1))
+        raise DataError(
+            f"{path}: numbers too large for float32 in {rows.size} of {len(array)} rows (first: "
+            f"row {rows[0]}); extract this file again."
         )
     return array
 

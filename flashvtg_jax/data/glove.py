@@ -1,5 +1,6 @@
 """Words as vectors of a table (GloVe) instead of one feature file a query."""
 
+import codecs
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.data.features import FeatureHeader
+from flashvtg_jax.data.synthetic_folder import MANIFEST
 from flashvtg_jax.errors import DataError
 
 # A table that lacks half of the words of a whole data set is not the table that was meant: almost
@@ -29,12 +31,15 @@ class GloveWords:
       file: its name.
       width: numbers a word; None takes that of the first line.
       folders: below manual_dir, in which the file is looked for, in this order.
+      released: (lines, width) of the released file. One of this width with fewer lines was cut
+        short, unless `synthesize` made it.
     """
 
     name: str
     file: str
     width: int | None
     folders: tuple[str, ...] = (".", "glove")
+    released: tuple[int, int] | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -45,7 +50,7 @@ class GloveWords:
         """Reads the vectors of all words of annotation lines, in one pass over the file.
 
         Raises:
-          DataError: no such file, or as `read_vectors`.
+          DataError: no such file, one of fewer lines than released, or as `read_vectors`.
         """
         path = self.present(manual_dir)
         if path is None:
@@ -55,7 +60,10 @@ class GloveWords:
                 "README says where to get them."
             )
         words = {word for row in rows for word in split_words(row["query"])}
-        return FoundWords(WordTable(path, read_vectors(path, words, self.width)))
+        num_lines, width = self.released or (0, None)
+        released = width == self.width and not (manual_dir / MANIFEST).exists()
+        vectors = read_vectors(path, words, self.width, min_lines=num_lines if released else 0)
+        return FoundWords(WordTable(path, vectors))
 
     def present(self, folder: Path) -> Path | None:
         """Returns the file below `folder`, if it is there."""
@@ -120,7 +128,16 @@ def split_words(query: str) -> tuple[str, ...]:
     return tuple(word.lower() for word in query.split())
 
 
-def read_vectors(path: Path, words: Collection[str], width: int | None) -> dict[str, np.ndarray]:
+def count_unknown(items: Iterable[WordsItem]) -> tuple[int, int, int]:
+    """Returns how many different words queries have, are unknown, and are so though of letters."""
+    vectors = {word: item.table.vectors for item in items for word in item.words}
+    unknown = [word for word, known in vectors.items() if word not in known]
+    return len(vectors), len(unknown), sum(word.isalpha() for word in unknown)
+
+
+def read_vectors(
+    path: Path, words: Collection[str], width: int | None, *, min_lines: int = 0
+) -> dict[str, np.ndarray]:
     """Reads the vectors of some words from a table as GloVe's, line by line.
 
     The whole file is passed through, and every line counted out, whatever words are wanted: a file
@@ -130,13 +147,14 @@ def read_vectors(path: Path, words: Collection[str], width: int | None) -> dict[
       path: text file; each line a word and its numbers.
       words: those to read.
       width: numbers a word; None takes that of the first line.
+      min_lines: fewer are an error.
 
     Returns:
       float32 [width] for each word that the file has, and zeros for "".
 
     Raises:
       DataError: a file that cannot be read, is empty, has lines of another width or with something
-        else than finite numbers; or too few of the words are in it.
+        else than finite numbers; or too few lines, or of the words, are in it.
     """
     wanted = {word.encode(): word for word in words}
     vectors: dict[str, np.ndarray] = {}
@@ -144,6 +162,8 @@ def read_vectors(path: Path, words: Collection[str], width: int | None) -> dict[
     try:
         with open(path, "rb") as file:
             for num_lines, line in enumerate(file, start=1):
+                if num_lines == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)  # some editors put it there
                 word, _, numbers = line.rstrip().partition(b" ")
                 found = numbers.count(b" ") + 1 if numbers else 0
                 width = width or found
@@ -158,6 +178,11 @@ def read_vectors(path: Path, words: Collection[str], width: int | None) -> dict[
     if not line.endswith(b"\n"):  # the cut may be inside the last number, which tells nothing
         raise DataError(
             f"{path}:{num_lines}: the last line has no end: cut short? Unpack or download it again."
+        )
+    if num_lines < min_lines:
+        raise DataError(
+            f"{path}: {num_lines} lines, but {min_lines} were released: cut short? Unpack or "
+            "download it again."
         )
     _check_coverage(path, words, vectors, num_lines)
     vectors[""] = np.zeros(width, np.float32)
@@ -194,6 +219,5 @@ def _check_coverage(
     if len(plain) >= _MIN_WORDS_TO_JUDGE and num_found < len(plain) / 2:
         raise DataError(
             f"{path}: only {num_found} of the {len(plain)} words of the queries are in its "
-            f"{num_lines} lines; cut short, or of another language? Unpack or download it again "
-            "(glove.6B.300d.txt has 400000 lines)."
+            f"{num_lines} lines; cut short, or of another language? Unpack or download it again."
         )

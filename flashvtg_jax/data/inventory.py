@@ -21,6 +21,7 @@ from flashvtg_jax.progress import progress_bar
 _THREADS = 8
 
 _MAX_UNRATED_CLIPS = 2  # by which features and ratings may differ; the longer ones are cut
+_MAX_EXTRA_CLIPS = 1  # of one stream, or 10%: released SlowFast features have one more than CLIP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +60,19 @@ class Query:
       item: features of its words.
       num_words: of these.
       video: place of its video among the videos.
-      num_clips: those that all streams of the video have, and its labels where they tell clips.
+      stream_clips: of each stream, in order, that its labels have, too, where they tell clips.
     """
 
     annotation: Mapping[str, Any]
     item: Item
     num_words: int
     video: int
-    num_clips: int
+    stream_clips: tuple[int, ...]
+
+    @property
+    def num_clips(self) -> int:
+        """The clips that all streams have."""
+        return min(self.stream_clips)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +116,7 @@ def take_inventory(
     *,
     skip_missing: bool = False,
     progress: bool = True,
+    command: str = "flashvtg build",
 ) -> Inventory:
     """Checks annotations and the headers of all feature files that they need.
 
@@ -118,6 +125,7 @@ def take_inventory(
       manual_dir: folder that holds the annotation files and the feature folders.
       skip_missing: leave out queries for which a file is missing, instead of stopping.
       progress: show a bar.
+      command: the command that builds this, for advice.
 
     Raises:
       DataError: annotations that cannot be used; missing files, the first ten named and all
@@ -129,11 +137,16 @@ def take_inventory(
     paths = layout.find_annotations(manual_dir)
     rows = {split: layout.load_annotations(split, path) for split, path in paths.items()}
     check_lines_agree({str(paths[split]): lines for split, lines in rows.items()})
-    found = {
-        files.name: files.find(manual_dir, itertools.chain(*rows.values()))
-        for files in layout.feature_files
-    }
-    rows, skipped = _without_missing(layout, manual_dir, rows, found, skip_missing)
+    lines = list(itertools.chain(*rows.values()))
+    advice = f"Put them there, or leave these queries out: {command} --skip_missing"
+    found = {files.name: files.find(manual_dir, lines) for files in layout.streams}
+    try:
+        found[layout.query.name] = layout.query.find(manual_dir, lines)
+    except DataError:
+        # Videos that are not there are told first: a table of words may only lack theirs.
+        _without_missing(manual_dir, rows, found, skip_missing, advice)
+        raise
+    rows, skipped = _without_missing(manual_dir, rows, found, skip_missing, advice)
 
     wanted = [
         (files, item)
@@ -159,22 +172,22 @@ def take_inventory(
 
     def as_query(row: Mapping[str, Any]) -> Query:
         item = found[query.files.name].item(row)
-        num_clips = min(videos[row["vid"]].num_clips)
+        stream_clips = videos[row["vid"]].num_clips
         if layout.rated and row.get("label"):
-            num_clips = min(num_clips, len(row["label"]))
+            stream_clips = tuple(min(clips, len(row["label"])) for clips in stream_clips)
         num_words = headers[query.files.name][item].rows
-        return Query(row, item, num_words, places[row["vid"]], num_clips)
+        return Query(row, item, num_words, places[row["vid"]], stream_clips)
 
     queries = {split: tuple(map(as_query, kept)) for split, kept in rows.items()}
     return Inventory(layout, tuple(streams), query, tuple(videos.values()), queries, skipped)
 
 
 def _without_missing(
-    layout: Layout,
     manual_dir: Path,
     rows: Mapping[str, Sequence[Mapping[str, Any]]],
     found: Mapping[str, Found],
     skip_missing: bool,
+    advice: str,
 ) -> tuple[dict[str, list[Mapping[str, Any]]], dict[str, tuple[Any, ...]]]:
     """Returns the rows that have all their files, and the ids of those that have not."""
     missing: dict[Path, None] = {}  # an ordered set
@@ -182,9 +195,7 @@ def _without_missing(
     for split, split_rows in rows.items():
         kept[split], absent = [], []
         for row in split_rows:
-            lacking = [
-                path for files in layout.feature_files for path in found[files.name].missing(row)
-            ]
+            lacking = [path for features in found.values() for path in features.missing(row)]
             (absent if lacking else kept[split]).append(row)
             missing.update(dict.fromkeys(lacking))
         skipped[split] = tuple(row["qid"] for row in absent)
@@ -194,11 +205,11 @@ def _without_missing(
         if len(missing) > len(names):
             names.append(f"... and {len(missing) - len(names)} more")
         empty = [split for split, split_rows in kept.items() if not split_rows]
-        advice = (
-            f"No query of {', '.join(empty)} has all its files: is {manual_dir} the right folder?"
-            if empty
-            else "Put them there, or leave these queries out with --skip_missing."
-        )
+        if empty:
+            advice = (
+                f"No query of {', '.join(empty)} has all its files: is {manual_dir} the right "
+                "folder?"
+            )
         raise DataError(
             f"{manual_dir}: {len(missing)} feature files are missing, needed by {num_skipped} of "
             f"{num_rows} queries:\n  " + "\n  ".join(names) + f"\n{advice}"
@@ -219,24 +230,62 @@ def _read_headers(
             return error
 
     headers: dict[str, dict[Item, FeatureHeader]] = collections.defaultdict(dict)
-    problems: list[str] = []
+    problems: dict[str, list[tuple[Item, DataError]]] = collections.defaultdict(list)
     pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
+    ticks = iter(progress_bar(range(len(wanted)), len(wanted), "checking features", progress))
     try:
-        results = progress_bar(pool.map(read, wanted), len(wanted), "checking features", progress)
-        for (files, item), header in zip(wanted, results, strict=True):
-            if not isinstance(header, DataError):
-                headers[files.name][item] = header
-            elif len(problems) < MAX_ERRORS:
-                problems.append(str(header))
-            else:
-                problems.append("... and more; mend these first.")
-                break
+        for name, group in itertools.groupby(wanted, lambda pair: pair[0].name):
+            pairs = list(group)
+            results = [pool.submit(read, pair) for pair in pairs]
+            for (_, item), result in zip(pairs, results, strict=True):
+                header = result.result()
+                next(ticks)
+                if not isinstance(header, DataError):
+                    headers[name][item] = header
+                    continue
+                problems[name].append((item, header))
+                if len(problems[name]) > MAX_ERRORS:  # enough; the next kind of features
+                    for other in results:
+                        other.cancel()
+                    break
     finally:
         # Neither many bad files nor Ctrl-C wait for all the others.
         pool.shutdown(cancel_futures=True)
     if problems:
-        raise DataError("\n".join(problems))
+        raise DataError("\n".join(_told(problems, headers)))
     return headers
+
+
+def _told(
+    problems: Mapping[str, Sequence[tuple[Item, DataError]]],
+    headers: Mapping[str, Mapping[Item, FeatureHeader]],
+) -> list[str]:
+    """Returns what is wrong with files, a line each; once where all have one other width."""
+    told, widths = [], {}
+    for name, bad in problems.items():
+        found = {_width(item) for item, _ in bad}
+        if not headers.get(name) and len(found) == 1 and None not in found:
+            (widths[name],) = found
+            told.append(f"{bad[0][1]} All {name} files that were read have this width.")
+        else:
+            told += [str(error) for _, error in bad]
+    if len(told) > MAX_ERRORS:
+        told[MAX_ERRORS:] = ["... and more; mend these first."]
+    if widths:
+        pairs = ",".join(f"{name}={width}" for name, width in widths.items())
+        told.append(
+            f"if that is meant: --widths={pairs} (flashvtg build), or config.data.video_widths and "
+            "config.data.query_width"
+        )
+    return told
+
+
+def _width(item: Item) -> int | None:
+    """Returns the width that a file has, None where it has none."""
+    try:
+        return item.header(None).width
+    except DataError:
+        return None
 
 
 def _agree(files: Features, headers: Mapping[Item, FeatureHeader]) -> Stream:
@@ -270,7 +319,7 @@ def _check_lengths(
             expected = num_video_clips(row["duration"], layout.clip_length)
             known = f"clips of {layout.clip_length:g} s in {row['duration']:g} s"
             fits = lengths_agree(shortest, expected)
-        if not lengths_agree(shortest, longest):
+        if not lengths_agree(shortest, longest, _MAX_EXTRA_CLIPS):
             pairs = zip(video.items, video.num_clips, strict=True)
             problem = (
                 "streams of one video differ in length by more than 10%: "

@@ -168,7 +168,7 @@ def _label_rows(annotation: Mapping[str, Any], num_clips: int) -> np.ndarray:
     if len(rows) < num_clips:
         raise DataError(
             f"query {annotation.get('qid')}: label has {len(rows)} rows for {num_clips} clips; "
-            "build the data set again with --overwrite, which cuts to the shorter"
+            "build the data set again (flashvtg build ... --overwrite), which cuts to the shorter"
         )
     return rows
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -183,6 +183,23 @@ class FileItem:
         if len(self.paths) == 1:
             return feature_header(self.paths[0], self.key, width)
         headers = [feature_header(path, self.key) for path in self.paths]
+        return self._joined(headers, width)
+
+    def read(self, width: int | None) -> np.ndarray:
+        """Reads the features [rows, width], parts side by side and cut to the shortest.
+
+        Raises:
+          DataError: as `read_feature`; as `header`.
+        """
+        if len(self.paths) == 1:
+            return read_feature(self.paths[0], self.key, width)
+        parts = [read_feature(path, self.key) for path in self.paths]
+        headers = [FeatureHeader(*part.shape, part.dtype) for part in parts]
+        rows = self._joined(headers, width).rows
+        return np.concatenate([part[:rows] for part in parts], axis=1)
+
+    def _joined(self, headers: Sequence[FeatureHeader], width: int | None) -> FeatureHeader:
+        """Returns the header of the parts side by side, or raises what does not fit."""
         rows = [header.rows for header in headers]
         if not lengths_agree(min(rows), max(rows)):
             raise DataError(
@@ -198,17 +215,6 @@ class FileItem:
                 "backbone?"
             )
         return FeatureHeader(min(rows), found, np.result_type(*(h.dtype for h in headers)))
-
-    def read(self, width: int | None) -> np.ndarray:
-        """Reads the features [rows, width], parts side by side and cut to the shortest.
-
-        Raises:
-          DataError: as `read_feature`.
-        """
-        if len(self.paths) == 1:
-            return read_feature(self.paths[0], self.key, width)
-        rows = self.header(width).rows
-        return np.concatenate([read_feature(p, self.key)[:rows] for p in self.paths], axis=1)
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.paths))
@@ -282,7 +288,10 @@ class Layout:
           DataError: there is no such folder, or none of the files in it.
         """
         if not manual_dir.is_dir():
-            raise DataError(f"{manual_dir}: no such folder; --manual_dir is where the files are.")
+            raise DataError(
+                f"{manual_dir}: no such folder; give the one that holds annotations and features "
+                "(flashvtg build --manual_dir=DIR, or config.data.manual_dir)."
+            )
         found = {}
         for split, names in self.annotations.items():
             candidates = [
@@ -313,9 +322,9 @@ class Layout:
         )
 
 
-def lengths_agree(one: int, other: int) -> bool:
-    """Returns whether two numbers of clips differ by no more than two clips, or 10%."""
-    return abs(one - other) <= max(2, 0.1 * max(one, other))
+def lengths_agree(one: int, other: int, clips: int = 2) -> bool:
+    """Returns whether two numbers of clips differ by no more than `clips`, or 10%."""
+    return abs(one - other) <= max(clips, 0.1 * max(one, other))
 
 
 def parse_widths(text: str) -> dict[str, int]:

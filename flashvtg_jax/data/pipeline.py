@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import grain
@@ -190,8 +190,11 @@ def evaluation_plan(source: SplitSource, config: ml_collections.ConfigDict) -> B
 
 
 def clip_counts(source: SplitSource, config: ml_collections.ConfigDict) -> np.ndarray:
-    """Returns the clips of each example [N] after cutting to `config.data.max_clips`."""
-    return _cut(source.num_clips, config)
+    """Returns the clips of each example [N] after cutting to `config.data.max_clips`.
+
+    These are the clips that all streams of `config.data.video_streams` have; others do not count.
+    """
+    return _clips(source.num_clips, source.stream_clips, config)
 
 
 def source_video(vid: str, kind: str) -> str:
@@ -241,7 +244,8 @@ class _BatchLoader:
         self.shape = BatchShape(  # of all batches but for the clips
             rows=plan.batch_size // process_count,
             clips=0,
-            words=data.max_words,
+            # Of the whole split, so that all its domains have the same.
+            words=min(data.max_words, int(np.max(source.all_num_words))),
             windows=max(1, int(np.max(source.num_windows))),
             pairs=self._rule.num_pairs,
             stream_widths=_checked_widths(source, config),
@@ -344,7 +348,7 @@ def _buckets(
 
     They are chosen for the whole split, so that all its domains have the same lengths.
     """
-    lengths = _cut(source.all_num_clips, config)
+    lengths = _clips(source.all_num_clips, source.all_stream_clips, config)
     chosen = functools.partial(
         default_buckets, lengths, batch_size=batch_size, groups=source.all_domains
     )
@@ -362,8 +366,13 @@ def _buckets(
     return buckets
 
 
-def _cut(num_clips: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
-    lengths = np.asarray(num_clips, np.int64)
+def _clips(
+    num_clips: np.ndarray,
+    stream_clips: Mapping[str, np.ndarray],
+    config: ml_collections.ConfigDict,
+) -> np.ndarray:
+    used = [stream_clips[name] for name in config.data.video_streams if name in stream_clips]
+    lengths = np.min(used, axis=0) if used else np.asarray(num_clips, np.int64)
     return lengths if config.data.max_clips is None else np.minimum(lengths, config.data.max_clips)
 
 

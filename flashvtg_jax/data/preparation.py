@@ -1,7 +1,8 @@
 """The data set a configuration trains on, made ready before training where it can be."""
 
-import shlex
+import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import ml_collections
@@ -9,8 +10,10 @@ import ml_collections
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.data import custom
 from flashvtg_jax.data.annotations import LABEL_FIELDS
-from flashvtg_jax.data.building import build
-from flashvtg_jax.data.source import SplitSource
+from flashvtg_jax.data.build_command import build_command
+from flashvtg_jax.data.building import build, find_builder
+from flashvtg_jax.data.layout import Layout
+from flashvtg_jax.data.source import SplitSource, built_folder
 from flashvtg_jax.data.synthetic import check_generated, synthesize
 from flashvtg_jax.errors import ConfigError, DataError
 
@@ -27,11 +30,15 @@ def prepare_data(
     `config.data.manual_dir` the files there are built; with neither, nothing is done.
 
     Raises:
-      ConfigError: a synthetic data set is there that was made with other settings.
-      DataError: files that cannot be used; one's own data that are neither built nor given.
+      ConfigError: a synthetic data set is there that was made with other settings; one's own data
+        without a clip length; streams or scores that the data to build cannot have.
+      DataError: files that cannot be used, or none of a split that is needed; one's own data that
+        are neither built nor given, or built from another folder of the same name.
     """
     data = config.data
-    built = max((data_dir / data.dataset).glob("*/dataset_info.json"), default=None)
+    if custom.is_custom(data.dataset):
+        custom.check_clip_length(data.dataset, config.clip_length)
+    built = built_folder(data_dir, data.dataset)
     manual_dir, widths = data.manual_dir, {**data.video_widths, "query": data.query_width}
     clip_length = config.clip_length if custom.is_custom(data.dataset) else None
     if "synthetic" in config:
@@ -48,11 +55,16 @@ def prepare_data(
         else:
             synthesize(manual_dir, progress=show_progress, **settings)
     if manual_dir is not None and not built:
+        layout = find_builder(data.dataset)[1].layout
+        layout = layout or custom.custom_layout(manual_dir, config.clip_length)
+        _check_before_building(config, layout, Path(manual_dir).expanduser())
+        # A configuration that is used for other streams than its own has widths of no use.
+        known = {files.name for files in layout.feature_files}
         build(
             data.dataset,
             manual_dir,
             data_dir,
-            widths=widths,
+            widths={name: width for name, width in widths.items() if name in known},
             clip_length=clip_length,
             progress=show_progress,
         )
@@ -61,21 +73,61 @@ def prepare_data(
             f"{data_dir / data.dataset}: not built yet; say where your features are: "
             "--config=custom:DIR, or config.data.manual_dir"
         )
-    elif built and clip_length and manual_dir is not None and show_progress:
-        _note_changes(data.dataset, Path(manual_dir), built, clip_length)
+    elif built and custom.is_custom(data.dataset) and manual_dir is not None:
+        manual_dir = Path(manual_dir).expanduser()
+        again = build_command(
+            data.dataset, data_dir, "--overwrite", manual_dir=manual_dir, clip_length=clip_length
+        )
+        if "synthetic" not in config:  # that was compared by its settings
+            _check_origin(built, manual_dir, again)
+        if show_progress:
+            _note_changes(data.dataset, manual_dir, built, again)
 
 
-def _note_changes(dataset: str, manual_dir: Path, built: Path, clip_length: float) -> None:
+def _check_before_building(
+    config: ml_collections.ConfigDict, layout: Layout, manual_dir: Path
+) -> None:
+    """Raises what a run would find wrong with the data set once it is built."""
+    data = config.data
+    _check_streams(config, [files.name for files in layout.streams])
+    _check_scores(config, layout.labels)
+    found = layout.find_annotations(manual_dir)
+    for field in ("train_split", "val_split"):
+        if data[field] not in found:
+            names = layout.annotations.get(data[field])
+            raise DataError(
+                f"{manual_dir}: no annotation file of split {data[field]!r}, which config.data."
+                f"{field} names; "
+                + (f"put {' or '.join(names)} there, or " if names else "")
+                + f"choose another split: there are {', '.join(found)}"
+            )
+
+
+def _check_origin(built: Path, manual_dir: Path, again: str) -> None:
+    """Raises DataError if one's own data were built from another folder, as far as is known."""
+    try:
+        origin = json.loads((built / "metadata.json").read_text()).get("manual_dir")
+    except (OSError, ValueError, AttributeError):
+        return  # opening it will tell
+    if origin is not None and Path(origin) != manual_dir.resolve():
+        raise DataError(
+            f"{built}: built from {origin}, but the configuration is about {manual_dir.resolve()}, "
+            "a folder of the same name. For that one take another work directory, another "
+            "config.data.data_dir, or another name, --config.data.dataset=custom/NAME. Was the "
+            "folder moved, use what is built with --config.data.manual_dir=None, or build it "
+            f"again: {again}"
+        )
+
+
+def _note_changes(dataset: str, manual_dir: Path, built: Path, again: str) -> None:
     """Says on stderr which of one's own files are newer than the data set built from them."""
+    built_at = (built / "dataset_info.json").stat().st_mtime
     times = {path: path.stat().st_mtime for path in custom.inspected(manual_dir)}
-    newer = [str(path) for path, time in times.items() if time > built.stat().st_mtime]
+    newer = [str(path) for path, time in times.items() if time > built_at]
     if newer:
-        source, data_dir = (shlex.quote(str(folder)) for folder in (manual_dir, built.parents[3]))
         print(
             f"note: {', '.join(newer)} changed after {dataset} was built; what was built is used. "
-            "To use the new files take another work directory, or build again: flashvtg build "
-            f"--dataset={dataset} --manual_dir={source} --clip_length={clip_length:g} "
-            f"--data_dir={data_dir} --overwrite",
+            f"To use the new files take another work directory, or build again: {again}",
             file=sys.stderr,
         )
 
@@ -97,21 +149,8 @@ def complete_config(
     """
     data = config.data
     streams = tuple(data.video_streams) or tuple(source.streams)
-    for name in streams:
-        if name not in source.streams:
-            raise ConfigError(
-                f"config.data.video_streams names {name!r}, but data set {data.dataset!r} has "
-                f"{', '.join(map(repr, source.streams))}"
-            )
-    for metric in config.train.selection_metrics:
-        field = _FIELDS_SCORED.get(metric[:2])
-        if field is not None and field not in LABEL_FIELDS[source.labels]:
-            raise ConfigError(
-                f"config.train.selection_metrics names {metric!r}, which is computed from {field}, "
-                f"but the lines of data set {data.dataset!r} have "
-                f"{', '.join(LABEL_FIELDS[source.labels])}; moments and highlights take different "
-                "configurations, see common.get_highlights in tfds_builders/custom/README.md"
-            )
+    _check_streams(config, source.streams)
+    _check_scores(config, source.labels)
     found = {"video_streams": streams}
     if data.query_width is None:
         found["query_width"] = source.query_dim
@@ -124,3 +163,25 @@ def complete_config(
             if name not in widths:
                 widths[name] = source.streams[name]
     return config
+
+
+def _check_streams(config: ml_collections.ConfigDict, known: Iterable[str]) -> None:
+    for name in config.data.video_streams:
+        if name not in known:
+            raise ConfigError(
+                f"config.data.video_streams names {name!r}, but data set {config.data.dataset!r} "
+                f"has {', '.join(map(repr, known))}"
+            )
+
+
+def _check_scores(config: ml_collections.ConfigDict, labels: str) -> None:
+    """Raises ConfigError for a score to select by that labels of a kind do not give."""
+    for metric in config.train.selection_metrics:
+        field = _FIELDS_SCORED.get(metric[:2])
+        if field is not None and field not in LABEL_FIELDS[labels]:
+            raise ConfigError(
+                f"config.train.selection_metrics names {metric!r}, which is computed from {field}, "
+                f"but the lines of data set {config.data.dataset!r} have "
+                f"{', '.join(LABEL_FIELDS[labels])}; moments and highlights take different "
+                "configurations, see common.get_highlights in tfds_builders/custom/README.md"
+            )

@@ -9,14 +9,14 @@ import operator
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from flashvtg_jax.data.custom import is_custom
+from flashvtg_jax.data.build_command import build_command
 from flashvtg_jax.data.dataset_builder import FORMAT_VERSION, VIDEOS
 from flashvtg_jax.errors import DataError
 
@@ -50,7 +50,10 @@ class SplitSource:
       num_windows: relevant windows of each example [N].
       clip_length: seconds.
       labels: kind of labels, a key of `annotations.LABEL_FIELDS`.
-      all_num_clips: clips of each example of the whole split, whatever the domains.
+      stream_clips: clips of each example [N] in each stream (or in its labels, if fewer); {} where
+        the data set was built by a version that did not tell.
+      all_num_clips, all_num_words, all_stream_clips: the same of the whole split, whatever the
+        domains.
       all_domains: domain of each of them; None where no domains were selected.
     """
 
@@ -96,6 +99,8 @@ class SplitSource:
         self.clip_length = stored.clip_length
         self.labels = stored.labels
         self.all_num_clips = stored.num_clips
+        self.all_num_words = stored.num_words
+        self.all_stream_clips = stored.stream_clips
         self.all_domains: np.ndarray | None = None
         self._rows = np.arange(len(stored.num_clips))
         if self._domains:
@@ -112,6 +117,7 @@ class SplitSource:
         self.num_clips = stored.num_clips[self._rows]
         self.num_words = stored.num_words[self._rows]
         self.num_windows = stored.num_windows[self._rows]
+        self.stream_clips = {name: clips[self._rows] for name, clips in stored.stream_clips.items()}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -156,8 +162,8 @@ class _StoredSplit:
             raise
         except Exception as error:  # TFDS and protobuf have many of their own for damaged files
             raise DataError(
-                f"{folder}: cannot be read ({type(error).__name__}: {error}); build the data set "
-                "again with --overwrite."
+                f"{folder}: cannot be read ({type(error).__name__}: {error}); build it again: "
+                f"{self._command()}"
             ) from error
         self.video_cache = _Cache(cache_bytes)
         # Queries are asked for once an epoch: a bounded cache would hold the wrong ones.
@@ -172,12 +178,12 @@ class _StoredSplit:
             raise DataError(
                 f"{folder}: built by another version of flashvtg-jax (format "
                 f"{metadata['format_version']}, this one reads {FORMAT_VERSION}); "
-                "build it again with --overwrite."
+                f"build it again: {self._command()}"
             )
         if split not in metadata["splits"]:
             raise DataError(
                 f"{folder}: no split {split!r}, only {', '.join(metadata['splits'])}; put its "
-                "annotation file into manual_dir and build again with --overwrite."
+                f"annotation file into manual_dir and build again: {self._command(metadata)}"
             )
         self.streams: dict[str, int] = metadata["streams"]
         self.query_dim: int = metadata["query_width"]
@@ -187,6 +193,10 @@ class _StoredSplit:
         self.num_clips = np.asarray(lengths["num_clips"], np.int64)
         self.num_words = np.asarray(lengths["num_words"], np.int64)
         self.num_windows = np.asarray(lengths["num_windows"], np.int64)
+        self.stream_clips = {
+            name: np.asarray(clips, np.int64)
+            for name, clips in lengths.get("stream_clips", {}).items()
+        }
         self.queries = builder.as_data_source(split)
         self.videos = builder.as_data_source(VIDEOS)
 
@@ -232,9 +242,20 @@ class _StoredSplit:
             return rows[index]
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(
-                f"{self.folder}: a row cannot be read ({error}); build the data set again "
-                "with --overwrite."
+                f"{self.folder}: a row cannot be read ({error}); build it again: {self._command()}"
             ) from error
+
+    def _command(self, metadata: Mapping[str, Any] | None = None) -> str:
+        """Returns the command that builds this data set again."""
+        metadata = metadata or {}
+        folder = Path(self.folder).absolute()  # data_dir/name/config/version
+        return build_command(
+            f"{folder.parents[1].name}/{folder.parent.name}",
+            folder.parents[2],
+            "--overwrite",
+            manual_dir=metadata.get("manual_dir"),
+            clip_length=metadata.get("clip_length"),
+        )
 
 
 class _Cache:
@@ -287,17 +308,20 @@ def open_split(
       DataError: the data set is not built, built by another version, or has no such split or
         domain.
     """
-    parent = Path(data_dir).expanduser() / dataset
+    folder = built_folder(data_dir, dataset)
+    if folder is None:
+        raise DataError(
+            f"{Path(data_dir).expanduser() / dataset}: not built yet; run: "
+            f"{build_command(dataset, data_dir)}"
+        )
+    return SplitSource(folder, split, domains, cache_bytes=None if cache else _CACHE_BYTES)
+
+
+def built_folder(data_dir: str | os.PathLike, dataset: str) -> Path | None:
+    """Returns the folder of the newest version of a data set that is built, None if none is."""
     folders = [
         path.parent
-        for path in parent.glob("*/dataset_info.json")
+        for path in (Path(data_dir).expanduser() / dataset).glob("*/dataset_info.json")
         if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
     ]
-    if not folders:
-        clip_length = "--clip_length=SECONDS " if is_custom(dataset) else ""
-        raise DataError(
-            f"{parent}: not built yet; run: flashvtg build --dataset={dataset} "
-            f"--manual_dir=DIR_OF_FEATURES {clip_length}--data_dir={data_dir}"
-        )
-    newest = max(folders, key=lambda path: tuple(map(int, path.name.split("."))))
-    return SplitSource(newest, split, domains, cache_bytes=None if cache else _CACHE_BYTES)
+    return max(folders, key=lambda path: tuple(map(int, path.name.split("."))), default=None)

@@ -15,7 +15,7 @@ IDLE_FIELDS = (
     "train.keep_checkpoints",
     "train.runs_together",
     "data.data_dir",
-    "data.manual_dir",
+    "data.manual_dir",  # of one's own data, the built set knows which folder it is of
     "data.num_threads",
     "data.prefetch",
     "data.cache",
@@ -63,7 +63,9 @@ def open_fields(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     data = config.data
     fields = {
         "data.video_streams": data.video_streams,
-        "data.video_widths": len(data.video_widths),
+        # Of streams chosen by hand the configuration has no widths.
+        "data.video_widths": set(data.video_streams) <= set(data.video_widths)
+        and len(data.video_widths),
         "data.query_width": data.query_width,
         "data.labels": data.labels,
     }

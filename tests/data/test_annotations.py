@@ -148,9 +148,9 @@ def test_a_missing_or_empty_file_is_an_error_that_names_it(tmp_path):
 
 
 def test_clips_without_ratings_are_an_error(write):
-    lines = problems(write(row(saliency_scores="absent"), row(qid=8, saliency_scores=None)))
-    assert len(lines) == 2
-    assert all("no field 'saliency_scores'" in line for line in lines)
+    (line,) = problems(write(row(saliency_scores="absent"), row(qid=8, saliency_scores=None)))
+    assert ":1: no field 'saliency_scores'" in line
+    assert line.endswith(" (2 of 2 lines)")
 
 
 @pytest.mark.parametrize("labels", [None, "qvhighlights"])
@@ -162,6 +162,29 @@ def test_every_line_is_rated_by_as_many_annotators(write, labels):
     path = write(*lines)
     assert problems(path, labels=labels) == [
         f"{path}:3: saliency_scores of 2 annotators, but of 3 in line 1; every line needs as many"
+    ]
+
+
+def test_every_clip_of_a_file_is_rated_by_as_many_annotators(write):
+    path = write(RATINGS, {**RATINGS, "qid": 8, "label": [[1.0], [2.0]]})
+    assert problems(path, labels="ratings") == [
+        f"{path}:2: label of 1 annotators, but of 2 in line 1; every line needs as many"
+    ]
+
+
+def test_a_file_of_another_data_set_is_told_once_with_the_number_of_lines(write):
+    lines = [{**ROW, "qid": i} for i in range(30)]
+    bare = {key: ROW[key] for key in ("query", "vid", "duration", "relevant_windows")}
+    path = write(*lines, {**bare, "qid": 30})
+    assert problems(path, labels="windows") == [
+        f"{path}:1: relevant_clip_ids and saliency_scores, but this data set has moments alone; is "
+        "this the annotation file of another data set? (30 of 31 lines)"
+    ]
+    assert [line.split(":")[1] for line in problems(path, labels="ratings")] == ["1"]
+    path = write(*({**RATINGS, "qid": i, "label": [[i + 6]]} for i in range(3)))
+    assert problems(path, labels="ratings") == [
+        f"{path}:1: label holds [6]; expected numbers from 1 to 5 for each clip; is this the "
+        "annotation file of another data set? (3 of 3 lines)"
     ]
 
 
@@ -184,7 +207,7 @@ def test_labels_are_on_every_line_or_on_none(write):
 @pytest.mark.parametrize(
     ("annotation", "kinds"),
     [
-        (ROW, {"qvhighlights", "windows"}),
+        (ROW, {"qvhighlights"}),
         (row(relevant_clip_ids="absent", saliency_scores="absent"), {"windows"}),
         (RATINGS, {"ratings"}),
         (BINARY, {"binary"}),

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from flashvtg_jax.data.glove import GloveWords, read_vectors, split_words
+from flashvtg_jax.data.glove import GloveWords, count_unknown, read_vectors, split_words
 from flashvtg_jax.errors import DataError
 
 TABLE = """\
@@ -70,6 +70,36 @@ def test_the_file_may_lie_in_a_folder_of_its_own(tmp_path, path):
 def test_a_missing_file_names_both_places(tmp_path):
     with pytest.raises(DataError, match=r"glove\.txt or .*glove/glove\.txt: no such file"):
         GloveWords("query", "glove.txt", 3).find(tmp_path, [{"query": "the"}])
+
+
+@pytest.mark.parametrize("width", [3, None, 4])
+def test_a_file_of_the_released_width_with_fewer_lines_was_cut_short(tmp_path, path, width):
+    words = GloveWords("query", path.name, width, released=(5, 3))
+    rows = [{"query": "the door"}]
+    if width == 3:
+        with pytest.raises(DataError, match=f"{path}: 4 lines, but 5 were released: cut short"):
+            words.find(tmp_path, rows)
+        (tmp_path / "synthetic.json").write_text("{}")  # as few lines as there are words
+        assert words.find(tmp_path, rows)
+        (tmp_path / "synthetic.json").unlink()
+        path.write_text(TABLE + "last 1 2 3\n")
+    elif width == 4:
+        path.write_text("".join(f"{line} 1\n" for line in TABLE.splitlines()))
+    assert words.find(tmp_path, rows)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_word(path):
+    path.write_bytes(b"\xef\xbb\xbf" + TABLE.encode())
+    np.testing.assert_array_equal(
+        read_vectors(path, {"the"}, 3)["the"], np.float32([0.1, -0.25, 3])
+    )
+
+
+def test_unknown_words_are_counted_once_each(tmp_path, path):
+    rows = [{"query": "the door. the"}, {"query": "The window opens door door."}]
+    found = GloveWords("query", path.name, 3).find(tmp_path, rows)
+    # the, door., window, opens, door: "door." is the one with more than letters
+    assert count_unknown(found.item(row) for row in rows) == (5, 3, 2)
 
 
 @pytest.mark.parametrize("words", [("the",), ("café",), ("unknown",)])

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from flashvtg_jax.data.labels import qvhighlights_labels
 from flashvtg_jax.data.pipeline import (
+    clip_counts,
     evaluation_batches,
     evaluation_plan,
     joint_evaluation_batches,
@@ -36,6 +37,8 @@ class MemorySource:
         self.all_num_clips = self.num_clips
         self.all_domains = None
         self.num_words = rng.integers(1, 9, len(num_clips))
+        self.all_num_words = self.num_words
+        self.stream_clips = self.all_stream_clips = {}
         self.num_windows = rng.integers(1, 4, len(num_clips)) * with_targets
         self.streams = dict(WIDTHS)
         self.query_dim = QUERY_WIDTH
@@ -380,6 +383,59 @@ def test_buckets_can_be_left_to_the_data():
     assert evaluation_plan(source, config).buckets == (3, 12)  # a batch of each
     config.data = ConfigDict({**config.data, "max_clips": 5})
     assert train_plan(source, config).buckets == (3, 5)
+
+
+def streams_of_different_lengths():
+    source = MemorySource([3, 9, 12, 4])
+    source.stream_clips = {"slowfast": [5, 12, 12, 4], "clip": [3, 9, 12, 4]}
+    source.all_stream_clips = {name: [*n, 13] for name, n in source.stream_clips.items()}
+    source.all_num_clips = np.asarray([*source.num_clips, 13])
+    return source
+
+
+@pytest.mark.parametrize(
+    ("streams", "clips", "cut"),
+    [
+        (("slowfast",), [5, 12, 12, 4], [5, 10, 10, 4]),
+        (("clip", "slowfast"), [3, 9, 12, 4], [3, 9, 10, 4]),
+    ],
+)
+def test_streams_that_are_not_used_do_not_cut_the_video(streams, clips, cut):
+    source = streams_of_different_lengths()
+    config = small_config(**{"data.video_streams": streams, "data.buckets": (5, 13)})
+    assert clip_counts(source, config).tolist() == clips
+    config.data = ConfigDict({**config.data, "max_clips": 10})
+    assert clip_counts(source, config).tolist() == cut
+    source.stream_clips = {}  # built by a version that did not tell
+    assert clip_counts(source, config).tolist() == [3, 9, 10, 4]
+
+
+def test_buckets_hold_the_longest_video_in_the_streams_that_are_used():
+    source = streams_of_different_lengths()
+    source.all_stream_clips["slowfast"][-1] = 14
+    used = {"data.video_streams": ("slowfast",)}
+    with pytest.raises(ConfigError, match="has 14 clips, but the last of"):
+        train_plan(source, small_config(**used))
+    config = small_config(**used)
+    config.data = ConfigDict({**config.data, "buckets": None})
+    assert train_plan(source, config).buckets[-1] == 14
+
+
+@pytest.mark.parametrize("batches", [train_pipeline, evaluation_batches])
+def test_words_are_padded_to_the_longest_query_of_the_whole_split(batches):
+    source = small_source()
+    config = small_config(**{"data.max_words": 40})
+    source.all_num_words = np.asarray([*source.num_words, 11])  # of another domain
+    whole = list(batches(source, config))
+    assert {batch.query.shape[1] for batch in whole} == {11}
+    source.all_num_words = source.num_words
+    own = list(batches(source, config))
+    assert {batch.query.shape[1] for batch in own} == {8} == {source.num_words.max()}
+    for batch, expected in zip(own, whole, strict=True):
+        np.testing.assert_array_equal(batch.query, expected.query[:, :8])
+        np.testing.assert_array_equal(batch.query_mask, expected.query_mask[:, :8])
+        assert not expected.query_mask[:, 8:].any()
+        np.testing.assert_array_equal(batch.video, expected.video)
 
 
 def test_buckets_are_chosen_for_all_domains_together():

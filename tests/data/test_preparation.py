@@ -1,5 +1,6 @@
 """What is made ready before training, and what is left alone."""
 
+import json
 import os
 import shutil
 
@@ -7,9 +8,10 @@ import pytest
 
 from flashvtg_jax.config import config_from_json, config_to_json, load_config
 from flashvtg_jax.data.preparation import complete_config, prepare_data
-from flashvtg_jax.data.source import open_split
+from flashvtg_jax.data.source import built_folder, open_split
 from flashvtg_jax.data.synthetic import synthesize
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.json_lines import write_json_lines
 
 WIDTHS = {"slowfast": 6, "clip": 5, "query": 4}
 SMALL = {
@@ -108,6 +110,7 @@ def test_with_neither_nothing_is_done(tmp_path):
 
 
 def own(folder, **changes):
+    changes = {"clip_length": 2.0, **changes}
     return load_config(f"custom:{folder}", {n.replace("__", "."): v for n, v in changes.items()})
 
 
@@ -144,8 +147,83 @@ def test_one_s_own_clip_length_comes_from_the_configuration(own_folder, tmp_path
 
 def test_one_s_own_data_need_a_folder_or_to_be_built(own_data, tmp_path):
     with pytest.raises(DataError, match=r"custom/mine: not built yet; .*--config=custom:DIR"):
-        prepare(load_config("custom"), tmp_path)
-    prepare(load_config("custom", {"data.dataset": "custom/my_data"}), own_data)
+        prepare(load_config("custom", {"clip_length": 2}), tmp_path)
+    prepare(load_config("custom", {"data.dataset": "custom/my_data", "clip_length": 2}), own_data)
+
+
+def test_one_s_own_clip_length_has_to_be_given(own_folder, own_data, tmp_path):
+    for data_dir in (own_data, tmp_path):
+        with pytest.raises(ConfigError, match=r"how many seconds .* --config\.clip_length=2"):
+            prepare(own(own_folder, clip_length=None), data_dir)
+    assert not any(tmp_path.iterdir())
+
+
+def test_another_folder_of_the_same_name_is_not_taken_for_the_first(own_folder, own_data, tmp_path):
+    other = tmp_path / own_folder.name
+    shutil.copytree(own_folder, other)
+    with pytest.raises(DataError, match=rf"built from {own_folder}, but .* about {other}, a fold"):
+        prepare(own(other), own_data)
+    (tmp_path / "link").symlink_to(own_folder)
+    same = own(tmp_path / "link", data__dataset="custom/my_data")
+    prepare(same, own_data)
+    prepare(own(other, data__manual_dir=None, data__dataset="custom/my_data"), own_data)
+    prepare(own(other, data__dataset="custom/other"), own_data)
+    metadata = own_data / "custom/other/1.0.0/metadata.json"
+    content = json.loads(metadata.read_text())
+    assert content.pop("manual_dir") == str(other)
+    metadata.write_text(json.dumps(content))  # as earlier versions built it
+    prepare(own(own_folder, data__dataset="custom/other"), own_data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "problem"),
+    [
+        (
+            {"data__val_split": "test"},
+            DataError,
+            r"'test', which config\.data\.val_split names; put",
+        ),
+        ({"data__train_split": "all"}, DataError, r"choose another split: there are train, val"),
+        ({"train__selection_metrics": ("HD-mAP",)}, ConfigError, "computed from label, but"),
+        ({"data__video_streams": ("clip",)}, ConfigError, r"has 'audio', 'resnet'"),
+    ],
+)
+def test_what_a_run_lacks_is_known_before_building(own_folder, tmp_path, changes, error, problem):
+    with pytest.raises(error, match=problem):
+        prepare(own(own_folder, **changes), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_widths_of_streams_that_a_data_set_does_not_have_do_no_harm(tmp_path):
+    rows = [
+        {"qid": vid, "vid": vid, "query": "a", "duration": 4, "domain": domain, "label": [[1], [2]]}
+        for vid, domain in (("a", "BK"), ("b", "BT"))
+    ]
+    for split in ("train", "val"):
+        write_json_lines(tmp_path / f"tvsum_{split}.jsonl", rows)
+    manual_dir, widths = tmp_path / "manual", "i3d=6,query=4"
+    paths = [tmp_path / f"tvsum_{split}.jsonl" for split in ("train", "val")]
+    dataset = "tvsum/i3d_clip"
+    synthesize(manual_dir, annotations=paths, dataset=dataset, widths=widths, progress=False)
+    given = {"data.dataset": dataset, "data.video_streams": "i3d", "data.query_width": 4}
+    config = load_config("tvsum_slowfast_clip", {**given, "data.manual_dir": str(manual_dir)})
+    with pytest.raises(DataError, match="if that is meant: --widths=i3d=6 "):
+        prepare(config, tmp_path)
+    with config.unlocked():
+        config.data.video_widths.i3d = 6
+    prepare(config, tmp_path)
+    with config.unlocked():
+        del config.data.video_widths.i3d
+    data = complete_config(config, open_split(tmp_path, dataset)).data
+    assert data.video_streams == ("i3d",) and data.video_widths.i3d == 6
+
+
+def test_of_several_versions_the_newest_by_number_counts(tmp_path):
+    for version in ("1.0.0", "2.0.0", "10.0.0", "11.0.0.incomplete"):
+        (tmp_path / "a/b" / version).mkdir(parents=True)
+        (tmp_path / "a/b" / version / "dataset_info.json").touch()
+    assert built_folder(tmp_path, "a/b").name == "10.0.0"
+    assert built_folder(tmp_path, "a/c") is None
 
 
 def test_what_is_left_open_is_completed_from_the_data(own_folder, own_source):
@@ -206,7 +284,8 @@ def test_files_that_changed_after_the_data_set_was_built_are_mentioned(
     prepare_data(own(folder), data_dir)
     note = capsys.readouterr().err
     assert note.startswith(f"note: {folder}/val.jsonl changed after custom/mine was built")
-    assert note.endswith(f"--clip_length=2 --data_dir={data_dir} --overwrite\n")
+    command = f"flashvtg build --dataset=custom/mine --manual_dir={folder} --clip_length=2"
+    assert note.endswith(f"{command} --data_dir={data_dir} --overwrite\n")
     shutil.rmtree(folder)  # what is built needs it no more
     prepare_data(own(folder), data_dir)
     assert capsys.readouterr().err == ""

@@ -83,6 +83,8 @@ def test_lengths_and_widths_are_known_without_reading(source, rows):
     assert (source.query_dim, source.clip_length, source.labels) == (8, 2.0, "qvhighlights")
     # The shortest stream counts: SlowFast has a clip more.
     assert source.num_clips.tolist() == [row["duration"] // 2 for row in rows]
+    assert source.stream_clips["slowfast"].tolist() == [row["duration"] // 2 + 1 for row in rows]
+    assert source.stream_clips["clip"].tolist() == source.num_clips.tolist()
     assert source.num_words.tolist() == [len(row["query"].split()) + 2 for row in rows]
     assert source.num_windows.tolist() == [len(row["relevant_windows"]) for row in rows]
 
@@ -134,6 +136,10 @@ def test_domains_select_rows_in_order(data_dir, manual_dir, rows, domains):
     with pytest.raises(IndexError):
         source[len(chosen)]
     assert source.all_num_clips.tolist() == whole.num_clips.tolist()
+    assert source.all_num_words.tolist() == whole.num_words.tolist()
+    for name, clips in whole.stream_clips.items():
+        assert source.stream_clips[name].tolist() == clips[chosen].tolist()
+        assert source.all_stream_clips[name].tolist() == clips.tolist()
     assert source.all_domains.tolist() == [row["domain"] for row in rows]
     again = pickle.loads(pickle.dumps(source))
     assert again.annotations() == source.annotations()
@@ -155,6 +161,18 @@ def test_selections_of_a_source_share_what_they_keep(data_dir):
         list(selection)
     assert len(selections[0].select(())) == 40
     assert len(source._stored.videos.reads) == num_videos
+
+
+def test_a_data_set_of_an_earlier_version_tells_no_lengths_of_streams(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / DATASET / "1.0.0/metadata.json"
+    metadata = json.loads(path.read_text())
+    for lengths in metadata["splits"].values():
+        del lengths["stream_clips"]
+    path.write_text(json.dumps(metadata))
+    old, new = (open_split(folder, DATASET, "train", ("GA",)) for folder in (tmp_path, data_dir))
+    assert old.stream_clips == old.all_stream_clips == {}
+    assert old.num_clips.tolist() == new.num_clips.tolist()
 
 
 def test_an_unknown_domain_lists_those_there_are(data_dir, source):

@@ -100,9 +100,18 @@ def test_a_table_of_another_width_is_an_error(manual):
     build_quietly(DATASET, manual, manual.parent / "data", widths={"vgg": 5, "query": None})
 
 
+def test_a_table_with_fewer_lines_than_released_is_an_error(manual):
+    (manual / GLOVE).write_text("".join(f"word{i}{' 1' * 300}\n" for i in range(3)))
+    message = failing(manual, widths={"vgg": 5})
+    assert message.startswith(f"{manual}/{GLOVE}: 3 lines, but 400000 were released: cut short?")
+
+
 def test_missing_videos_are_listed_as_for_other_features(manual):
     path = manual / "vgg_features/rgb_features/Y6R7T.npy"
     path.unlink()
     assert str(path) in failing(manual)
+    (manual / GLOVE).write_text("cut short")
+    assert str(path) in failing(manual)
+    (manual / GLOVE).write_text(TABLE)
     build(manual, skip_missing=True)
     assert len(open_split(manual.parent / "data", DATASET, "train")) == 1

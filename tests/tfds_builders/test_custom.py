@@ -133,6 +133,28 @@ def test_missing_files_are_named_in_the_format_of_the_others(folder, data_dir):
     assert len(open_split(data_dir, DATASET)) == 1
 
 
+def test_a_slightly_wrong_clip_length_is_mentioned(folder, data_dir, capsys):
+    for split, rows in ROWS.items():
+        rows = [row | {"duration": 100} for row in rows]
+        write_json_lines(folder / f"{split}.jsonl", rows)
+        for row in rows:
+            np.savez(folder / f"video/audio/{row['vid']}.npz", numbers("a", 201, 3, np.float16))
+            np.save(folder / f"video/resnet/{row['vid']}.npy", numbers("r", 200, 5, np.float32))
+    small_build(folder, data_dir, progress=True)
+    assert "note:" not in capsys.readouterr().err
+    small_build(folder, data_dir, clip_length=0.48, overwrite=True, progress=True)
+    note = capsys.readouterr().err.splitlines()[0]
+    assert note.startswith("note: rows times clip length (0.48 s) are 96% of the duration in the")
+    assert note.endswith("is the clip length 0.5 s?")
+
+
+def test_a_line_has_moments_or_rated_clips(folder, data_dir):
+    rows = [ROWS["train"][0], ROWS["train"][1] | {"label": [[1]] * 10}]
+    write_json_lines(folder / "train.jsonl", rows)
+    with pytest.raises(DataError, match=r"train\.jsonl:2: both label and relevant_windows"):
+        small_build(folder, data_dir)
+
+
 def test_another_clip_length_is_noticed_by_the_durations(folder, data_dir):
     with pytest.raises(DataError, match="10 rows, but the annotations say 5 clips of 1 s in 5 s"):
         small_build(folder, data_dir, clip_length=1)

@@ -142,13 +142,30 @@ def test_metadata_tells_lengths_without_reading_rows(manual, data_dir):
         "splits": {
             "train": {
                 "num_clips": [10, 10, 10, 10],
+                "stream_clips": {"slowfast": [11, 11, 11, 11], "clip": [10, 10, 10, 10]},
                 "num_words": [3, 3, 4, 5],
                 "num_windows": [2, 2, 2, 2],
             },
-            "val": {"num_clips": [10, 10], "num_words": [4, 5], "num_windows": [2, 2]},
+            "val": {
+                "num_clips": [10, 10],
+                "stream_clips": {"slowfast": [11, 11], "clip": [10, 10]},
+                "num_words": [4, 5],
+                "num_windows": [2, 2],
+            },
         },
         "skipped": {"train": [], "val": []},
     }
+
+
+@pytest.mark.parametrize("num_bytes", [0, 300, 1 << 20])
+def test_files_are_read_ahead_up_to_a_number_of_bytes(manual, data_dir, monkeypatch, num_bytes):
+    monkeypatch.setattr(dataset_builder, "_READ_AHEAD_BYTES", num_bytes)
+    small_build(manual, data_dir)
+    for split, name in (("train", TRAIN), ("val", VAL)):
+        source = open_split(data_dir, DATASET, split)
+        assert source.annotations() == ROWS[name]
+        for index, row in enumerate(ROWS[name]):
+            np.testing.assert_array_equal(source[index].streams["clip"], clip(row["vid"]))
 
 
 def test_rows_cross_shards_in_order(manual, data_dir, monkeypatch):
@@ -290,7 +307,11 @@ def test_the_report_goes_to_stderr(manual, data_dir, capsys):
     small_build(manual, data_dir, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "train 4 (of 7218 released), val 2 (of 1550 released) queries of 5 videos" in err
+    assert "train 4, val 2 queries of 5 videos" in err
+    assert err.splitlines()[1:] == [
+        "note: train has 4 queries, 7218 were released: is the file whole?",
+        "note: val has 2 queries, 1550 were released: is the file whole?",
+    ]
     assert str(data_dir) in err
 
 
@@ -304,7 +325,8 @@ def test_missing_files_stop_the_build_and_are_listed(manual, data_dir):
     assert "2 feature files are missing, needed by 3 of 6 queries" in message
     assert str(manual / "slowfast_features/-a.b_0.0_20.0.npz") in message
     assert str(manual / "clip_text_features/qid10.npz") in message
-    assert "--skip_missing" in message
+    command = f"--widths=slowfast=6,clip=5,query=4 --data_dir={data_dir} --skip_missing"
+    assert message.endswith(f"flashvtg build --dataset={DATASET} --manual_dir={manual} {command}")
 
 
 def test_a_long_list_of_missing_files_shows_ten_and_counts_the_rest(manual, data_dir):
@@ -324,6 +346,7 @@ def test_skip_missing_goes_on_and_says_how_many_it_skipped(manual, data_dir, cap
     folder = small_build(manual, data_dir, skip_missing=True, progress=True)
     err = capsys.readouterr().err
     assert "skipped 2 queries of train for missing features: 0, 1" in err
+    assert "note: train has 4 queries" in err
     assert "skipped 1 queries of val for missing features: 10" in err
     assert open_split(data_dir, DATASET, "train").annotations() == ROWS[TRAIN][1::2]
     assert open_split(data_dir, DATASET, "val")[0].annotation["qid"] == 11
@@ -404,6 +427,17 @@ def test_numbers_that_are_not_finite_stop_the_build(manual, data_dir, name, valu
     assert message.startswith(f"{path}: NaN or infinity in 1 of")
 
 
+def test_numbers_that_float32_does_not_hold_stop_the_build(manual, data_dir):
+    path = manual / "slowfast_features/v4_0.0_20.0.npz"
+    array = np.load(path)["features"].astype(np.float64)
+    array[1, 2] = -1e39
+    save(path, array)
+    message = failing(manual, data_dir)
+    assert message.startswith(
+        f"{path}: numbers too large for float32 in 1 of 11 rows (first: row 1)"
+    )
+
+
 def test_bad_annotations_name_file_and_line(manual, data_dir):
     rows = [*ROWS[VAL], {**annotation(12, "v4_0.0_20.0"), "relevant_windows": [[8, 4]]}]
     write_json_lines(manual / VAL, rows)
@@ -457,6 +491,15 @@ def test_features_may_differ_from_the_annotations_by_two_clips(manual, data_dir,
         assert f"{clips} rows, but the annotations say 10" in failing(manual, data_dir)
 
 
+@pytest.mark.parametrize(("extra", "fits"), [(1, True), (2, False)])
+def test_streams_may_differ_by_one_clip(manual, data_dir, extra, fits):
+    shorten(manual, "v1_0.0_20.0", 10 + extra, 10)
+    if fits:
+        small_build(manual, data_dir)
+    else:
+        assert "streams of one video differ in length by more than 10%" in failing(manual, data_dir)
+
+
 def test_at_most_ten_wrong_lengths_are_listed(manual, data_dir):
     rows = [annotation(qid, f"w{qid}") for qid in range(100, 115)]
     write_json_lines(manual / VAL, rows)
@@ -497,7 +540,16 @@ def test_a_video_has_one_duration(manual, data_dir):
 
 def test_other_widths_than_the_released_ones_have_to_be_announced(manual, data_dir):
     message = failing(manual, data_dir, widths=None)
-    assert "expected width 2304, got 6" in message
+    assert message.splitlines() == [
+        f"{manual}/slowfast_features/-a.b_0.0_20.0.npz: expected width 2304, got 6: features of "
+        "another backbone? All slowfast files that were read have this width.",
+        f"{manual}/clip_features/-a.b_0.0_20.0.npz: expected width 512, got 5: features of another "
+        "backbone? All clip files that were read have this width.",
+        f"{manual}/clip_text_features/qid0.npz: expected width 512, got 4: features of another "
+        "backbone? All query files that were read have this width.",
+        "if that is meant: --widths=slowfast=6,clip=5,query=4 (flashvtg build), or "
+        "config.data.video_widths and config.data.query_width",
+    ]
     small_build(manual, data_dir, widths="slowfast=6,clip=5,query=4")
     assert open_split(data_dir, DATASET, "val").streams == {"slowfast": 6, "clip": 5}
 

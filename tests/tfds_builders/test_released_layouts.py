@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from flashvtg_jax.config import config_names, load_config
 from flashvtg_jax.data.building import build, find_builder
 from flashvtg_jax.data.glove import GloveWords
 from flashvtg_jax.data.source import open_split
@@ -89,6 +90,7 @@ CLIPS = {
     0.166666: 76,
     2.0: 7,
 }  # of 12.5 s, the last one begun; 75.0003 clips of 0.166666 s
+GLOVE = {"charades_sta/vgg"}
 SMALL = {"slowfast": 6, "clip": 4, "vgg": 6, "internvideo2": 6, "i3d": 6, "query": 4}
 
 
@@ -152,8 +154,11 @@ def test_synthesised_features_lie_where_released_ones_do_and_build(dataset, tmp_
     assert written == expected
 
     folder = build(dataset, manual, tmp_path / "data", widths=widths)
-    reports = [f"{split} 1 (of {size} released)" for split, (_, size) in FILES[name].items()]
-    assert f"built {dataset}: {', '.join(reports)} queries of 1 videos" in capsys.readouterr().err
+    report = capsys.readouterr().err
+    sizes = ", ".join(f"{split} 1" for split in FILES[name])
+    assert f"built {dataset}: {sizes} queries of 1 videos" in report
+    assert ("0 of the 3 words of the queries are unknown" in report) == (dataset in GLOVE)
+    assert "note:" not in report  # of any size is what was synthesised
     line = LINES[name]
     clips = len(line["label"]) if line.get("label") else CLIPS[layout.clip_length]
     for split in FILES[name]:
@@ -190,6 +195,11 @@ def test_tfds_prepares_it_too(dataset, tmp_path, monkeypatch):
     [
         ("charades_sta/slowfast_clip", LINES["tvsum"], "no field 'relevant_windows', but label"),
         ("tacos/slowfast_clip", LINES["youtube_highlights"], "no field 'relevant_windows'"),
+        (
+            "tacos/slowfast_clip",
+            MOMENT | {"relevant_clip_ids": [0], "saliency_scores": [[1, 2, 3]]},
+            "relevant_clip_ids and saliency_scores, but this data set has moments alone; is this",
+        ),
         ("tvsum/slowfast_clip", MOMENT, "no field 'label', but relevant_windows"),
         ("youtube_highlights/slowfast_clip", MOMENT, "no field 'label', but relevant_windows"),
         (
@@ -227,6 +237,13 @@ def test_annotations_of_another_data_set_are_refused(dataset, line, problem, tmp
         build_quietly(dataset, tmp_path / "manual", tmp_path / "data")
     assert f"{path}:2: {problem}" in str(info.value)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_domains_of_configurations_are_those_of_the_builders(name):
+    data = load_config(name).data
+    layout = find_builder(data.dataset)[1].layout
+    assert data.domains == (layout.domains if layout else ())
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -285,7 +302,13 @@ def test_metadata_of_a_rated_data_set(tmp_path):
     folder = build_quietly(dataset, manual, tmp_path / "data", widths=widths)
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["labels"] == "ratings"
-    assert metadata["splits"]["val"] == {"num_clips": [7], "num_words": [3], "num_windows": [0]}
+    assert metadata["splits"]["val"] == {
+        "num_clips": [7],
+        "stream_clips": {"slowfast": [7], "clip": [7]},  # one more of SlowFast has no ratings
+        "num_words": [3],
+        "num_windows": [0],
+    }
+    assert "manual_dir" not in metadata
     rows = list(tfds.builder_from_directory(folder).as_data_source("videos"))
     assert [row["clip"].shape for row in rows] == [(7, 4)]
     assert rows[0]["clip"].dtype == np.float16

@@ -51,7 +51,7 @@ class Builder(FeatureDatasetBuilder):
                         also=(("rgb_features/{vid}", "features"),),  # UMT's pack
                     ),
                 ),
-                query=GloveWords("query", "glove.6B.300d.txt", 300),
+                query=GloveWords("query", "glove.6B.300d.txt", 300, released=(400000, 300)),
                 clip_length=0.166666,  # every fourth of 24 frames a second, as the authors round it
                 **_COMMON,
             ),

@@ -1,0 +1,35 @@
+"""The command that builds a data set, for errors to name it whole."""
+
+import os
+import shlex
+from collections.abc import Mapping
+
+from flashvtg_jax.data import custom
+
+
+def build_command(
+    dataset: str,
+    data_dir: str | os.PathLike,
+    *flags: str,
+    manual_dir: str | os.PathLike | None = None,
+    clip_length: float | None = None,
+    widths: Mapping[str, int | None] | None = None,
+) -> str:
+    """Returns a `flashvtg build` command line, with capitals in place of what is not known.
+
+    Args:
+      dataset: "name/config".
+      data_dir: folder of all built data sets.
+      *flags: "--overwrite", "--skip_missing".
+      manual_dir: folder of the released files.
+      clip_length: seconds; named for one's own data only.
+      widths: feature widths other than the released ones, by name.
+    """
+    manual = "DIR_OF_FEATURES" if manual_dir is None else shlex.quote(os.fspath(manual_dir))
+    parts = ["flashvtg build", f"--dataset={shlex.quote(dataset)}", f"--manual_dir={manual}"]
+    if custom.is_custom(dataset):
+        parts.append(f"--clip_length={'SECONDS' if clip_length is None else f'{clip_length:g}'}")
+    announced = [f"{name}={width}" for name, width in (widths or {}).items() if width is not None]
+    if announced:
+        parts.append(f"--widths={','.join(announced)}")
+    return " ".join([*parts, f"--data_dir={shlex.quote(os.fspath(data_dir))}", *flags])
