@@ -54,14 +54,14 @@ def decode_moments(
     """
     duration = jnp.broadcast_to(jnp.asarray(duration, jnp.float32), output.logits.shape[:1])
     mask = output.point_mask
-    missing = max(0, max_moments - mask.shape[1])
+    # There may be fewer points than moments, or a symbolic number of them: rows of -1 follow.
     # Sigmoid is monotone, but saturates: equal scores rank by position, as in the authors' code.
     score = jnp.where(mask, jax.nn.sigmoid(output.logits), -1.0)
-    score = jnp.pad(score, ((0, 0), (0, missing)), constant_values=-1.0)
+    score = jnp.pad(score, ((0, 0), (0, max_moments)), constant_values=-1.0)
     score, index = jax.lax.top_k(score, max_moments)
 
     windows = point_windows(output, clip_length)
-    windows = jnp.pad(windows, ((0, 0), (0, missing), (0, 0)))
+    windows = jnp.pad(windows, ((0, 0), (0, max_moments), (0, 0)))
     windows = jnp.take_along_axis(windows, index[..., None], axis=1)
     windows = jnp.clip(windows, 0, duration[:, None, None])
     if round_decimals:

@@ -7,6 +7,7 @@ from flashvtg_jax.models.fusion import ClipEncoder as ClipEncoder
 from flashvtg_jax.models.fusion import DummyEncoder as DummyEncoder
 from flashvtg_jax.models.output import FlashVTGOutput as FlashVTGOutput
 from flashvtg_jax.models.pyramid import TemporalFeatureLayering as TemporalFeatureLayering
+from flashvtg_jax.models.pyramid import make_point_mask as make_point_mask
 from flashvtg_jax.models.pyramid import make_points as make_points
 from flashvtg_jax.models.saliency import SaliencyHead as SaliencyHead
 from flashvtg_jax.models.score_refinement import (

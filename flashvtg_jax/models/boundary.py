@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
 from flashvtg_jax.models.layers import Convolution, Dtype
 from flashvtg_jax.models.score_refinement import join_levels, split_levels
@@ -29,7 +28,6 @@ class BoundaryHead(nn.Module):
         x = join_levels(levels, gap)
         x = nn.relu(Convolution(x.shape[-1], 3, self.dtype, name="conv_0")(x, mask))
         x = Convolution(2, 3, jnp.float32, name="conv_1")(x, mask)
-        x = jnp.concatenate(split_levels(x, lengths, gap), axis=1)
         factor = self.param("level_factor", nn.initializers.ones, (self.num_levels,), jnp.float32)
-        level = np.repeat(np.arange(len(lengths)), lengths)
-        return jnp.exp(x) * factor[level][:, None]
+        levels = split_levels(x, lengths, gap)
+        return jnp.concatenate([jnp.exp(x) * factor[k] for k, x in enumerate(levels)], axis=1)

@@ -182,7 +182,7 @@ class FlashVTG(nn.Module):
             inter_scale_logits=inter,
             logits=logits,
             offsets=self.boundary_head(levels, masks),
-            points=jnp.asarray(make_points(video.shape[1], self.strides)),
+            points=make_points(video.shape[1], self.strides),
             point_mask=jnp.concatenate(masks, axis=1),
             saliency=saliency,
             query_attention=query_attention,

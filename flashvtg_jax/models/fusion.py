@@ -120,6 +120,19 @@ class AdaptiveCrossAttention(nn.Module):
     clips [B, L, D], clip_positions [B, L, D], words [B, Q, D], word_mask [B, Q] bool,
     dummy_keys [B, N, D] -> (clips [B, L, D], query_attention [B, L] in [0, 1]: the mean over layers
     and heads of the attention that reached words). Raises AssertionError for arrays of other ranks.
+
+    Alone it lets any sequence read any other (`examples/plain_jax.py`). D is a multiple of
+    `num_heads`; positions may be zeros; dummies are learned keys that catch the attention of what
+    has nothing to read, a parameter of one's own, or N = 0:
+
+        attention = AdaptiveCrossAttention(num_layers=2, num_heads=4, ffn_dim=128)
+        arrays = (clips, positions, words, word_mask, dummy_keys)
+        params = attention.init(key, *arrays)["params"]
+        clips, query_attention = attention.apply({"params": params}, *arrays)
+
+    Words that are False in `word_mask` are not read. Clips do not see each other, so they need no
+    mask: padded ones yield numbers to be left out. With `train=True` dropout and stochastic depth
+    act and need `rngs={"dropout": key}`.
     """
 
     num_layers: int = 6

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
 from flashvtg_jax.models.layers import Dtype, PairConvolution, layer_norm
 
 
 def level_length(num_clips: int, stride: float) -> int:
     """Points of a level: clips that fit its stride, rounded down (0: the video is too short)."""
-    return math.floor(num_clips / stride)
+    # In whole numbers, which a symbolic number of clips (jax.export) can do as well.
+    return num_clips // int(stride) if stride >= 1 else num_clips * round(1 / stride)
 
 
-def make_points(num_clips: int, strides: Sequence[float]) -> np.ndarray:
+def make_points(num_clips: int, strides: Sequence[float]) -> chex.Array:
     """Points of all levels: [P, 4] float32 of position, range low, range high (clips) and stride.
 
     A point regresses the moments whose farther end is within its range; the first level begins at 0
@@ -24,12 +24,12 @@ def make_points(num_clips: int, strides: Sequence[float]) -> np.ndarray:
     """
     lows = [0.0, *strides[1:]]
     highs = [*strides[1:], math.inf]
-    rows = [
-        (i * stride, low, high, stride)
-        for stride, low, high in zip(strides, lows, highs, strict=True)
-        for i in range(level_length(num_clips, stride))
-    ]
-    return np.asarray(rows, np.float32).reshape(-1, 4)
+    levels = []
+    for stride, low, high in zip(strides, lows, highs, strict=True):
+        position = jnp.arange(level_length(num_clips, stride), dtype=jnp.float32) * stride
+        rest = [jnp.full_like(position, value) for value in (low, high, stride)]
+        levels.append(jnp.stack([position, *rest], axis=-1))
+    return jnp.concatenate(levels)
 
 
 def make_point_mask(mask: chex.Array, strides: Sequence[float]) -> list[chex.Array]:
@@ -40,7 +40,7 @@ def make_point_mask(mask: chex.Array, strides: Sequence[float]) -> list[chex.Arr
     count = mask.sum(-1)[:, None]
     lengths = [level_length(mask.shape[-1], stride) for stride in strides]
     return [
-        (np.arange(length) + 1) * stride <= count
+        (jnp.arange(length) + 1) * stride <= count
         for length, stride in zip(lengths, strides, strict=True)
     ]
 
@@ -52,6 +52,17 @@ class TemporalFeatureLayering(nn.Module):
     length 0 where the video is shorter than the stride (paper section 3.3). Strides are powers of
     two; below 1 they upsample. The level of stride 1 is the memory itself.
     Raises ValueError for a stride that is not a power of two.
+
+    Alone it serves any sequence and any width D (`examples/linen_model.py`):
+
+        pyramid = TemporalFeatureLayering(strides=(1, 4))
+        params = pyramid.init(key, memory)["params"]
+        levels = pyramid.apply({"params": params}, memory)  # [B, L, D], [B, floor(L / 4), D]
+        masks = make_point_mask(mask, pyramid.strides)  # [B, L], [B, floor(L / 4)] bool
+
+    It takes no mask: point i of a level reads positions i * stride to (i + 1) * stride alone, so
+    the points that `make_point_mask` calls valid have read no padding, and the others are to be
+    left out. There is no dropout, and nothing changes from training to use.
     """
 
     strides: Sequence[float] = (1, 2, 4, 8)

@@ -80,6 +80,18 @@ class AdaptiveScoreRefinement(nn.Module):
 
     Across levels the convolution sees the last valid point of a level next to the first of the
     following one, wherever the padding lies: the points are packed before it and spread after it.
+
+    Alone it scores the positions of any pyramid, or of one sequence as its only level, for anything
+    that is found at several scales (`examples/linen_model.py`); levels may have any lengths and
+    share one width D:
+
+        refinement = AdaptiveScoreRefinement(kernel_size=3, num_mlp_layers=2)
+        params = refinement.init(key, levels, masks)["params"]
+        logits, _, _ = refinement.apply({"params": params}, levels, masks)  # [B, P], level by level
+
+    Logits of masked points are finite and mean nothing: leave them out of losses and rankings.
+    `kernel_size` is odd. There is no dropout, and nothing changes from training to use.
+    Raises AssertionError for arrays of other ranks.
     """
 
     kernel_size: int = 5
