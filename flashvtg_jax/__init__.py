@@ -19,28 +19,46 @@ if TYPE_CHECKING:
     from flashvtg_jax.decoding import decode_moments as decode_moments
     from flashvtg_jax.errors import FlashVTGError as FlashVTGError
     from flashvtg_jax.evaluation import evaluate as evaluate
+    from flashvtg_jax.figures.prediction import plot_prediction as plot_prediction
     from flashvtg_jax.interop.pytorch import params_from_torch as params_from_torch
+    from flashvtg_jax.interop.pytorch import params_to_torch as params_to_torch
     from flashvtg_jax.losses import Targets as Targets
     from flashvtg_jax.losses import objective as objective
     from flashvtg_jax.metrics import evaluate_predictions as evaluate_predictions
     from flashvtg_jax.models.flashvtg import FlashVTG as FlashVTG
     from flashvtg_jax.models.flashvtg import build_model as build_model
+    from flashvtg_jax.models.fusion import AdaptiveCrossAttention as AdaptiveCrossAttention
     from flashvtg_jax.models.output import FlashVTGOutput as FlashVTGOutput
+    from flashvtg_jax.models.pyramid import TemporalFeatureLayering as TemporalFeatureLayering
+    from flashvtg_jax.models.pyramid import make_point_mask as make_point_mask
+    from flashvtg_jax.models.score_refinement import (
+        AdaptiveScoreRefinement as AdaptiveScoreRefinement,
+    )
+    from flashvtg_jax.predictor import Prediction as Prediction
+    from flashvtg_jax.predictor import Predictor as Predictor
     from flashvtg_jax.training.loop import train as train
 
 _HOMES = {
+    "AdaptiveCrossAttention": "models.fusion",
+    "AdaptiveScoreRefinement": "models.score_refinement",
     "Batch": "data.batch",
     "FlashVTG": "models.flashvtg",
     "FlashVTGError": "errors",
     "FlashVTGOutput": "models.output",
+    "Prediction": "predictor",
+    "Predictor": "predictor",
     "Targets": "losses",
+    "TemporalFeatureLayering": "models.pyramid",
     "build_model": "models.flashvtg",
     "decode_moments": "decoding",
     "evaluate": "evaluation",
     "evaluate_predictions": "metrics",
     "load_config": "config",
+    "make_point_mask": "models.pyramid",
     "objective": "losses",
     "params_from_torch": "interop.pytorch",
+    "params_to_torch": "interop.pytorch",
+    "plot_prediction": "figures.prediction",
     "train": "training.loop",
 }
 

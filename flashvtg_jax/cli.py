@@ -19,8 +19,9 @@ from flashvtg_jax.version import __version__
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status.
 
-    0: done. 1: something the user can mend, told in one message. 2: wrong usage. 130 and 143:
-    training was interrupted by SIGINT or SIGTERM and is saved.
+    0: done. 1: something the user can mend, told in one message. 2: wrong usage. 3: `predict` is
+    done, but for lines of its list that could not be used. 130 and 143: training was interrupted by
+    SIGINT or SIGTERM and is saved.
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
@@ -173,6 +174,70 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     add = command(
+        "predict",
+        run_predict,
+        "Find the moments and highlights for a list of queries, or for one. Feature files are raw, "
+        "as extracted. The list may be of any length; the same command goes on where it stopped. "
+        "Exit status 3: done, but some lines of the list could not be used.",
+        "flashvtg predict --checkpoint=runs/demo --features=runs/demo/data/synthetic "
+        "--queries=runs/demo/data/synthetic/highlight_val_release.jsonl --output=answers.jsonl",
+    ).add_argument
+    add(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        type=user_path,
+        help="work directory of flashvtg train, or what flashvtg convert wrote",
+    )
+    add("--step", type=int, metavar="N", help="of the checkpoint (default: the best one)")
+    add(
+        "--queries",
+        metavar="FILE",
+        type=user_path,
+        help="JSON lines with qid and vid, and query and duration (seconds) where known",
+    )
+    add(
+        "--features",
+        metavar="DIR",
+        type=user_path,
+        help="feature files, laid out as those of the data set the model was trained on",
+    )
+    add(
+        "--video_features",
+        action="append",
+        default=[],
+        metavar="STREAM=DIR",
+        help="files of a stream, named as there or VID.npz; once for each stream",
+    )
+    add(
+        "--query_features",
+        metavar="DIR",
+        type=user_path,
+        help="files of the queries, named as there or QID.npz",
+    )
+    add("--output", metavar="FILE", type=user_path, help="predictions, a JSON line for each query")
+    add("--overwrite", action="store_true", help="begin the output anew")
+    add(
+        "--video",
+        action="append",
+        default=[],
+        metavar="STREAM=FILE",
+        help="instead of a list: the video's features; once for each stream",
+    )
+    add("--query_file", metavar="FILE", type=user_path, help="with --video: the query's features")
+    add("--duration", type=float, metavar="SECONDS", help="with --video: of the video")
+    add("--nms_threshold", type=float, metavar="IOU", help="(default: of the configuration)")
+    add("--no_nms", action="store_true", help="keep moments that overlap better ones")
+    add("--top_k", type=int, metavar="K", help="moments for each query (default: as in training)")
+    add("--score_threshold", type=float, metavar="S", help="leave out moments below this score")
+    add("--batch_size", type=int, metavar="N", help="queries at once (default: as in evaluation)")
+    add(
+        "--whole_videos",
+        action="store_true",
+        help="do not cut videos that are longer than those of training",
+    )
+
+    add = command(
         "score",
         run_score,
         "Score a prediction file in the QVHighlights format as the official evaluator does.",
@@ -187,7 +252,115 @@ def make_parser() -> argparse.ArgumentParser:
         type=user_path,
         help="write all numbers as JSON, laid out as the official ones",
     )
+    add(
+        "--clip_length",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="of the clips that saliency_scores rate (default %(default)s)",
+    )
+
+    add = command(
+        "plot",
+        run_plot,
+        "Draw a figure for each query of a prediction file: saliency over time, the ten best "
+        "moments as bars, and what people said, if there are annotations.",
+        "flashvtg plot --predictions=runs/demo/predictions_nms.jsonl --output=runs/demo/figures "
+        "--annotations=runs/demo/data/synthetic/highlight_val_release.jsonl",
+    ).add_argument
+    add("--predictions", required=True, metavar="FILE", type=user_path, help="JSON lines")
+    add("--output", required=True, metavar="DIR", type=user_path, help="folder for the figures")
+    add("--annotations", metavar="FILE", type=user_path, help="JSON lines, of these queries")
+    add("--qid", action="append", metavar="Q", help="draw this query; several times for several")
+    add(
+        "--limit",
+        type=int,
+        default=20,
+        metavar="N",
+        help="without --qid: draw the first N queries (default %(default)s)",
+    )
+    add("--format", choices=("png", "svg"), default="png", help="(default %(default)s)")
+    add(
+        "--clip_length",
+        type=float,
+        metavar="SECONDS",
+        help="(default: of the config.json beside the predictions, or 2)",
+    )
+
+    add = command(
+        "convert",
+        run_convert,
+        "Read a checkpoint of the authors' PyTorch program into a work directory, or write the "
+        "model of a work directory as such a checkpoint. Nothing in a file is run. Needs PyTorch: "
+        "pip install 'flashvtg-jax[torch]'.",
+        "flashvtg convert --torch_checkpoint=model_best.ckpt --output=runs/released\n"
+        "  flashvtg convert --workdir=runs/released --to_torch=model.ckpt",
+    ).add_argument
+    add("--torch_checkpoint", metavar="FILE", type=user_path, help="to read; needs --output")
+    add("--output", metavar="DIR", type=user_path, help="work directory to write; new or empty")
+    add(
+        "--config",
+        metavar="NAME",
+        help="configuration to start from (default: the one that FILE names), a name or a .py file",
+    )
+    add("--widths", metavar="slowfast=64,query=32", help="other feature widths than the released")
+    add("--workdir", metavar="DIR", type=user_path, help="to read; needs --to_torch")
+    add("--to_torch", metavar="FILE", type=user_path, help="checkpoint to write; new")
+    add("--step", type=int, metavar="N", help="of the work directory's checkpoint (default: best)")
+
+    add = command(
+        "export",
+        run_export,
+        "Write a trained model, from raw features to decoded moments, as serialized StableHLO with "
+        "a manifest: one file for several platforms, which needs jax alone. Needs flatbuffers: pip "
+        "install 'flashvtg-jax[export]'.",
+        "flashvtg export --checkpoint=runs/demo --output=exported/demo",
+    ).add_argument
+    add("--checkpoint", required=True, metavar="DIR", type=user_path, help="work directory")
+    add(
+        "--output",
+        required=True,
+        metavar="DIR",
+        type=user_path,
+        help="folder to write; new, empty, or an earlier export",
+    )
+    add("--step", type=int, metavar="N", help="of the checkpoint (default: the best one)")
+    add(
+        "--platforms",
+        default="cpu,cuda,tpu",
+        metavar="NAMES",
+        help="that the file is for; also rocm (default %(default)s)",
+    )
+    add(
+        "--buckets",
+        default=(),
+        metavar="75,300",
+        type=whole_numbers,
+        help="a program for each of these numbers of clips (default: one, for any length)",
+    )
+    add(
+        "--batch_sizes",
+        default=(),
+        metavar="1,16",
+        type=whole_numbers,
+        help="a program for each of these numbers of queries (default: for any number)",
+    )
     return parser
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Numbers separated by commas."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        message = f"{text!r}: whole numbers, separated by commas"
+        raise argparse.ArgumentTypeError(message) from error
+
+
+def named_path(text: str) -> tuple[str | None, str]:
+    """STREAM=PATH, or a path alone, as the user meant it."""
+    name, _, path = text.rpartition("=")
+    return name or None, user_path(path)
 
 
 def user_path(text: str) -> str:
@@ -242,19 +415,26 @@ def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 128 + interruption.signal_number
-    print_results(Path(options.workdir), numbers, numbers_nms)
-    print(f"\nresults in {options.workdir}: metrics.json, predictions.jsonl, tensorboard/")
+    workdir = Path(options.workdir)
+    from flashvtg_jax.training.runs import untrained_numbers
+
+    print_results(workdir, numbers, numbers_nms, untrained_numbers(workdir))
+    if config.seeds or config.data.domains:
+        print(f"\nmeans in {workdir}/metrics.json; each run's results in a folder of its own there")
+    else:
+        print(f"\nresults in {workdir}: metrics.json, predictions.jsonl, tensorboard/")
     return 0
 
 
-def print_results(workdir: Path, numbers: dict[str, float], numbers_nms: dict[str, float]) -> None:
-    """The numbers as a table, beside those of the untrained model where they were taken."""
-    from flashvtg_jax.training.runs import untrained_numbers
-
-    columns = {}
-    if untrained := untrained_numbers(workdir):
-        columns["untrained"] = untrained
-    deviations = json.loads((workdir / "metrics.json").read_text()).get("std", {})
+def print_results(
+    folder: Path,
+    numbers: dict[str, float],
+    numbers_nms: dict[str, float],
+    untrained: dict[str, float] | None = None,
+) -> None:
+    """The numbers of a folder's metrics.json as a table, beside those of the untrained model."""
+    deviations = json.loads((folder / "metrics.json").read_text()).get("std", {})
+    columns = {"untrained": untrained} if untrained else {}
     columns["without NMS" if numbers_nms else "trained"] = {
         key: (value, deviations[key]) if deviations else value for key, value in numbers.items()
     }
@@ -280,13 +460,138 @@ def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
+def run_predict(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.prediction_files import predict_file, predict_pair
+    from flashvtg_jax.predictor import Predictor
+
+    listed, paired = (options.queries, options.output), (options.video, options.query_file)
+    one, many = (all(paired) and not options.queries), (all(listed) and not any(paired))
+    if not (one or many):
+        print(
+            "flashvtg predict: give --queries=FILE --output=FILE and where the features are, or "
+            "--video=STREAM=FILE --query_file=FILE",
+            file=sys.stderr,
+        )
+        return 2
+    predictor = Predictor.from_checkpoint(
+        options.checkpoint,
+        step=options.step,
+        batch_size=options.batch_size,
+        whole_videos=options.whole_videos,
+    )
+    choice = {
+        "nms_threshold": None if options.no_nms else options.nms_threshold,
+        "max_moments": options.top_k,
+        "score_threshold": options.score_threshold,
+    }
+    if options.nms_threshold is None and not options.no_nms:
+        choice["nms_threshold"] = "config"
+    if options.video:
+        video = [named_path(text) for text in options.video]
+        seconds = options.duration
+        found = predict_pair(predictor, video, options.query_file, duration=seconds, **choice)
+        text = json.dumps(found) + "\n"
+        if options.output:
+            write_atomically(options.output, text)
+        else:
+            print(text, end="")
+        return 0
+    summary = predict_file(
+        predictor,
+        options.queries,
+        options.output,
+        features=options.features,
+        video_features=dict(map(named_path, options.video_features)),
+        query_features=options.query_features,
+        overwrite=options.overwrite,
+        **choice,
+    )
+    print(summary.told(options.output), file=sys.stderr)
+    return 3 if summary.bad else 0
+
+
 def run_score(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.metrics import nested, score_files
 
-    numbers = score_files(options.predictions, options.annotations)
+    numbers = score_files(options.predictions, options.annotations, options.clip_length)
     print_numbers({"score": numbers})
     if options.output:
         write_atomically(options.output, json.dumps(nested(numbers), indent=2) + "\n")
+    return 0
+
+
+def run_convert(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.interop.conversion import from_torch_file, to_torch_file
+
+    reading = {"--torch_checkpoint": options.torch_checkpoint, "--output": options.output}
+    writing = {"--workdir": options.workdir, "--to_torch": options.to_torch}
+    extra = (options.config or options.widths) if options.to_torch else options.step
+    given = [name for name, value in {**reading, **writing}.items() if value]
+    if given not in (list(reading), list(writing)) or extra is not None:
+        print(
+            "flashvtg convert: give --torch_checkpoint=FILE --output=DIR [--config=NAME] "
+            "[--widths=...], or --workdir=DIR --to_torch=FILE [--step=N]",
+            file=sys.stderr,
+        )
+        return 2
+    if options.to_torch:
+        written = to_torch_file(options.workdir, options.to_torch, options.step)
+        print(f"wrote the parameters of step {written.step} to {options.to_torch}")
+        model = written.model
+        if (model.hidden_dim, model.num_heads) != (256, 8):
+            print(
+                "note: the authors' program has 256 channels and 8 heads built in, this model has "
+                f"{model.hidden_dim} and {model.num_heads}: only a changed one runs it",
+                file=sys.stderr,
+            )
+        return 0
+    found = from_torch_file(
+        options.torch_checkpoint, options.output, options.config, options.widths
+    )
+    data = found.config.data
+    streams = " + ".join(f"{name} {data.video_widths[name]}" for name in data.video_streams)
+    epoch = "" if found.epoch is None else f" of epoch {found.epoch + 1}"
+    print(
+        f"{found.num_params / 1e6:.2f} M parameters{epoch}: {data.dataset}"
+        f"{''.join(f', domain {name}' for name in data.domains)}, features {streams}, words "
+        f"{data.query_width}, clips of {found.config.clip_length:g} s\n"
+        f"wrote {options.output}: flashvtg evaluate --workdir={options.output} --data_dir=DIR"
+    )
+    return 0
+
+
+def run_plot(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.figures.files import plot_files
+
+    paths = plot_files(
+        options.predictions,
+        options.output,
+        annotations=options.annotations,
+        qids=options.qid or (),
+        limit=options.limit,
+        file_format=options.format,
+        clip_length=options.clip_length,
+    )
+    count = "a figure" if len(paths) == 1 else f"{len(paths)} figures"
+    print(f"wrote {count} to {options.output}: {paths[0].name}" + ", ..." * (len(paths) > 1))
+    return 0
+
+
+def run_export(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.interop.exporting import export_checkpoint
+
+    manifest = export_checkpoint(
+        options.checkpoint,
+        options.output,
+        step=options.step,
+        platforms=[name.strip() for name in options.platforms.split(",")],
+        buckets=options.buckets,
+        batch_sizes=options.batch_sizes,
+    )
+    files = [*manifest["programs"], manifest["params"]]
+    for about in files:
+        print(f"{about['file']}: {about['bytes'] / 1e6:.1f} MB")
+    print(f"wrote {options.output} for {', '.join(manifest['platforms'])}: manifest.json says more")
     return 0
 
 

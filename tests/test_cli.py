@@ -10,7 +10,7 @@ import pytest
 
 from flashvtg_jax.cli import main, make_parser
 
-COMMANDS = ["synthesize", "build", "train", "evaluate", "score"]
+COMMANDS = ["synthesize", "build", "train", "evaluate", "predict", "score", "plot"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,513 @@
+"""`flashvtg predict`: from a list of queries and feature files to a file of predictions."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import numpy as np
+
+from flashvtg_jax.data.layout import FileItem, Item
+from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
+from flashvtg_jax.files import write_atomically
+from flashvtg_jax.prediction_batches import CheckedVideo
+from flashvtg_jax.prediction_features import QUERY, FoundFeatures, find_features
+from flashvtg_jax.predictor import Prediction, Predictor
+from flashvtg_jax.progress import progress_bar
+
+_WINDOW_BATCHES = 8  # full batches' rows that are read before they are predicted, at most
+_WINDOW_BYTES = 128 << 20  # of their features, likewise; with two windows in memory at a time
+_THREADS = 8  # that read files
+_KEPT_VIDEOS = 16  # read last, for further queries about them
+_SHOWN_ERRORS = 20  # on stderr
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What became of the lines of a list.
+
+    Attributes:
+      predicted: lines whose predictions this call wrote.
+      found: lines whose predictions were there before.
+      bad: lines left out, for what is wrong with them.
+      cut: lines predicted for the beginning of a video that is longer than those of training.
+      errors: the file that says what is wrong with the bad ones.
+    """
+
+    predicted: int
+    found: int
+    bad: int
+    cut: int
+    errors: Path
+
+    def told(self, output: str | os.PathLike) -> str:
+        """The same for people, in a few lines."""
+        lines = [f"wrote {self.predicted} predictions to {output}"]
+        if self.found:
+            lines[0] += f"; {self.found} were there"
+        if self.bad:
+            lines.append(f"{self.bad} lines could not be used: {self.errors} says why")
+        if self.cut:
+            lines.append(
+                f"{self.cut} videos are longer than those of training and were cut; "
+                "--whole_videos reads all of them"
+            )
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass
+class _Task:
+    """A line of the list, and what has become of it so far."""
+
+    line: int
+    row: dict[str, Any] = dataclasses.field(default_factory=dict)
+    done: bool = False  # by an earlier call
+    problem: str | None = None
+    video: CheckedVideo | None = None
+    query: np.ndarray | None = None
+    prediction: Prediction | None = None
+
+
+def predict_file(
+    predictor: Predictor,
+    queries: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    features: str | os.PathLike | None = None,
+    video_features: Mapping[str, str | os.PathLike] | None = None,
+    query_features: str | os.PathLike | None = None,
+    nms_threshold: float | str | None = "config",
+    max_moments: int | None = None,
+    score_threshold: float | None = None,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> Summary:
+    """Predicts for every line of a list, in its order, and writes predictions as they come.
+
+    The list may be of any length: some hundred lines and their features are in memory at a time.
+    Called again with the same arguments it goes on where it stopped: what is written stays, the
+    rest is appended. A line that cannot be used is left out, named on stderr with its number and
+    written to OUTPUT.errors.jsonl as {"line", "qid", "error"}; the next call tries it again.
+
+    Args:
+      predictor: of the model.
+      queries: JSON lines with "qid" and "vid", and "query" and "duration" (seconds) where known.
+      output: JSON lines in the format of `flashvtg evaluate`. OUTPUT.settings.json beside it tells
+        what it is made with.
+      features: folder of feature files, laid out as those of the data set of the training.
+      video_features: for a stream the folder of its files, named as there, or after "vid".
+      query_features: folder of the queries' files, named as there, or after "qid".
+      nms_threshold: as for a predictor; so are the next two.
+      max_moments: as there.
+      score_threshold: as there.
+      overwrite: begin anew, whatever `output` holds.
+      show_progress: show a bar, and bad lines, on stderr.
+
+    Raises:
+      DataError: a list or folder that cannot be read; an output that cannot be written, that was
+        made with other settings or by other means, or that another process writes.
+      ConfigError: a stream that the model does not read, features that are nowhere, a threshold
+        that cannot be.
+    """
+    queries, output = Path(queries), Path(output)
+    choice = {
+        "nms_threshold": nms_threshold,
+        "max_moments": max_moments,
+        "score_threshold": score_threshold,
+    }
+    settings = {
+        "parameters": _fingerprint(predictor.params),
+        "step": predictor.step,
+        **dataclasses.asdict(predictor.choice(**choice)),
+        "max_clips": predictor.config.data.max_clips,
+    }
+    total = _count_lines(queries)
+    rows = (
+        task.row for task in _parsed(queries, set()) if not task.problem and "query" in task.row
+    )
+    found = find_features(
+        predictor.config,
+        predictor.streams,
+        rows,
+        features=features,
+        video_features=video_features,
+        query_features=query_features,
+    )
+    counts: collections.Counter[str] = collections.Counter()
+    with (
+        _opened_output(output, settings, overwrite) as (file, done),
+        _ErrorFile(queries, output, show_progress) as errors,
+        contextlib.closing(_windows(predictor, found, _parsed(queries, done))) as windows,
+    ):
+        predicted = _predicted(predictor, windows, choice)
+        for task in progress_bar(predicted, total, "predicting", show_progress):
+            if task.done:
+                counts["found"] += 1
+                continue
+            line = None if task.problem else _as_line(task)
+            if line is None:
+                errors.add(task)
+                continue
+            _write(file, output, line)
+            counts["predicted"] += 1
+            counts["cut"] += task.video.is_cut
+    return Summary(counts["predicted"], counts["found"], errors.count, counts["cut"], errors.path)
+
+
+def predict_pair(
+    predictor: Predictor,
+    video: Sequence[tuple[str | None, str | os.PathLike]],
+    query: str | os.PathLike,
+    *,
+    duration: float | None = None,
+    **choice: Any,
+) -> dict[str, Any]:
+    """Predicts for the files of one video and one query, in the format of `flashvtg evaluate`.
+
+    Args:
+      predictor: of the model.
+      video: (stream, file) for each stream, or several times for the parts of one; stream may be
+        None where the model has one.
+      query: file of the words' features.
+      duration: seconds of the video; None: those of all its clips.
+      **choice: as for a predictor.
+
+    Raises:
+      DataError, ConfigError: as a predictor does; files that cannot be read.
+    """
+    parts: dict[str, list[Path]] = {}
+    for stream, path in video:
+        if stream is None and len(predictor.streams) > 1:
+            raise ConfigError(
+                f"{path}: of which stream? Write STREAM={path}, with one of "
+                f"{', '.join(predictor.streams)}"
+            )
+        parts.setdefault(stream or next(iter(predictor.streams)), []).append(Path(path))
+    arrays = {
+        stream: FileItem(tuple(paths), None).read(predictor.streams.get(stream))
+        for stream, paths in parts.items()
+    }
+    words = FileItem((Path(query),), None).read(predictor.query_width)
+    return predictor(arrays, words, duration=duration, **choice).to_dict()
+
+
+# From lines to windows of tasks -------------------------------------------------------------------
+
+
+def _count_lines(path: Path) -> int:
+    """Raises DataError if the list cannot be read, or is empty."""
+    try:
+        with open(path, "rb") as file:
+            blocks = iter(lambda: file.read(1 << 20), b"")
+            last, count = b"\n", 0
+            for block in blocks:
+                count += block.count(b"\n")
+                last = block[-1:]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    count += last != b"\n"
+    if not count:
+        raise DataError(f"{path}: the file is empty; expected one JSON object per line")
+    return count
+
+
+def _parsed(path: Path, done: set[str]) -> Iterator[_Task]:
+    """The lines of a list one by one, marked where they are done or cannot be used."""
+    seen: dict[str, int] = {}  # line of each id; a few ten bytes a line
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            task = _Task(number)
+            try:
+                row = json.loads(line)
+            # ValueError: bytes that are no text, or an integer of more than 4300 digits.
+            except (ValueError, RecursionError) as error:
+                where = getattr(error, "colno", None)
+                reason = f"{error.msg} at column {where}" if where else error
+                task.problem = f"not JSON: {reason}"
+                yield task
+                continue
+            task.problem = next(_row_problems(row), None)
+            if isinstance(row, dict):
+                task.row = row
+            if task.problem is None:
+                qid = str(row["qid"])  # as text: 7 and "7" have the same feature file
+                if seen.setdefault(qid, number) != number:
+                    task.problem = f"qid {qid} is already used in line {seen[qid]}"
+                task.done = task.problem is None and qid in done
+            yield task
+
+
+def _row_problems(row: Any) -> Iterator[str]:
+    """Yields what is wrong with a line; features are looked at later."""
+    if not isinstance(row, dict):
+        yield "expected a JSON object {...} with qid and vid"
+        return
+    for field, types in (("qid", (str, int)), ("vid", (str,))):
+        value = row.get(field)
+        if not isinstance(value, types) or isinstance(value, bool) or not str(value).strip():
+            shown = repr(value) if field in row else "missing"
+            yield f"{field} {shown}; expected a string" + (" or an integer" * (field == "qid"))
+        # Ids become file names; none may lead out of the features' folder.
+        elif any(character in str(value) for character in "/\\\0"):
+            yield f"{field} {value!r} holds a character that file names cannot"
+    query = row.get("query")
+    if query is not None and not (isinstance(query, str) and query.strip()):
+        yield f"query {row['query']!r}; expected a sentence"
+
+
+class _Reader:
+    """Reads the features of tasks, in any thread; of a video once for queries that are near."""
+
+    def __init__(self, predictor: Predictor, found: FoundFeatures):
+        self._predictor, self._found = predictor, found
+        self._videos: collections.OrderedDict[tuple, concurrent.futures.Future] = (
+            collections.OrderedDict()
+        )
+        self._lock = threading.Lock()
+
+    def read(self, task: _Task) -> _Task:
+        """Fills in the features of a task, or what is wrong with them."""
+        predictor = self._predictor
+        try:
+            items = self._found.items(task.row)
+            words = items.pop(QUERY).read(predictor.query_width)
+            task.query = predictor.check_query(words)
+            video = self._video(tuple(items.items()))
+            task.video = predictor.check_video(video, duration=task.row.get("duration"))
+        except FlashVTGError as error:
+            task.problem = str(error)
+        return task
+
+    def _video(self, items: tuple[tuple[str, Item], ...]) -> CheckedVideo:
+        with self._lock:
+            known = self._videos.get(items)
+            if known is None:
+                future = self._videos[items] = concurrent.futures.Future()
+                if len(self._videos) > _KEPT_VIDEOS:
+                    self._videos.popitem(last=False)
+            else:
+                self._videos.move_to_end(items)
+        if known is not None:
+            return known.result()
+        try:
+            widths = self._predictor.streams
+            arrays = {stream: item.read(widths[stream]) for stream, item in items}
+            future.set_result(self._predictor.check_video(arrays))
+        except BaseException as error:
+            future.set_exception(error)
+        return future.result()
+
+
+def _windows(
+    predictor: Predictor, found: FoundFeatures, tasks: Iterable[_Task]
+) -> Iterator[list[_Task]]:
+    """Tasks with their features, some hundred at a time; the next ones are read meanwhile."""
+    reader = _Reader(predictor, found)
+    limit = _WINDOW_BATCHES * predictor.batch_size
+    with (
+        concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
+        concurrent.futures.ThreadPoolExecutor(1) as collector,
+    ):
+        ready = _read_ahead(pool, reader, tasks)
+        waiting = collector.submit(_next_window, ready, limit)
+        while window := waiting.result():
+            waiting = collector.submit(_next_window, ready, limit)
+            yield window
+
+
+def _read_ahead(
+    pool: concurrent.futures.Executor, reader: _Reader, tasks: Iterable[_Task]
+) -> Iterator[_Task]:
+    """The tasks in order, their features read in threads a little ahead."""
+    pending: collections.deque[concurrent.futures.Future | _Task] = collections.deque()
+    for task in tasks:
+        idle = task.done or task.problem
+        pending.append(task if idle else pool.submit(reader.read, task))
+        if len(pending) > 2 * _THREADS:
+            yield _settled(pending.popleft())
+    yield from map(_settled, pending)
+
+
+def _settled(pending: concurrent.futures.Future | _Task) -> _Task:
+    return pending if isinstance(pending, _Task) else pending.result()
+
+
+def _next_window(tasks: Iterator[_Task], limit: int) -> list[_Task]:
+    """The next tasks: as many as may be in memory at a time; none at the end."""
+    window: list[_Task] = []
+    held: dict[int, int] = {}  # bytes of each video
+    for task in itertools.islice(tasks, limit):
+        window.append(task)
+        if task.video is not None:
+            held[id(task.video)] = task.video.nbytes
+            if sum(held.values()) >= _WINDOW_BYTES:
+                break
+    return window
+
+
+def _predicted(
+    predictor: Predictor, windows: Iterable[list[_Task]], choice: Mapping[str, Any]
+) -> Iterator[_Task]:
+    """The tasks in order, with predictions where nothing is wrong."""
+    for window in windows:
+        good = [task for task in window if not (task.done or task.problem)]
+        if good:
+            predictions = predictor(
+                [task.video for task in good],
+                [task.query for task in good],
+                duration=[task.row.get("duration") for task in good],
+                **choice,
+            )
+            for task, prediction in zip(good, predictions, strict=True):
+                task.prediction = prediction
+        yield from window
+
+
+# Output -------------------------------------------------------------------------------------------
+
+
+def _as_line(task: _Task) -> bytes | None:
+    """A prediction as it is written; None, and the task has a problem, if it cannot be."""
+    row = task.row
+    content = task.prediction.to_dict(qid=row["qid"], query=row.get("query"), vid=row["vid"])
+    try:
+        return (json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    # The numbers of features may be too large; text may hold half a surrogate pair.
+    except ValueError as error:
+        task.problem = f"the prediction cannot be written: {error}"
+        return None
+
+
+@contextlib.contextmanager
+def _opened_output(
+    path: Path, settings: Mapping[str, Any], overwrite: bool
+) -> Iterator[tuple[IO[bytes], set[str]]]:
+    """Opens a file of predictions at its end: (the file, ids of those that are there)."""
+    about = path.with_name(f"{path.name}.settings.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{path}: another process is writing this file") from error
+        except OSError:  # some network disks have no locks
+            pass
+        if overwrite:
+            file.truncate(0)
+        done: set[str] = set()
+        if file.seek(0, os.SEEK_END):
+            _check_settings(path, about, settings)
+            done = _finished_lines(path, file)
+        write_atomically(about, json.dumps(settings, indent=2) + "\n")
+        yield file, done
+
+
+def _check_settings(path: Path, about: Path, settings: Mapping[str, Any]) -> None:
+    """Raises DataError if what is there was made otherwise."""
+    advice = "Move it away, or begin anew with --overwrite."
+    try:
+        saved = json.loads(about.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: there already, and not begun by this command. {advice}"
+        ) from error
+    differing = [key for key, value in settings.items() if saved.get(key) != value]
+    if differing:
+        key = differing[0]
+        raise DataError(
+            f"{path}: begun with {key}={saved.get(key)}, not {settings[key]}: predictions of "
+            f"different kinds do not go into one file. {advice}"
+        )
+
+
+def _finished_lines(path: Path, file: IO[bytes]) -> set[str]:
+    """The ids of the predictions in a file; what a call that was killed left torn is cut off."""
+    done: set[str] = set()
+    end, torn = 0, False
+    file.seek(0)
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if torn:
+                raise DataError(
+                    f"{path}:{number - 1}: not a prediction; the file is damaged. Move it away, or "
+                    "begin anew with --overwrite."
+                )
+            try:
+                torn = not line.endswith(b"\n")
+                if not torn:
+                    done.add(str(json.loads(line)["qid"]))
+            except (ValueError, TypeError, KeyError):
+                torn = True
+            end += 0 if torn else len(line)
+    file.truncate(end)
+    file.seek(0, os.SEEK_END)
+    return done
+
+
+def _write(file: IO[bytes], path: Path, line: bytes) -> None:
+    """Writes to an unbuffered file: what is written is on its way to the disk."""
+    try:
+        while line:
+            line = line[file.write(line) :]
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written: {error.strerror or error}; the same command goes on from "
+            "here"
+        ) from error
+
+
+class _ErrorFile:
+    """OUTPUT.errors.jsonl: lines that were left out; it is there only if there are any."""
+
+    def __init__(self, queries: Path, output: Path, show: bool):
+        self.path = output.with_name(f"{output.name}.errors.jsonl")
+        self.count = 0
+        self._queries, self._show = queries, show
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> "_ErrorFile":
+        self.path.unlink(missing_ok=True)  # all lines are looked at again
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def add(self, task: _Task) -> None:
+        """Says what is wrong with a line."""
+        self.count += 1
+        if self._file is None:
+            self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (closed in __exit__)
+        content = {"line": task.line, "qid": task.row.get("qid"), "error": task.problem}
+        _write(self._file, self.path, (json.dumps(content) + "\n").encode())
+        if self._show and self.count <= _SHOWN_ERRORS:
+            more = "" if self.count < _SHOWN_ERRORS else f" (further ones: {self.path})"
+            print(f"{self._queries}:{task.line}: {task.problem}{more}", file=sys.stderr)
+
+
+def _fingerprint(params: Any) -> str:
+    """A name of these parameters that no others have."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
