@@ -53,6 +53,18 @@ def write_lines(path, rows):
     return path
 
 
+def assert_alike(rows, expected):
+    """The same queries in the same order; in other batches the last decimal may differ."""
+    assert [row["qid"] for row in rows] == [row["qid"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(
+            row["pred_saliency_scores"], other["pred_saliency_scores"], atol=1.5e-4
+        )
+        # Scores alone: moments of almost equal scores may change places.
+        scores, others = (np.asarray(x["pred_relevant_windows"])[:, 2] for x in (row, other))
+        np.testing.assert_allclose(scores, others, atol=1.5e-4)
+
+
 def predict(predictor, queries, output, features, **options):
     options = {"features": features, "show_progress": False, **options}
     return predict_file(predictor, queries, output, **options)
@@ -174,7 +186,8 @@ def test_an_interrupted_file_is_continued_and_a_torn_line_dropped(
     predict(predictor, queries, output, features)
     output.write_bytes(whole[:size])
     summary = predict(predictor, queries, output, features)
-    assert output.read_bytes() == whole
+    assert output.read_bytes().startswith(whole[: whole.rfind(b"\n", 0, size) + 1])
+    assert_alike(read_lines(output), read_lines(run / "predictions_nms.jsonl"))
     assert summary.found == whole[:size].count(b"\n") == 6 - summary.predicted
 
 
@@ -217,13 +230,13 @@ def test_a_long_list_is_read_in_windows_and_keeps_its_order(
     assert summary.predicted == 200
     found = read_lines(output)
     assert [row["qid"] for row in found] == [row["qid"] for row in many]
-    assert found[0]["pred_saliency_scores"] == found[30]["pred_saliency_scores"]
+    assert_alike([{**found[30], "qid": "0"}], found[:1])  # the same video and words
     assert sizes == [(32, 6)] * 6 + [(8, 6)]  # windows of eight batches, each video read once
     monkeypatch.setattr(prediction_files, "_WINDOW_BYTES", 1)
     sizes.clear()
     predict(predictor, lines, output, features, query_features=names, overwrite=True)
     assert sizes == [(1, 1)] * 200
-    assert read_lines(output) == found
+    assert_alike(read_lines(output), found)
 
 
 def test_folders_of_single_streams_and_plain_names(run, predictor, queries, features, tmp_path):
