@@ -359,8 +359,10 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 def named_path(text: str) -> tuple[str | None, str]:
     """STREAM=PATH, or a path alone, as the user meant it."""
-    name, _, path = text.rpartition("=")
-    return name or None, user_path(path)
+    name, _, path = text.partition("=")
+    if not path or "/" in name or os.path.exists(text):  # a path may hold the sign itself
+        return None, user_path(text)
+    return name, user_path(path)
 
 
 def user_path(text: str) -> str:

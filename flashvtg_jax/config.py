@@ -144,13 +144,16 @@ def read_config(path: str | os.PathLike[str]) -> ConfigDict:
 def add_new_fields(config: ConfigDict) -> ConfigDict:
     """The configuration with the fields that it lacks, for it was saved before they existed.
 
-    They get the values of `configs/common.py`, which mean what was done before.
+    They get the values of `configs/common.py`, which mean what was done before. Raises ConfigError
+    for a field that no configuration of this version has: a newer one may mean something by it.
     """
     common = importlib.import_module(f"{_configs_package().__name__}.common").get_common()
     config = copy.deepcopy(config)
     with config.unlocked():
         for name, value in common.items(preserve_field_references=True):
             if isinstance(value, ConfigDict):
+                if unknown := sorted(set(config[name]) - set(value)):
+                    raise ConfigError(f"config.{name} has no field {', '.join(unknown)}")
                 for field, default in value.items(preserve_field_references=True):
                     if field not in config[name]:
                         config[name][field] = default

@@ -260,6 +260,9 @@ class Predictor:
     ) -> None:
         """Compiles what calls of these sizes need, so that none of them waits for it.
 
+        A call's videos are taken to be of one length, and its queries to be shared evenly by them;
+        for other calls, warm up for the sizes of their parts.
+
         Args:
           num_clips: of the videos; several lengths, if calls have different ones.
           num_queries: of a call, over all its videos.
@@ -270,7 +273,7 @@ class Predictor:
           ConfigError: a number below 1.
         """
         choice = self.choice("config", max_moments, None)
-        lengths = [num_clips] if isinstance(num_clips, int) else list(num_clips)
+        lengths = [num_clips] if np.ndim(num_clips) == 0 else list(num_clips)
         if min(*lengths, num_queries, num_videos) < 1:
             raise ConfigError("warm_up: numbers of clips, queries and videos are at least 1")
         limit = self.config.data.max_clips
@@ -412,7 +415,8 @@ def _checked_array(name: str, value: Any, rows: str, width: int) -> np.ndarray:
         )
     if not len(array):
         raise DataError(f"{name}: no {rows}, shape {list(array.shape)}")
-    finite = np.isfinite(array)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32))  # the model computes in it
     if not finite.all():
         bad = np.flatnonzero(~finite.all(axis=1))
         raise DataError(
@@ -450,7 +454,10 @@ def _check_params(model: FlashVTG, params: Any, widths: tuple[int, int]) -> None
 
 def _is_number(value: Any) -> bool:
     number = isinstance(value, int | float | np.integer | np.floating)
-    return number and not isinstance(value, bool) and not math.isnan(value)
+    try:
+        return number and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        return False
 
 
 def _rounded(array: np.ndarray, decimals: int) -> list[Any]:

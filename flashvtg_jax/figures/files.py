@@ -107,10 +107,15 @@ def _choose(
 
 
 def _configured_clip_length(folder: Path) -> float:
-    path = folder / "config.json"
-    if not path.exists():
-        return DEFAULT_CLIP_LENGTH
-    try:
-        return float(read_config(path).clip_length)
-    except FlashVTGError:
-        return DEFAULT_CLIP_LENGTH  # of something else
+    # Results may be written into a folder below the run's.
+    for path in (folder / "config.json", folder.resolve().parent / "config.json"):
+        try:
+            return float(read_config(path).clip_length)
+        except (FlashVTGError, OSError, AttributeError):
+            continue  # none, or of something else
+    print(
+        f"flashvtg plot: {folder} does not tell the length of clips, {DEFAULT_CLIP_LENGTH:g} s are "
+        "taken; --clip_length=SECONDS gives another",
+        file=sys.stderr,
+    )
+    return DEFAULT_CLIP_LENGTH

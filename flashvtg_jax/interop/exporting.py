@@ -101,7 +101,7 @@ def export_predictor(
     flat = {
         name: np.asarray(leaf) for name, leaf in traverse_util.flatten_dict(params, sep="/").items()
     }
-    partial = output.with_name(f"{output.name}.partial")
+    partial = output.with_name(f".{output.name}.partial.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -344,7 +344,7 @@ def _check_output(output: str | Path) -> Path:
 
 def _move(partial: Path, output: Path) -> None:
     """Put a whole folder in its place; an earlier one stays until then."""
-    replaced = output.with_name(f"{output.name}.replaced")
+    replaced = output.with_name(f".{output.name}.replaced.{os.getpid()}")
     shutil.rmtree(replaced, ignore_errors=True)
     if output.exists():
         os.rename(output, replaced)

@@ -11,11 +11,12 @@ import ml_collections
 from jax.sharding import Sharding
 
 from flashvtg_jax.config import add_new_fields, config_from_json
-from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.runs import find_runs
 from flashvtg_jax.training.state import feature_widths, init_params
+from flashvtg_jax.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +67,17 @@ def restore(
             step = checkpoints.latest_step()
         if step is None:
             raise CheckpointError(f"{workdir}: no finished checkpoint yet")
-        saved = config_from_json(json.dumps(checkpoints.read_meta(step)["config"]))
-        config = add_new_fields(saved)
-        model = build_model(config.model)
+        meta = checkpoints.read_meta(step)
+        try:
+            saved = config_from_json(json.dumps(meta["config"]))
+            config = add_new_fields(saved)
+            model = build_model(config.model)
+        except ConfigError as error:
+            version = meta.get("versions", {}).get("flashvtg_jax", "another version")
+            raise CheckpointError(
+                f"{workdir}: the configuration of step {step} cannot be read ({error}). It was "
+                f"saved by flashvtg-jax {version}, this is {__version__}: a newer one may be needed"
+            ) from error
         widths = feature_widths(config.data)
         shapes = jax.eval_shape(lambda key: init_params(model, key, *widths), jax.random.key(0))
         target = jax.tree.map(
