@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import reprlib
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,7 +58,10 @@ class Summary:
         if self.found:
             lines[0] += f"; {self.found} were there"
         if self.bad:
-            lines.append(f"{self.bad} lines could not be used: {self.errors} says why")
+            lines.append(
+                f"{self.bad} lines could not be used: {self.errors} says why; once they are mended "
+                "the same command appends them at the end"
+            )
         if self.cut:
             lines.append(
                 f"{self.cut} videos are longer than those of training and were cut; "
@@ -97,8 +101,10 @@ def predict_file(
 
     The list may be of any length: some hundred lines and their features are in memory at a time.
     Called again with the same arguments it goes on where it stopped: what is written stays, the
-    rest is appended. A line that cannot be used is left out, named on stderr with its number and
-    written to OUTPUT.errors.jsonl as {"line", "qid", "error"}; the next call tries it again.
+    rest is appended. A line is there already if qid, vid and query are; with another vid or query
+    it cannot be used. A line that cannot be used is left out, named on stderr with its number and
+    written to OUTPUT.errors.jsonl as {"line", "qid", "error"}; the next call tries it again, and
+    appends it at the end if it was mended: then the output is no longer in the list's order.
 
     Args:
       predictor: of the model.
@@ -115,8 +121,9 @@ def predict_file(
       show_progress: show a bar, and bad lines, on stderr.
 
     Raises:
-      DataError: a list or folder that cannot be read; an output that cannot be written, that was
-        made with other settings or by other means, or that another process writes.
+      DataError: a list or folder that cannot be read, a list without lines or that is no regular
+        file (it is read several times); an output that cannot be written, that was made with other
+        settings, from other folders or by other means, or that another process writes.
       ConfigError: a stream that the model does not read, features that are nowhere, a threshold
         that cannot be.
     """
@@ -126,16 +133,22 @@ def predict_file(
         "max_moments": max_moments,
         "score_threshold": score_threshold,
     }
+    window_range = predictor.config.evaluation.window_range
     settings = {
         "parameters": _fingerprint(predictor.params),
         "step": predictor.step,
         **dataclasses.asdict(predictor.choice(**choice)),
+        "whole_videos": predictor.config.data.max_clips is None,  # asked for, or without a limit
         "max_clips": predictor.config.data.max_clips,
+        "window_range": None if window_range is None else list(window_range),
+        "features": _resolved(features),
+        "video_features": {
+            name: _resolved(folder) for name, folder in sorted((video_features or {}).items())
+        },
+        "query_features": _resolved(query_features),
     }
     total = _count_lines(queries)
-    rows = (
-        task.row for task in _parsed(queries, set()) if not task.problem and "query" in task.row
-    )
+    rows = (task.row for task in _parsed(queries, {}) if not task.problem and task.row.get("query"))
     found = find_features(
         predictor.config,
         predictor.streams,
@@ -206,25 +219,23 @@ def predict_pair(
 
 
 def _count_lines(path: Path) -> int:
-    """Raises DataError if the list cannot be read, or is empty."""
+    """Lines that are not blank. Raises DataError if the list cannot be read, or has none."""
     try:
+        # It is read three times. To open a pipe could wait forever.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path}: not a regular file; write the list to a file first")
         with open(path, "rb") as file:
-            blocks = iter(lambda: file.read(1 << 20), b"")
-            last, count = b"\n", 0
-            for block in blocks:
-                count += block.count(b"\n")
-                last = block[-1:]
+            count = sum(bool(line.strip()) for line in file)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    count += last != b"\n"
     if not count:
-        raise DataError(f"{path}: the file is empty; expected one JSON object per line")
+        raise DataError(f"{path}: the file is empty or blank; expected one JSON object per line")
     return count
 
 
-def _parsed(path: Path, done: set[str]) -> Iterator[_Task]:
+def _parsed(path: Path, done: Mapping[str, int]) -> Iterator[_Task]:
     """The lines of a list one by one, marked where they are done or cannot be used."""
     seen: dict[str, int] = {}  # line of each id; a few ten bytes a line
     with open(path, "rb") as file:
@@ -244,11 +255,18 @@ def _parsed(path: Path, done: set[str]) -> Iterator[_Task]:
             task.problem = next(_row_problems(row), None)
             if isinstance(row, dict):
                 task.row = row
+                if row.get("query", "") is None:
+                    del row["query"]  # null: as if it were not there
             if task.problem is None:
                 qid = str(row["qid"])  # as text: 7 and "7" have the same feature file
                 if seen.setdefault(qid, number) != number:
                     task.problem = f"qid {qid} is already used in line {seen[qid]}"
-                task.done = task.problem is None and qid in done
+                elif qid in done:
+                    task.done = done[qid] == _asked(row)
+                    if not task.done:
+                        task.problem = (
+                            "already answered for another video or query; use another --output"
+                        )
             yield task
 
 
@@ -268,6 +286,24 @@ def _row_problems(row: Any) -> Iterator[str]:
     query = row.get("query")
     if query is not None and not (isinstance(query, str) and query.strip()):
         yield f"query {row['query']!r}; expected a sentence"
+    duration = row.get("duration")
+    if duration is not None and not _are_seconds(duration):
+        yield f"duration {reprlib.repr(duration)}; expected the seconds of the video"
+
+
+def _are_seconds(value: Any) -> bool:
+    """Whether it is a number above 0 that float32, in which moments are computed, can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return 0 < float(value) <= float(np.finfo(np.float32).max)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
+def _asked(row: Mapping[str, Any]) -> int:
+    """What a line asks, beside its id, in a few bytes; the same for the line of its prediction."""
+    return hash((row["vid"], row.get("query")))
 
 
 class _Reader:
@@ -396,8 +432,8 @@ def _as_line(task: _Task) -> bytes | None:
 @contextlib.contextmanager
 def _opened_output(
     path: Path, settings: Mapping[str, Any], overwrite: bool
-) -> Iterator[tuple[IO[bytes], set[str]]]:
-    """Opens a file of predictions at its end: (the file, ids of those that are there)."""
+) -> Iterator[tuple[IO[bytes], dict[str, int]]]:
+    """Opens a file of predictions at its end: (the file, what those that are there answer)."""
     about = path.with_name(f"{path.name}.settings.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -413,7 +449,7 @@ def _opened_output(
             pass
         if overwrite:
             file.truncate(0)
-        done: set[str] = set()
+        done: dict[str, int] = {}
         if file.seek(0, os.SEEK_END):
             _check_settings(path, about, settings)
             done = _finished_lines(path, file)
@@ -426,7 +462,9 @@ def _check_settings(path: Path, about: Path, settings: Mapping[str, Any]) -> Non
     advice = "Move it away, or begin anew with --overwrite."
     try:
         saved = json.loads(about.read_bytes())
-    except (OSError, ValueError) as error:
+        if not isinstance(saved, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: there already, and not begun by this command. {advice}"
         ) from error
@@ -439,9 +477,9 @@ def _check_settings(path: Path, about: Path, settings: Mapping[str, Any]) -> Non
         )
 
 
-def _finished_lines(path: Path, file: IO[bytes]) -> set[str]:
-    """The ids of the predictions in a file; what a call that was killed left torn is cut off."""
-    done: set[str] = set()
+def _finished_lines(path: Path, file: IO[bytes]) -> dict[str, int]:
+    """What each id of a file was asked; what a call that was killed left torn is cut off."""
+    done: dict[str, int] = {}
     end, torn = 0, False
     file.seek(0)
     with open(path, "rb") as lines:
@@ -454,8 +492,9 @@ def _finished_lines(path: Path, file: IO[bytes]) -> set[str]:
             try:
                 torn = not line.endswith(b"\n")
                 if not torn:
-                    done.add(str(json.loads(line)["qid"]))
-            except (ValueError, TypeError, KeyError):
+                    row = json.loads(line)
+                    done[str(row["qid"])] = _asked(row)
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 torn = True
             end += 0 if torn else len(line)
     file.truncate(end)
@@ -502,6 +541,11 @@ class _ErrorFile:
         if self._show and self.count <= _SHOWN_ERRORS:
             more = "" if self.count < _SHOWN_ERRORS else f" (further ones: {self.path})"
             print(f"{self._queries}:{task.line}: {task.problem}{more}", file=sys.stderr)
+
+
+def _resolved(folder: str | os.PathLike | None) -> str | None:
+    """The name of a folder that is the same from everywhere."""
+    return None if folder is None else os.path.realpath(folder)
 
 
 def _fingerprint(params: Any) -> str:

@@ -1,6 +1,7 @@
 """`flashvtg predict`: equal to `evaluate`; long lists, bad lines, interruptions."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -176,6 +177,74 @@ def test_bad_lines_are_left_out_and_listed(predictor, queries, features, tmp_pat
     summary = predict(predictor, write_lines(lines, good), output, broken)
     assert (summary.predicted, summary.found, summary.bad) == (4, 2, 0)
     assert not summary.errors.exists()
+    # At the end of the file, not in the list's order.
+    order = [good[i]["qid"] for i in (0, 2, 1, 3, 4, 5)]
+    assert [row["qid"] for row in read_lines(output)] == order
+
+
+def test_an_id_that_was_answered_for_something_else_is_a_bad_line(
+    predictor, queries, features, tmp_path
+):
+    rows, output = read_lines(queries), tmp_path / "out.jsonl"
+    predict(predictor, queries, output, features)
+    written = output.read_bytes()
+    changed = [
+        {**rows[0], "vid": rows[1]["vid"]},
+        {**rows[1], "query": "something else"},
+        {key: value for key, value in rows[2].items() if key != "query"},
+        *rows[3:],
+    ]
+    summary = predict(predictor, write_lines(tmp_path / "l.jsonl", changed), output, features)
+    assert (summary.predicted, summary.found, summary.bad) == (0, 3, 3)
+    message = "already answered for another video or query; use another --output"
+    assert [error["error"] for error in read_lines(summary.errors)] == [message] * 3
+    assert output.read_bytes() == written
+
+
+def test_other_folders_or_limits_do_not_go_into_the_same_file(
+    run, predictor, queries, features, tmp_path, monkeypatch
+):
+    output = tmp_path / "out.jsonl"
+    predict(predictor, queries, output, features)
+    monkeypatch.chdir(features)  # the same folder by another name
+    assert predict(predictor, queries, output, ".").found == 6
+    words = features / "clip_text_features"
+    with pytest.raises(DataError, match=r"begun with query_features=None, not /.*clip_text"):
+        predict(predictor, queries, output, features, query_features=words)
+    with pytest.raises(DataError, match=r"begun with features=/.*, not "):
+        shutil.copytree(features, tmp_path / "copy")
+        predict(predictor, queries, output, tmp_path / "copy")
+    whole = fv.Predictor.from_checkpoint(run, whole_videos=True)
+    with pytest.raises(DataError, match="begun with whole_videos=False, not True"):
+        predict(whole, queries, output, features)
+    config = predictor.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.evaluation.window_range = (0.0, 10.0)
+    ranged = fv.Predictor(config, predictor.params, step=predictor.step)
+    with pytest.raises(DataError, match=r"begun with window_range=.*, not \[0.0, 10.0\]"):
+        predict(ranged, queries, output, features)
+
+
+def test_durations_that_cannot_be_are_bad_lines(predictor, queries, features, tmp_path):
+    row = read_lines(queries)[0]
+    durations = [10**400, 1e300, float("inf"), float("nan"), -1, 0, True, "150", [150]]
+    rows = [{**row, "qid": f"bad{i}", "duration": x} for i, x in enumerate(durations)]
+    lines = write_lines(tmp_path / "list.jsonl", [*rows, row])
+    summary = predict(predictor, lines, tmp_path / "out.jsonl", features)
+    assert (summary.predicted, summary.bad) == (1, len(durations))
+    for error in read_lines(summary.errors):
+        assert error["error"].startswith("duration ")
+        assert error["error"].endswith("; expected the seconds of the video")
+        assert len(error["error"]) < 100
+
+
+def test_damaged_settings_are_one_error(predictor, queries, features, tmp_path):
+    output = tmp_path / "out.jsonl"
+    predict(predictor, queries, output, features)
+    for content in ("[]", "7", "null", "{", "[" * 100_000):
+        (tmp_path / "out.jsonl.settings.json").write_text(content)
+        with pytest.raises(DataError, match="not begun by this command"):
+            predict(predictor, queries, output, features)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 3000, -1, None])
@@ -262,12 +331,35 @@ def test_lists_that_cannot_be_read_are_one_error(predictor, features, tmp_path):
     for name, content, message in (
         ("absent.jsonl", None, "no such file"),
         ("empty.jsonl", "", "the file is empty"),
+        ("blank.jsonl", "\n \n\n", "the file is empty or blank"),
     ):
         if content is not None:
             (tmp_path / name).write_text(content)
         with pytest.raises(DataError, match=message):
             predict(predictor, tmp_path / name, tmp_path / "out.jsonl", features)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="not a regular file; write the list to a file first"):
+        predict(predictor, tmp_path / "pipe", tmp_path / "out.jsonl", features)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_query_that_is_null_is_missing(tmp_path):
+    config = fv.load_config("charades_sta_vgg", {"data.query_width": 3})
+    (tmp_path / "glove.6B.300d.txt").write_text("a 1 2 3\nman 4 5 6\n")
+    rows = [{"qid": 1, "vid": "v", "query": "A man"}, {"qid": 2, "vid": "v", "query": None}]
+    lines = write_lines(tmp_path / "list.jsonl", rows)
+    parsed = [task.row for task in prediction_files._parsed(lines, {}) if not task.problem]
+    assert parsed == [rows[0], {"qid": 2, "vid": "v"}]
+    found = find_features(
+        config,
+        [],
+        [row for row in parsed if row.get("query")],
+        features=None,
+        video_features=None,
+        query_features=tmp_path,
+    )
+    with pytest.raises(DataError, match="no field 'query'"):
+        found.items(parsed[1])
 
 
 def test_words_are_looked_up_in_a_table(tmp_path):

@@ -6,12 +6,13 @@ Nothing that a file holds is ever executed: pickled objects are refused in all t
 import contextlib
 import importlib
 import os
-import pickle
+import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -24,10 +25,16 @@ USUAL_KEYS = (
     "last_hidden_state",
 )  # of the array that is meant, where there are several
 
+# From 2.6 on stand-ins can be registered under other names; before, files that its reader ought to
+# refuse could run code (CVE-2025-32434).
+OLDEST_TORCH = (2, 6)
+
 _FLOATS = ("float16", "float32", "float64")
 _UNREADABLE = (
     OSError,
     EOFError,
+    MemoryError,  # of a size that cannot be
+    OverflowError,
     ValueError,
     RuntimeError,  # a compression or encryption that zipfile does not know
     struct.error,
@@ -58,7 +65,7 @@ def read_feature(path: str | os.PathLike, key: str | None, width: int | None = N
         in float32, too.
     """
     path = Path(path)
-    array = _read_torch(path, key) if path.suffix == ".pt" else _read_numpy(path, key)
+    array = _read_torch(path, key) if path.suffix == ".pt" else _read_numpy(path, key, width)
     _check_header(path, array.shape, array.dtype, width)
     finite = np.isfinite(array)
     if not finite.all():
@@ -93,13 +100,8 @@ def feature_header(
     if path.suffix == ".pt":
         array = _read_torch(path, key)
         return _check_header(path, array.shape, array.dtype, width)
-    with _open_array(path, key) as (stream, available):
-        shape, dtype, start = _npy_header(stream)
-    header = _check_header(path, shape, dtype, width)
-    expected = start + header.rows * header.width * dtype.itemsize
-    if available < expected:
-        raise _unreadable(path, f"cut short, {available} of {expected} bytes")
-    return header
+    with _open_array(path, key) as (opened, available):
+        return _numpy_header(path, opened(), available, width)
 
 
 def normalize(features: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -145,39 +147,78 @@ def _widen(features: np.ndarray, out: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def _open_array(path: Path, key: str | None) -> Iterator[tuple[IO[bytes], int]]:
-    """Opens the array `key` of a `.npz` file, or a `.npy` file: (stream, bytes there are)."""
+def _open_array(path: Path, key: str | None) -> Iterator[tuple[Callable[[], IO[bytes]], int]]:
+    """Opens the array `key` of a `.npz` file, or a `.npy` file: (opened, bytes there are).
+
+    `opened()` is a stream at its start. It may be called again; then the one before is done with.
+    """
     try:
         with contextlib.ExitStack() as stack:
             if path.suffix == ".npz":
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
                 member = archive.infolist()[names.index(_key(path, key, names))]
-                yield stack.enter_context(archive.open(member)), member.file_size
+                # Opened anew: a stream of an archive that was wound back checks no sums.
+                yield lambda: stack.enter_context(archive.open(member)), member.file_size
             else:
                 stream = stack.enter_context(path.open("rb"))
-                yield stream, os.fstat(stream.fileno()).st_size
+
+                def from_start() -> IO[bytes]:
+                    stream.seek(0)
+                    return stream
+
+                yield from_start, os.fstat(stream.fileno()).st_size
     except DataError:
         raise
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 
-def _read_numpy(path: Path, key: str | None) -> np.ndarray:
-    with _open_array(path, key) as (stream, _):
-        return np.lib.format.read_array(stream, allow_pickle=False)
+def _read_numpy(path: Path, key: str | None, width: int | None) -> np.ndarray:
+    with _open_array(path, key) as (opened, available):
+        # Before memory is taken for what a damaged header says.
+        _numpy_header(path, opened(), available, width)
+        return np.lib.format.read_array(opened(), allow_pickle=False)
 
 
-def _npy_header(stream) -> tuple[tuple[int, ...], np.dtype, int]:
+def _numpy_header(
+    path: Path, stream: IO[bytes], available: int, width: int | None
+) -> FeatureHeader:
+    """Returns the header of an open `.npy` stream of so many bytes, if its array fits in them."""
+    shape, dtype, start = _npy_header(stream)
+    header = _check_header(path, shape, dtype, width)
+    expected = start + header.rows * header.width * dtype.itemsize
+    if available < expected:
+        raise _unreadable(path, f"cut short, {available} of {expected} bytes")
+    return header
+
+
+def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
     """Returns shape, dtype and the position of the first number of an open `.npy` stream."""
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
-        raise ValueError(f"npy format version {version} is not one for numbers")
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise ValueError(f"npy format version {version} is not one for numbers")
+    # The header is Python: tokenize.TokenError, TypeError, IndexError, MemoryError, ...
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from error
     return shape, dtype, stream.tell()
+
+
+def torch_problem(torch: ModuleType) -> str | None:
+    """Says why files must not be read with this PyTorch; None if they may."""
+    version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
+    if version >= OLDEST_TORCH:
+        return None
+    oldest = ".".join(map(str, OLDEST_TORCH))
+    return (
+        f"PyTorch {torch.__version__} is too old to read a file without running what is in it; "
+        f"install {oldest} or newer: pip install 'flashvtg-jax[torch]'"
+    )
 
 
 def _read_torch(path: Path, key: str | None) -> np.ndarray:
@@ -189,19 +230,24 @@ def _read_torch(path: Path, key: str | None) -> np.ndarray:
             f"{path}: reading .pt files needs PyTorch: pip install 'flashvtg-jax[torch]'. "
             "(Or convert the files to .npy under the same names; both are read.)"
         ) from error
+    if problem := torch_problem(torch):
+        raise DataError(f"{path}: {problem}")
     try:
         # weights_only: tensors are read, code in the file is not run.
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (*_UNREADABLE, pickle.UnpicklingError) as error:
+    except Exception as error:  # PyTorch raises many kinds
         raise _unreadable(path, error) from error
     if isinstance(content, dict):
         entries = {str(name): entry for name, entry in content.items()}
         content = entries[_key(path, key, list(entries))]
     if not isinstance(content, torch.Tensor):
         raise DataError(f"{path}: expected a tensor, found {type(content).__name__}.")
-    if content.dtype == torch.bfloat16:  # numpy has none
-        content = content.float()
-    return content.detach().numpy()
+    try:
+        if content.dtype == torch.bfloat16:  # numpy has none
+            content = content.float()
+        return content.detach().numpy()
+    except Exception as error:  # sparse, quantised, without data
+        raise _unreadable(path, error) from error
 
 
 def _check_header(path: Path, shape, dtype: np.dtype, width: int | None) -> FeatureHeader:
@@ -215,7 +261,7 @@ def _check_header(path: Path, shape, dtype: np.dtype, width: int | None) -> Feat
         raise DataError(
             f"{path}: expected width {width}, got {found}: features of another backbone?"
         )
-    if rows == 0 or found == 0:
+    if rows <= 0 or found <= 0:  # below 0 in a damaged header
         raise DataError(f"{path}: empty, shape {list(shape)}; extract or download it again.")
     return FeatureHeader(rows, found, dtype)
 

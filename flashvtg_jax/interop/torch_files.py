@@ -19,11 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from flashvtg_jax.data.features import torch_problem
 from flashvtg_jax.errors import CheckpointError
-
-# From 2.6 on stand-ins can be registered under other names; before, files that its reader ought to
-# refuse could run code (CVE-2025-32434).
-OLDEST_TORCH = (2, 6)
 
 _CONFIG_KEY = "flashvtg_jax_config"  # in files that `write_torch_file` made
 
@@ -162,13 +159,8 @@ def _import_torch() -> ModuleType:
             f"files of PyTorch are read and written by PyTorch, which is not here ({error}); "
             "install it: pip install 'flashvtg-jax[torch]'"
         ) from error
-    version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
-    if version < OLDEST_TORCH:
-        oldest = ".".join(map(str, OLDEST_TORCH))
-        raise CheckpointError(
-            f"PyTorch {torch.__version__} is too old to read a file without running what is in it; "
-            f"install {oldest} or newer: pip install 'flashvtg-jax[torch]'"
-        )
+    if problem := torch_problem(torch):
+        raise CheckpointError(problem)
     return torch
 
 

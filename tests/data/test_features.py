@@ -1,4 +1,5 @@
 import importlib
+import types
 import zipfile
 from pathlib import Path
 
@@ -175,12 +176,41 @@ def test_pickled_objects_are_never_loaded(tmp_path, read, suffix):
     assert not marker.exists()
 
 
-def test_a_header_that_lies_about_its_size_is_an_error(tmp_path):
+@both
+def test_a_header_that_lies_about_its_size_is_an_error(tmp_path, read):
     path = tmp_path / "a.npy"
     np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(4, 4))
-    content = path.read_bytes().replace(b"(4, 4)", b"(9, 4)")
-    path.write_bytes(content)
-    assert "cut short" in error_of(feature_header, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"(4, 4)", b"(9, 4)"))
+    assert "cut short" in error_of(read, path)
+    path.write_bytes(whole.replace(b"(4, 4), }            ", b"(4" + b"0" * 12 + b", 4), }"))
+    assert "cut short, 160 of 32" in error_of(read, path)  # no memory is taken for it
+    path.write_bytes(whole.replace(b"(4, 4), ", b"(-1, 4),"))
+    assert "empty, shape [-1, 4]" in error_of(read, path)
+
+
+@both
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"4), }", b"4(, }"),  # tokenize.TokenError
+        (b"{'descr'", b"{['desc'"),
+        (b"'<f2'", b"()   "),  # IndexError
+        (b"{'descr': '<f2'", b"{[]: 1, 'd': 22"),  # TypeError
+    ],
+)
+def test_a_damaged_header_is_an_error(tmp_path, read, suffix, old, new):
+    np.save(tmp_path / "whole.npy", features())
+    content = (tmp_path / "whole.npy").read_bytes()
+    assert old in content and len(old) == len(new)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        path.write_bytes(content.replace(old, new))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("features.npy", content.replace(old, new))
+    assert "cannot be read" in error_of(read, path)
 
 
 def test_an_unknown_compression_is_an_error(tmp_path):
@@ -208,6 +238,34 @@ def test_pt_files_without_pytorch_say_what_to_install(tmp_path, read, monkeypatc
     monkeypatch.setattr(importlib, "import_module", without_torch)
     message = error_of(read, path)
     assert "pip install 'flashvtg-jax[torch]'" in message
+
+
+def with_torch(monkeypatch, torch):
+    import_module = importlib.import_module
+    monkeypatch.setattr(
+        importlib, "import_module", lambda x, *args: torch if x == "torch" else import_module(x)
+    )
+
+
+@both
+@pytest.mark.parametrize("version", ["2.5.1+cpu", "1.13.0"])
+def test_an_old_pytorch_reads_no_files(tmp_path, read, monkeypatch, version):
+    with_torch(monkeypatch, types.SimpleNamespace(__version__=version))
+    message = error_of(read, tmp_path / "a.pt")
+    assert f"PyTorch {version} is too old to read a file without running" in message
+    assert "install 2.6 or newer" in message
+
+
+@both
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), AttributeError("y"), AssertionError(), IndexError]
+)
+def test_whatever_pytorch_raises_is_an_error_of_the_file(tmp_path, read, monkeypatch, error):
+    def load(*_, **__):
+        raise error
+
+    with_torch(monkeypatch, types.SimpleNamespace(__version__="2.10.0", load=load))
+    assert "cannot be read" in error_of(read, tmp_path / "a.pt")
 
 
 @both
