@@ -9,6 +9,8 @@ import pytest
 
 from flashvtg_jax.json_lines import write_json_lines
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 

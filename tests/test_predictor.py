@@ -405,6 +405,7 @@ def test_parameters_of_another_model_are_refused(predictor):
         fv.Predictor(fv.load_config("custom"), predictor.params)
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_in_small_and_writes_json(tmp_path):
     output = tmp_path / "result.json"
     command = [sys.executable, str(BENCHMARK), "--smoke", f"--output={output}"]

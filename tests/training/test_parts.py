@@ -161,6 +161,7 @@ for devices in (jax.devices()[:1], jax.devices()):
 """
 
 
+@pytest.mark.slow
 def test_four_devices_compute_what_one_does(tiny_config, tmp_path):
     config = tiny_config(train__batch_size=8, train__epochs=2)
     path = tmp_path / "config.json"

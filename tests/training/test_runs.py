@@ -20,6 +20,8 @@ from flashvtg_jax.training.loop import Interrupted, train
 from flashvtg_jax.training.runs import find_runs, plan_runs, summarize, write_summary
 from tests.training.conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (7, 8, 9)
 
 
