@@ -1,6 +1,7 @@
 """From logits and offsets to ranked moments: pure, batched, static shapes."""
 
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -77,6 +78,36 @@ def decode_moments(
     if nms_threshold is not None:
         moments = suppress(moments, nms_threshold, nms_type)
     return moments
+
+
+def decode_as_evaluated(
+    output: FlashVTGOutput,
+    duration: chex.Array,
+    clip_length: float,
+    settings: Any,
+    max_moments: int | None = None,
+) -> chex.Array:
+    """`decode_moments` as the official evaluation does it: clipped to a range and rounded.
+
+    Args:
+      output: of the model.
+      duration: [B] seconds.
+      clip_length: seconds.
+      settings: the `evaluation` section of a configuration.
+      max_moments: K; None: that of the settings.
+
+    Returns moments [B, K, 3] as `decode_moments`, not suppressed.
+    """
+    window_range = settings.window_range
+    return decode_moments(
+        output,
+        duration,
+        clip_length,
+        settings.max_moments if max_moments is None else max_moments,
+        window_range=None if window_range is None else tuple(window_range),
+        round_decimals=True,
+        round_to_clips=settings.round_to_clip_length,
+    )
 
 
 def num_moments(output: FlashVTGOutput, max_moments: int = 50) -> chex.Array:

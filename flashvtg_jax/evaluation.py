@@ -25,7 +25,7 @@ from flashvtg_jax.data.pipeline import (
     joint_evaluation_steps,
 )
 from flashvtg_jax.data.source import SplitSource, open_split
-from flashvtg_jax.decoding import decode_moments, num_moments, suppress
+from flashvtg_jax.decoding import decode_as_evaluated, num_moments, suppress
 from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import write_json_lines
@@ -140,16 +140,7 @@ def apply_and_decode(
     )
     if not config.loss.regression:  # boundaries were not learned
         return Decoded(output.saliency, None, None, None)
-    window_range = settings.window_range
-    moments = decode_moments(
-        output,
-        batch.duration,
-        config.clip_length,
-        settings.max_moments,
-        window_range=None if window_range is None else tuple(window_range),
-        round_decimals=True,
-        round_to_clips=settings.round_to_clip_length,
-    )
+    moments = decode_as_evaluated(output, batch.duration, config.clip_length, settings)
     return Decoded(
         saliency=output.saliency,
         moments=moments,

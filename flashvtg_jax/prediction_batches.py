@@ -15,7 +15,7 @@ import numpy as np
 
 from flashvtg_jax.data.features import normalize
 from flashvtg_jax.data.layout import lengths_agree
-from flashvtg_jax.decoding import decode_moments, num_moments, suppress
+from flashvtg_jax.decoding import decode_as_evaluated, num_moments, suppress
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 
 GROWTH = 1.25  # of the lengths that videos are padded to
@@ -274,16 +274,8 @@ class PredictionBatches:
             output = self._model_of_clips.apply({"params": params}, clips, mask, words, word_mask)
             if not self.config.loss.regression:  # boundaries were not learned
                 return Found(output.saliency, None, None)
-            window_range = settings.window_range
-            moments = decode_moments(  # as evaluation does it
-                output,
-                seconds,
-                self.config.clip_length,
-                num_decoded,
-                window_range=None if window_range is None else tuple(window_range),
-                round_decimals=True,
-                round_to_clips=settings.round_to_clip_length,
-            )
+            clip_length = self.config.clip_length
+            moments = decode_as_evaluated(output, seconds, clip_length, settings, num_decoded)
             return Found(output.saliency, moments, num_moments(output, num_decoded))
 
         data = self.config.data

@@ -52,6 +52,8 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
     once a split exceeds a gigabyte, which most of these do.
     """
 
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "See README.md: annotations and feature folders in manual_dir."
+
     def __init__(
         self,
         *,

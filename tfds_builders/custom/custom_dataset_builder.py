@@ -13,7 +13,6 @@ class Builder(FeatureDatasetBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "See README.md: annotations and feature folders in manual_dir."
 
     def _create_builder_config(self, builder_config, version) -> FeatureConfig:
         # TFDS's own would warn that the config is not in the list.

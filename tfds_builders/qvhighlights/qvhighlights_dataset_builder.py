@@ -23,7 +23,6 @@ class Builder(FeatureDatasetBuilder):
     """Builder of QVHighlights; README.md beside this file says where each file belongs."""
 
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "See README.md: annotations and feature folders in manual_dir."
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's convention)
         FeatureConfig(
             name="slowfast_clip",
