@@ -4,26 +4,24 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import itertools
 import json
 import os
 import reprlib
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from flashvtg_jax.data.layout import FileItem, Item
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
-from flashvtg_jax.files import write_atomically
 from flashvtg_jax.prediction_batches import CheckedVideo
 from flashvtg_jax.prediction_features import QUERY, FoundFeatures, find_features
+from flashvtg_jax.prediction_output import ErrorFile, asked, opened_output, write_whole
 from flashvtg_jax.predictor import Prediction, Predictor
 from flashvtg_jax.progress import progress_bar
 
@@ -31,7 +29,6 @@ _WINDOW_BATCHES = 8  # full batches' rows that are read before they are predicte
 _WINDOW_BYTES = 128 << 20  # of their features, likewise; with two windows in memory at a time
 _THREADS = 8  # that read files
 _KEPT_VIDEOS = 16  # read last, for further queries about them
-_SHOWN_ERRORS = 20  # on stderr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +156,8 @@ def predict_file(
     )
     counts: collections.Counter[str] = collections.Counter()
     with (
-        _opened_output(output, settings, overwrite) as (file, done),
-        _ErrorFile(queries, output, show_progress) as errors,
+        opened_output(output, settings, overwrite) as (file, done),
+        ErrorFile(queries, output, show_progress) as errors,
         contextlib.closing(_windows(predictor, found, _parsed(queries, done))) as windows,
     ):
         predicted = _predicted(predictor, windows, choice)
@@ -170,9 +167,9 @@ def predict_file(
                 continue
             line = None if task.problem else _as_line(task)
             if line is None:
-                errors.add(task)
+                errors.add(task.line, task.row.get("qid"), task.problem)
                 continue
-            _write(file, output, line)
+            write_whole(file, output, line)
             counts["predicted"] += 1
             counts["cut"] += task.video.is_cut
     return Summary(counts["predicted"], counts["found"], errors.count, counts["cut"], errors.path)
@@ -262,7 +259,7 @@ def _parsed(path: Path, done: Mapping[str, int]) -> Iterator[_Task]:
                 if seen.setdefault(qid, number) != number:
                     task.problem = f"qid {qid} is already used in line {seen[qid]}"
                 elif qid in done:
-                    task.done = done[qid] == _asked(row)
+                    task.done = done[qid] == asked(row)
                     if not task.done:
                         task.problem = (
                             "already answered for another video or query; use another --output"
@@ -299,11 +296,6 @@ def _are_seconds(value: Any) -> bool:
         return 0 < float(value) <= float(np.finfo(np.float32).max)
     except OverflowError:  # an integer of hundreds of digits
         return False
-
-
-def _asked(row: Mapping[str, Any]) -> int:
-    """What a line asks, beside its id, in a few bytes; the same for the line of its prediction."""
-    return hash((row["vid"], row.get("query")))
 
 
 class _Reader:
@@ -427,120 +419,6 @@ def _as_line(task: _Task) -> bytes | None:
     except ValueError as error:
         task.problem = f"the prediction cannot be written: {error}"
         return None
-
-
-@contextlib.contextmanager
-def _opened_output(
-    path: Path, settings: Mapping[str, Any], overwrite: bool
-) -> Iterator[tuple[IO[bytes], dict[str, int]]]:
-    """Opens a file of predictions at its end: (the file, what those that are there answer)."""
-    about = path.with_name(f"{path.name}.settings.json")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{path}: another process is writing this file") from error
-        except OSError:  # some network disks have no locks
-            pass
-        if overwrite:
-            file.truncate(0)
-        done: dict[str, int] = {}
-        if file.seek(0, os.SEEK_END):
-            _check_settings(path, about, settings)
-            done = _finished_lines(path, file)
-        write_atomically(about, json.dumps(settings, indent=2) + "\n")
-        yield file, done
-
-
-def _check_settings(path: Path, about: Path, settings: Mapping[str, Any]) -> None:
-    """Raises DataError if what is there was made otherwise."""
-    advice = "Move it away, or begin anew with --overwrite."
-    try:
-        saved = json.loads(about.read_bytes())
-        if not isinstance(saved, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: there already, and not begun by this command. {advice}"
-        ) from error
-    differing = [key for key, value in settings.items() if saved.get(key) != value]
-    if differing:
-        key = differing[0]
-        raise DataError(
-            f"{path}: begun with {key}={saved.get(key)}, not {settings[key]}: predictions of "
-            f"different kinds do not go into one file. {advice}"
-        )
-
-
-def _finished_lines(path: Path, file: IO[bytes]) -> dict[str, int]:
-    """What each id of a file was asked; what a call that was killed left torn is cut off."""
-    done: dict[str, int] = {}
-    end, torn = 0, False
-    file.seek(0)
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if torn:
-                raise DataError(
-                    f"{path}:{number - 1}: not a prediction; the file is damaged. Move it away, or "
-                    "begin anew with --overwrite."
-                )
-            try:
-                torn = not line.endswith(b"\n")
-                if not torn:
-                    row = json.loads(line)
-                    done[str(row["qid"])] = _asked(row)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                torn = True
-            end += 0 if torn else len(line)
-    file.truncate(end)
-    file.seek(0, os.SEEK_END)
-    return done
-
-
-def _write(file: IO[bytes], path: Path, line: bytes) -> None:
-    """Writes to an unbuffered file: what is written is on its way to the disk."""
-    try:
-        while line:
-            line = line[file.write(line) :]
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written: {error.strerror or error}; the same command goes on from "
-            "here"
-        ) from error
-
-
-class _ErrorFile:
-    """OUTPUT.errors.jsonl: lines that were left out; it is there only if there are any."""
-
-    def __init__(self, queries: Path, output: Path, show: bool):
-        self.path = output.with_name(f"{output.name}.errors.jsonl")
-        self.count = 0
-        self._queries, self._show = queries, show
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> "_ErrorFile":
-        self.path.unlink(missing_ok=True)  # all lines are looked at again
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def add(self, task: _Task) -> None:
-        """Says what is wrong with a line."""
-        self.count += 1
-        if self._file is None:
-            self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (closed in __exit__)
-        content = {"line": task.line, "qid": task.row.get("qid"), "error": task.problem}
-        _write(self._file, self.path, (json.dumps(content) + "\n").encode())
-        if self._show and self.count <= _SHOWN_ERRORS:
-            more = "" if self.count < _SHOWN_ERRORS else f" (further ones: {self.path})"
-            print(f"{self._queries}:{task.line}: {task.problem}{more}", file=sys.stderr)
 
 
 def _resolved(folder: str | os.PathLike | None) -> str | None:

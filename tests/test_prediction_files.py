@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flashvtg_jax as fv
-from flashvtg_jax import prediction_files
+from flashvtg_jax import prediction_files, prediction_output
 from flashvtg_jax.cli import main
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.prediction_features import find_features
@@ -271,7 +271,7 @@ def test_other_files_are_not_appended_to(predictor, queries, features, tmp_path)
     with pytest.raises(DataError, match=r"out.jsonl:1: not a prediction"):
         predict(predictor, queries, output, features)
     with (
-        prediction_files._opened_output(tmp_path / "new.jsonl", {}, False),
+        prediction_output.opened_output(tmp_path / "new.jsonl", {}, False),
         pytest.raises(DataError, match="another process is writing"),
     ):
         predict(predictor, queries, tmp_path / "new.jsonl", features)
