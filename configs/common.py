@@ -113,6 +113,19 @@ def get_common() -> ConfigDict:
     # Runs of several domains or seeds that are trained as one program; each takes its own memory.
     train.runs_together = 1
 
+    # What becomes of a step whose loss or gradient is not finite: "stop" ends the run, "skip" goes
+    # on with the parameters as they were. Either way the first such batch is saved.
+    train.on_nan = "stop"
+
+    parallel = config.parallel = ConfigDict()
+    # "jit": one program over all devices, whose losses look across the whole batch: any number of
+    # devices computes what one does. "pmap": each device has the losses of its own rows, and
+    # gradients are averaged.
+    parallel.mode = "jit"
+    # Split parameters and the optimiser's moments over the devices, for models that are too large
+    # for one of them; the numbers are the same.
+    parallel.shard_state = False
+
     evaluation = config.evaluation = ConfigDict()
     evaluation.batch_size = 64  # queries in a batch, over all devices
     evaluation.max_moments = 50  # moments kept for a query

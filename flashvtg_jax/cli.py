@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options, overrides)
     except FlashVTGError as error:
-        print(f"flashvtg {options.command}: {error}", file=sys.stderr)
-        return 1
+        return fail(options, str(error))
     except OSError as error:  # no space left, no permission: the system's message names the file
-        print(f"flashvtg {options.command}: {error}", file=sys.stderr)
-        return 1
+        return fail(options, str(error))
     except KeyboardInterrupt:
-        print(f"flashvtg {options.command}: interrupted", file=sys.stderr)
-        return 130
+        return fail(options, "interrupted", status=130)
+    except Exception:
+        if not is_one_of_several(options):
+            raise
+        traceback.print_exc()
+        return fail(
+            options,
+            "if another process was lost, its own output says why; start all of them again: what "
+            "is saved goes on",
+        )
+
+
+def fail(options: argparse.Namespace, message: str, status: int = 1) -> int:
+    """Tell what went wrong; returns the exit status, or ends the process, if it is one of several.
+
+    The ordinary way out would wait there for the others, who wait for this one.
+    """
+    print(f"flashvtg {options.command}: {message}", file=sys.stderr)
+    if is_one_of_several(options):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def is_one_of_several(options: argparse.Namespace) -> bool:
+    """Whether the command was told that there are other processes."""
+    named = ("coordinator", "num_processes", "process_id")
+    by_hand = any(getattr(options, name, None) is not None for name in named)
+    return by_hand or getattr(options, "distributed", False)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -150,6 +177,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=user_path,
         help="checkpoints, logs and results",
     )
+    add_processes(add)
 
     add = command(
         "evaluate",
@@ -172,6 +200,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=user_path,
         help="folder for the results (default: the work directory)",
     )
+    add_processes(add)
 
     add = command(
         "predict",
@@ -403,11 +432,34 @@ def run_build(options: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
+def add_processes(add: Callable[..., Any]) -> None:
+    """The arguments of commands that several processes can share, one on each host of a pod."""
+    add(
+        "--distributed",
+        action="store_true",
+        help="this process is one of several, as a TPU slice, Slurm or Open MPI started them",
+    )
+    add("--coordinator", metavar="HOST:PORT", help="elsewhere: where the first process listens,")
+    add("--num_processes", type=int, metavar="N", help="how many there are,")
+    add("--process_id", type=int, metavar="I", help="and which one this is, from 0")
+
+
+def connect_processes(options: argparse.Namespace) -> bool:
+    """Make this process one of several if asked to; returns whether it speaks for all."""
+    if not is_one_of_several(options):
+        return True
+    from flashvtg_jax.training.processes import connect, is_first
+
+    connect(options.coordinator, options.num_processes, options.process_id)
+    return is_first()
+
+
 def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from flashvtg_jax.config import load_config
     from flashvtg_jax.training.loop import Interrupted, train
 
     config = load_config(options.config, overrides)
+    first = connect_processes(options)
     try:
         numbers, numbers_nms = train(config, options.workdir)
     except Interrupted as interruption:
@@ -417,6 +469,8 @@ def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 128 + interruption.signal_number
+    if not first:
+        return 0
     workdir = Path(options.workdir)
     from flashvtg_jax.training.runs import untrained_numbers
 
@@ -448,6 +502,7 @@ def print_results(
 def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.evaluation import evaluate
 
+    first = connect_processes(options)
     numbers, numbers_nms = evaluate(
         options.workdir,
         split=options.split,
@@ -455,6 +510,8 @@ def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
         data_dir=options.data_dir,
         output=options.output,
     )
+    if not first:
+        return 0
     output = Path(options.output or options.workdir)
     if numbers:
         print_results(output, numbers, numbers_nms)

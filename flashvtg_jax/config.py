@@ -151,7 +151,7 @@ def add_new_fields(config: ConfigDict) -> ConfigDict:
     config = copy.deepcopy(config)
     with config.unlocked():
         for name, value in common.items(preserve_field_references=True):
-            if isinstance(value, ConfigDict):
+            if isinstance(value, ConfigDict) and name in config:
                 if unknown := sorted(set(config[name]) - set(value)):
                     raise ConfigError(f"config.{name} has no field {', '.join(unknown)}")
                 for field, default in value.items(preserve_field_references=True):

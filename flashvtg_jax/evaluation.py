@@ -33,8 +33,10 @@ from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.progress import progress_bar
 from flashvtg_jax.training.parallel import make_mesh, put_batch, replicated
+from flashvtg_jax.training.processes import by_first, from_first, is_first
 from flashvtg_jax.training.restoring import restore
 from flashvtg_jax.training.runs import find_runs, write_summary
+from flashvtg_jax.training.stopping import StoppedError
 
 Predictions = list[dict[str, Any]]
 Numbers = dict[str, float]
@@ -60,7 +62,8 @@ class Results:
     Attributes:
       numbers: scores without NMS; empty where there is no ground truth.
       numbers_nms: with NMS; empty where there are no moments.
-      predictions: a row for each query of the split, in its order; without NMS.
+      predictions: a row for each query of the split, in its order; without NMS. Of several
+        processes, the first one has them; the others have none.
       predictions_nms: the same with NMS; None where there are no moments.
     """
 
@@ -70,31 +73,68 @@ class Results:
     predictions_nms: Predictions | None
 
 
+@flax.struct.dataclass
+class _Found:
+    """What is brought back for a batch, of the rows of all processes."""
+
+    decoded: Decoded
+    example: chex.Array  # [B] row of the split, -1 for padding rows
+    num_clips: chex.Array  # [B]
+
+
 class Evaluator:
-    """Predicts and scores splits with one compiled program per length bucket."""
+    """Predicts and scores splits with one compiled program per length bucket.
+
+    Of several processes each reads and computes a part of every batch; the first one has all the
+    predictions and scores them.
+    """
 
     def __init__(self, model: FlashVTG, config: ml_collections.ConfigDict, mesh: Mesh):
         # Padding rows change nothing, so any batch size can be spread evenly over the devices.
         rows = -(-config.evaluation.batch_size // mesh.size) * mesh.size
         self.config = apply_overrides(config, {"evaluation.batch_size": rows})
         self.mesh = mesh
-        decode = partial(apply_and_decode, model, config)
-        self._apply = jax.jit(decode)
-        self._apply_together = jax.jit(jax.vmap(decode))
+        self._share = (jax.process_index(), jax.process_count())
 
-    def evaluate(self, params: Any, source: SplitSource, *, show_progress: bool = False) -> Results:
-        """Predictions for every row of a split, in its order, and their scores."""
+        def find(params: Any, batch: Batch) -> _Found:
+            decoded = apply_and_decode(model, config, params, batch)
+            return _Found(decoded, batch.example, batch.video_mask.sum(-1))
+
+        self._apply = jax.jit(find, out_shardings=replicated(mesh))
+        self._apply_together = jax.jit(jax.vmap(find), out_shardings=replicated(mesh))
+
+    def evaluate(
+        self,
+        params: Any,
+        source: SplitSource,
+        *,
+        show_progress: bool = False,
+        stop: Callable[[], bool] | None = None,
+    ) -> Results:
+        """Predictions for every row of a split, in its order, and their scores.
+
+        Args:
+          params: on every device of the mesh.
+          source: the split.
+          show_progress: show a bar.
+          stop: asked between batches; raises StoppedError when it says so.
+        """
         total = evaluation_plan(source, self.config).steps_per_epoch
-        batches = evaluation_batches(source, self.config)
+        batches = evaluation_batches(source, self.config, *self._share)
         collected = _Predictions(source)
         with contextlib.closing(batches):
-            decoded = self._decode_ahead(self._apply, params, batches, axis=0)
-            for batch, found in progress_bar(decoded, total, "evaluating", show_progress):
-                collected.add(batch, found)
+            rows = self._find_ahead(self._apply, params, batches, 0, stop)
+            for found in progress_bar(rows, total, "evaluating", show_progress):
+                collected.add(found)
         return collected.scored(self.config.clip_length)
 
     def evaluate_together(
-        self, params: Any, sources: Sequence[SplitSource], *, show_progress: bool = False
+        self,
+        params: Any,
+        sources: Sequence[SplitSource],
+        *,
+        show_progress: bool = False,
+        stop: Callable[[], bool] | None = None,
     ) -> list[Results]:
         """`evaluate` of several runs as one program.
 
@@ -102,32 +142,38 @@ class Evaluator:
           params: of all runs, stacked along a first axis.
           sources: the split of each run.
           show_progress: show a bar.
+          stop: as in `evaluate`.
         """
         configs = [self.config] * len(sources)
         total = joint_evaluation_steps(sources, configs)
-        batches = joint_evaluation_batches(sources, configs)
+        batches = joint_evaluation_batches(sources, configs, *self._share)
         collected = [_Predictions(source) for source in sources]
         with contextlib.closing(batches):
-            decoded = self._decode_ahead(self._apply_together, params, batches, axis=1)
-            for batch, found in progress_bar(decoded, total, "evaluating", show_progress):
+            rows = self._find_ahead(self._apply_together, params, batches, 1, stop)
+            for found in progress_bar(rows, total, "evaluating", show_progress):
                 for run, predictions in enumerate(collected):
-                    of_run = partial(jax.tree.map, lambda array, run=run: array[run])
-                    predictions.add(of_run(batch), of_run(found))
+                    predictions.add(jax.tree.map(lambda array, run=run: array[run], found))
         return [predictions.scored(self.config.clip_length) for predictions in collected]
 
-    def _decode_ahead(
-        self, apply: Callable, params: Any, batches: Iterable[Batch], axis: int
-    ) -> Iterator[tuple[Batch, Decoded]]:
+    def _find_ahead(
+        self,
+        apply: Callable,
+        params: Any,
+        batches: Iterable[Batch],
+        axis: int,
+        stop: Callable[[], bool] | None,
+    ) -> Iterator[_Found]:
         """Start each batch before the previous one is read back, so that neither side waits."""
         waiting = None
         for batch in batches:
-            batch = batch.replace(targets=None)
-            started = (batch, apply(params, put_batch(batch, self.mesh, axis)))
+            if stop is not None and stop():
+                raise StoppedError
+            started = apply(params, put_batch(batch.replace(targets=None), self.mesh, axis))
             if waiting:
-                yield waiting[0], jax.device_get(waiting[1])
+                yield jax.device_get(waiting)
             waiting = started
         if waiting:
-            yield waiting[0], jax.device_get(waiting[1])
+            yield jax.device_get(waiting)
 
 
 def apply_and_decode(
@@ -150,22 +196,25 @@ def apply_and_decode(
 
 
 class _Predictions:
-    """The predictions for a split, filled batch by batch."""
+    """The predictions for a split, filled batch by batch, in the first process."""
 
     def __init__(self, source: SplitSource):
         self._annotations = source.annotations()
-        self._plain: Predictions = [{}] * len(source)
-        self._suppressed: Predictions = [{}] * len(source)
+        size = len(source) if is_first() else 0
+        self._plain: Predictions = [{}] * size
+        self._suppressed: Predictions = [{}] * size
 
-    def add(self, batch: Batch, decoded: Decoded) -> None:
+    def add(self, found: _Found) -> None:
         """Takes what was found for the rows of a batch, padding rows aside."""
+        if not is_first():
+            return
         # The official scores rank rounded saliency where moments are predicted, else raw scores.
-        decimals = 4 if decoded.moments is not None else 8
-        decoded = jax.tree.map(partial(_rounded, decimals=decimals), decoded)
-        for b in np.flatnonzero(batch.example >= 0):
-            example = int(batch.example[b])
+        decimals = 4 if found.decoded.moments is not None else 8
+        decoded = jax.tree.map(partial(_rounded, decimals=decimals), found.decoded)
+        for b in np.flatnonzero(found.example >= 0):
+            example = int(found.example[b])
             about = {key: self._annotations[example][key] for key in ("qid", "query", "vid")}
-            clips = int(batch.video_mask[b].sum())
+            clips = int(found.num_clips[b])
             shared = {"pred_saliency_scores": decoded.saliency[b, :clips].tolist()}
             if decoded.moments is None:
                 self._plain[example] = about | shared
@@ -181,14 +230,18 @@ class _Predictions:
 
     def scored(self, clip_length: float) -> Results:
         """The predictions with their scores, where there is ground truth."""
-        with_moments = "pred_relevant_windows" in self._plain[0]
+        with_moments = bool(self._plain) and "pred_relevant_windows" in self._plain[0]
         suppressed = self._suppressed if with_moments else None
-        numbers, numbers_nms = (
-            evaluate_predictions(predictions, self._annotations, clip_length=clip_length)
-            if predictions and has_ground_truth(self._annotations)
-            else {}
-            for predictions in (self._plain, suppressed)
-        )
+
+        def score() -> list[Numbers]:
+            return [
+                evaluate_predictions(predictions, self._annotations, clip_length=clip_length)
+                if predictions and has_ground_truth(self._annotations)
+                else {}
+                for predictions in (self._plain, suppressed)
+            ]
+
+        numbers, numbers_nms = from_first(score)
         return Results(numbers, numbers_nms, self._plain, suppressed)
 
 
@@ -216,7 +269,8 @@ def evaluate(
       data_dir: where the data set is; None: where training found it.
       output: folder for predictions.jsonl, predictions_nms.jsonl and metrics.json; None: workdir.
 
-    Returns the numbers without and with NMS; both empty for a split without ground truth.
+    Returns the numbers without and with NMS; both empty for a split without ground truth. Several
+    processes (`flashvtg_jax.training.processes.connect`) share the work; the first one writes.
     Raises CheckpointError if there is no such checkpoint, DataError if the split is not built or
     `output` cannot be written.
     """
@@ -228,8 +282,8 @@ def evaluate(
             f"{workdir}: no checkpoints here; train first: "
             f"flashvtg train --config=NAME --workdir={workdir}"
         )
-    for name in names:
-        check_writable(output / name)  # now, not after the work
+    by_first(lambda: [check_writable(output / name) for name in names])  # now, not after the work
+    show_progress = show_progress and is_first()
     mesh = make_mesh()
     evaluators: dict[str, Evaluator] = {}  # runs that differ in seed and domain share programs
     for name in names:
@@ -250,13 +304,14 @@ def evaluate(
             config_to_json(shared), Evaluator(restored.model, shared, mesh)
         )
         results = evaluator.evaluate(restored.params, source, show_progress=show_progress)
-        write_results(output / name, {"split": split, "step": restored.step}, results)
+        about = {"split": split, "step": restored.step}
+        by_first(partial(write_results, output / name, about, results))
     if names == [""]:
         return results.numbers, results.numbers_nms
     if not results.numbers:
-        (output / "metrics.json").unlink(missing_ok=True)
+        by_first(partial((output / "metrics.json").unlink, missing_ok=True))
         return {}, {}
-    return write_summary(output, split, names)
+    return tuple(from_first(partial(write_summary, output, split, names)))
 
 
 def check_writable(folder: Path) -> None:

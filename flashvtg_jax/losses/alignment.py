@@ -64,7 +64,9 @@ def alignment_loss(
         loss -= masked_mean(within_sample, rows)
     if "column" in directions:
         at_my_clip = similarity[:, clip[:, 0]].T  # [b, other]: the other samples at b's clip
-        across_batch = jnp.diagonal(jax.nn.log_softmax(at_my_clip, axis=1))
+        # A sum, not jnp.diagonal, which is a gather: of rows that are spread over devices.
+        own = jnp.eye(len(clip), dtype=bool)
+        across_batch = jnp.where(own, jax.nn.log_softmax(at_my_clip, axis=1), 0.0).sum(axis=1)
         loss -= masked_mean(across_batch, rows)
     return loss
 

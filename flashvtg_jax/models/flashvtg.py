@@ -19,21 +19,11 @@ from flashvtg_jax.models.layers import (
     sine_positions,
     temporal_endpoints,
 )
+from flashvtg_jax.models.negatives import negative_rows, split_rows, stack_rows, take_rows
 from flashvtg_jax.models.output import FlashVTGOutput
 from flashvtg_jax.models.pyramid import TemporalFeatureLayering, make_point_mask, make_points
 from flashvtg_jax.models.saliency import SaliencyHead
 from flashvtg_jax.models.score_refinement import AdaptiveScoreRefinement
-
-
-def negative_rows(row_mask: chex.Array) -> chex.Array:
-    """The row that lends each row its query as a negative: the next valid one, cyclically.
-
-    row_mask [B] bool -> [B] int32. Padding rows point at themselves, so that they change nothing.
-    """
-    order = jnp.argsort(~row_mask, stable=True)  # valid rows first, in their order
-    rank = jnp.cumsum(row_mask) - 1
-    following = order[(rank + 1) % jnp.maximum(row_mask.sum(), 1)]
-    return jnp.where(row_mask, following, jnp.arange(row_mask.shape[0])).astype(jnp.int32)
 
 
 class FlashVTG(nn.Module):
@@ -157,20 +147,21 @@ class FlashVTG(nn.Module):
         fused = (clips, video_mask, words, query_mask, dummy_keys)
         negatives = {}
         if with_negatives:
-            index = negative_rows(video_mask.any(-1))
-            other = (clips, video_mask, words[index], query_mask[index], dummy_keys[index])
-            fused = [jnp.concatenate(pair) for pair in zip(fused, other, strict=True)]
+            row_mask = video_mask.any(-1)
+            index = negative_rows(row_mask)
+            negative_query = take_rows((words, query_mask, dummy_keys), index, row_mask)
+            other = (clips, video_mask, *negative_query)
+            fused = [stack_rows(*pair) for pair in zip(fused, other, strict=True)]
         memory, saliency, query_attention = self.fuse(*fused, train=train)
         if with_negatives:
-            batch = video.shape[0]
+            memory, _ = split_rows(memory)
+            saliency, negative_saliency = split_rows(saliency)
+            query_attention, negative_query_attention = split_rows(query_attention)
             negatives = {
-                "negative_saliency": saliency[batch:],
-                "negative_query_attention": query_attention[batch:],
+                "negative_saliency": negative_saliency,
+                "negative_query_attention": negative_query_attention,
                 "negative_index": index,
             }
-            memory, saliency, query_attention = (
-                a[:batch] for a in (memory, saliency, query_attention)
-            )
 
         levels = self.pyramid(memory)
         masks = make_point_mask(video_mask, self.strides)

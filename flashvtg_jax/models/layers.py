@@ -209,6 +209,12 @@ class SelfAttention(nn.Module):
         bias = self.param("in_bias", nn.initializers.zeros, (3 * width,))
         kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
 
+        # The bias of the keys shifts all logits of a query alike, which softmax does not see: its
+        # gradient is 0. What rounding makes of that, Adam would scale to steps of full size, others
+        # on every number of devices.
+        learned = jnp.arange(3 * width) // width != 1
+        bias = jnp.where(learned, bias, jax.lax.stop_gradient(bias))
+
         with_position = (x + positions.astype(x.dtype)).astype(self.dtype)
         query_key = jnp.matmul(with_position, kernel[:, : 2 * width], precision=precision)
         query, key = jnp.split(query_key + bias[: 2 * width], 2, axis=-1)

@@ -5,8 +5,10 @@ the highest selection score. Each is written beside and renamed: it is whole, or
 """
 
 import contextlib
+import json
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import optax
 import orbax.checkpoint as ocp
 
 from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.training.checksums import checksum
+from flashvtg_jax.training.processes import all_or_none, is_first
 from flashvtg_jax.training.state import TrainState
 from flashvtg_jax.version import __version__
 
@@ -73,8 +77,13 @@ class Checkpoints:
         if step in manager.all_steps():
             return
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        meta = ocp.args.JsonSave({"format": FORMAT, "versions": versions(), **meta})
-        check_space(Path(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
+        sums = {name: checksum(item) for name, item in items.items()}
+        content = {"format": FORMAT, "versions": versions(), **meta, "checksums": sums}
+        meta = ocp.args.JsonSave({**content, "checksum": _meta_checksum(content)})
+        with all_or_none():
+            check_space(
+                Path(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+            )
         with _clear_write_errors(manager):
             manager.save(step, args=ocp.args.Composite(meta=meta, **args), force=True)
 
@@ -97,12 +106,12 @@ class Checkpoints:
 
         Raises CheckpointError if there is no such step, or it is of another version or damaged.
         """
-        return self._restore(step, **_META)["meta"]
+        return self._restore(step)["meta"]
 
     def read_best_meta(self) -> dict[str, Any] | None:
         """What was saved beside the best parameters, or None if there are none yet."""
         step = self.best_step()
-        return None if step is None else self._restore_from(self._best, step, _META)["meta"]
+        return None if step is None else self._restore_from(self._best, step, {})["meta"]
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """The state of a step, with the shapes and shardings of `target` (arrays or their shapes).
@@ -130,22 +139,27 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self._latest.directory}: no checkpoint of step {step}; there are: {known}"
             )
-        return self._restore_from(managers[0], step, items)
+        if len(managers) > 1:
+            with contextlib.suppress(CheckpointError):
+                return self._restore_from(managers[0], step, items)
+        return self._restore_from(managers[-1], step, items)
 
     @staticmethod
     def _restore_from(manager: ocp.CheckpointManager, step: int, items: dict[str, Any]) -> Any:
         folder = manager.directory / str(step)
         try:
-            found = manager.restore(step, args=ocp.args.Composite(**items))
+            found = manager.restore(step, args=ocp.args.Composite(**items, **_META))
         except Exception as error:  # Orbax raises many kinds: the reader needs the folder
             raise CheckpointError(
                 f"{folder}: this checkpoint cannot be read ({error}); it is damaged, or from "
                 "another configuration or version. Move that folder away to use the one before it"
             ) from error
-        if "meta" in items and found["meta"].get("format") != FORMAT:
+        check_format(folder, found["meta"])
+        damage = find_damage(found)
+        if damage:
             raise CheckpointError(
-                f"{folder}: written by another version of flashvtg-jax (format "
-                f"{found['meta'].get('format')}, this one reads {FORMAT})"
+                f"{folder}: this checkpoint is damaged: {damage}. Move that folder away to use the "
+                "one before it"
             )
         return found
 
@@ -165,13 +179,41 @@ class Checkpoints:
 
 
 def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
+    # Barriers of its own: several managers save at the same time.
+    barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=str(folder.absolute()))
     options = ocp.CheckpointManagerOptions(
+        multiprocessing_options=barriers,
         max_to_keep=None if read_only else keep,
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _meta_checksum(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def check_format(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Raises CheckpointError if a checkpoint was written by a version that this one cannot read."""
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder}: written by another version of flashvtg-jax (format {meta.get('format')}, "
+            f"this one reads {FORMAT})"
+        )
+
+
+def find_damage(found: Mapping[str, Any]) -> str:
+    """What differs from what was saved, of the items read of a checkpoint; "" if nothing does."""
+    meta = dict(found["meta"])
+    own = meta.pop("checksum", None)  # those of earlier versions have none
+    if own is not None and own != _meta_checksum(meta):
+        return "its description is not what was saved"
+    for name, expected in meta.get("checksums", {}).items():
+        if name in found and checksum(found[name]) != expected:
+            return f"{name}: the numbers are not those that were saved"
+    return ""
 
 
 def check_space(folder: Path, size: int) -> None:
@@ -189,6 +231,8 @@ def check_space(folder: Path, size: int) -> None:
 
 
 def _remove_unfinished(manager: ocp.CheckpointManager) -> None:
+    if not is_first():
+        return
     for unfinished in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -197,7 +241,7 @@ def _remove_unfinished(manager: ocp.CheckpointManager) -> None:
 def _clear_write_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
         folder = Path(manager.directory)
         _remove_unfinished(manager)
         raise CheckpointError(

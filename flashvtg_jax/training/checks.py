@@ -2,7 +2,6 @@
 
 import difflib
 
-import jax
 import ml_collections
 
 from flashvtg_jax.decoding import NMS_TYPES
@@ -30,6 +29,8 @@ _ONE_OF = {
     "loss.classification": CLASSIFICATIONS,
     "loss.alignment_directions": DIRECTIONS,
     "evaluation.nms_type": NMS_TYPES,
+    "train.on_nan": ("stop", "skip"),
+    "parallel.mode": ("jit", "pmap"),
 }
 
 
@@ -78,8 +79,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for domain in config.data.domains:
         if not isinstance(domain, str) or "/" in domain or domain in ("", ".", ".."):
             raise ConfigError(f"config.data.domains: {domain!r} cannot be the name of a folder")
-    if jax.process_count() > 1:
+    if config.parallel.mode == "pmap" and config.parallel.shard_state:
         raise ConfigError(
-            f"{jax.process_count()} processes run this program, but training is for one so far: it "
-            "uses all devices of its machine"
+            "config.parallel.shard_state needs config.parallel.mode='jit': under pmap every device "
+            "has the whole state"
         )

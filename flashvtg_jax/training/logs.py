@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from flashvtg_jax.errors import CheckpointError, DataError, FlashVTGError
+from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.progress import is_terminal
 
 Metrics = Mapping[str, Any]
+Watch = Callable[[int, Mapping[str, float]], None]  # of the metrics of a step
 
 _QUIET_SECONDS = 5.0  # between lines about evaluations that are not better
 
@@ -46,10 +47,9 @@ class RunLog:
             self._events = _EventFile(workdir / "tensorboard", start_step)
 
     def step(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Write the metrics of a step; FlashVTGError if one is not finite."""
+        """Write the metrics of a step; those that are not finite as null."""
         told = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._write("train", {"step": step, "epoch": epoch, **told})
-        _check_finite(self.workdir, step, values)
 
     def evaluation(self, step: int, numbers: Mapping[str, float], nms: Mapping[str, float]) -> None:
         """Write the numbers of an evaluation, without and with NMS (where there are moments)."""
@@ -59,7 +59,9 @@ class RunLog:
             self.event(f"val/{name}", value, step)
 
     def event(self, name: str, value: float, step: int) -> None:
-        """Write a number for TensorBoard."""
+        """Write a number for TensorBoard, if it is one."""
+        if not math.isfinite(value):
+            return
         with _clear_write_errors(self.workdir):
             self._events.add_scalar(name, value, step)
 
@@ -78,13 +80,16 @@ class RunLog:
 class TrainingLog:
     """The metrics of steps, left on the device and written once per logging interval; a bar.
 
-    Of several runs trained together, the metrics of a step are arrays with a value for each. Use as
-    a context manager, which closes the runs' files.
+    Of several runs trained together, the metrics of a step are arrays with a value for each. There
+    are no `runs` to write in processes other than the first. `watches`, one for each run, look at
+    all metrics after they are written, and may raise. Use as a context manager, which closes the
+    runs' files.
     """
 
     def __init__(
         self,
         runs: Sequence[RunLog],
+        watches: Sequence[Watch] = (),
         *,
         start_step: int,
         num_steps: int,
@@ -94,6 +99,7 @@ class TrainingLog:
         show_progress: bool,
     ):
         self._runs = runs
+        self._watches = watches
         self._steps_per_epoch = steps_per_epoch
         self._num_epochs = num_steps // steps_per_epoch
         self._rows_per_step = rows_per_step
@@ -135,7 +141,7 @@ class TrainingLog:
             self.flush()
 
     def flush(self) -> None:
-        """Copy pending metrics to the host and write them; FlashVTGError if one is not finite."""
+        """Copy pending metrics to the host, write them and let the watches look."""
         if not self._pending:
             return
         steps, metrics = zip(*jax.device_get(self._pending), strict=True)
@@ -157,6 +163,9 @@ class TrainingLog:
                 run.event(f"train/{name}", float(np.mean(value[:, index])), steps[-1])
             if rate is not None:
                 run.event("samples_per_second", rate, steps[-1])
+        for index, watch in enumerate(self._watches):
+            for position, step in enumerate(steps):
+                watch(step, {name: float(v[position, index]) for name, v in values.items()})
         shown = {"loss": f"{np.mean(values['loss']):.3f}"}
         if rate is not None:
             shown["samples/s"] = f"{rate:.0f}"
@@ -205,17 +214,6 @@ class _EventFile:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _check_finite(workdir: Path, step: int, values: Mapping[str, float]) -> None:
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        raise FlashVTGError(
-            f"{workdir}: step {step}: {', '.join(broken)} not finite; training stopped, earlier "
-            "checkpoints are intact. The usual remedy is a smaller config.optimizer.learning_rate, "
-            "in another --workdir; of several runs, the others go on if this seed or domain is "
-            "left out of the command"
-        )
 
 
 def _keep_steps(path: Path, last_step: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashvtg_jax.config import diff_configs, read_config
+from flashvtg_jax.config import add_new_fields, diff_configs, read_config
 from flashvtg_jax.data.batch_plan import BatchPlan
 from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline, train_plan
 from flashvtg_jax.data.preparation import complete_config
@@ -15,6 +15,8 @@ from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.errors import CheckpointError, DataError, FlashVTGError
 from flashvtg_jax.evaluation import has_ground_truth
 from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.training.processes import from_first
+from flashvtg_jax.training.recovery import find_start
 from flashvtg_jax.training.runs import Run
 from flashvtg_jax.training.selection import latest_selection
 from flashvtg_jax.training.workdir import IDLE_FIELDS, check_workdir
@@ -30,7 +32,7 @@ class OpenRun(Run):
       train_source: the split, or the domain of it, to learn from.
       val_source: to select the best checkpoint on.
       plan: the batches of each epoch.
-      start_step: of its latest checkpoint; 0 without.
+      start_step: of the checkpoint to go on from; 0 without.
     """
 
     train_source: SplitSource
@@ -68,7 +70,7 @@ def open_run(run: Run, data_dir: Path, sources: Sources) -> OpenRun:
         train_source=train_source,
         val_source=val_source,
         plan=train_plan(train_source, config),
-        start_step=latest_step(run.workdir),
+        start_step=0,
     )
 
 
@@ -78,7 +80,7 @@ def is_finished(run: OpenRun) -> bool:
     try:
         content = json.loads((run.workdir / "metrics.json").read_text())
         about = (content["split"], content["step"])
-        if diff_configs(read_config(run.workdir / "config.json"), run.config, IDLE_FIELDS):
+        if _changed(run):
             return False
         with contextlib.closing(Checkpoints(run.workdir, read_only=True)) as checkpoints:
             meta = checkpoints.read_meta(run.start_step)
@@ -92,24 +94,46 @@ def is_finished(run: OpenRun) -> bool:
     return about == (run.config.data.val_split, selection.best_step)
 
 
+def _changed(run: OpenRun) -> bool:
+    saved = add_new_fields(read_config(run.workdir / "config.json"))
+    return bool(diff_configs(saved, run.config, IDLE_FIELDS))
+
+
 def group_runs(runs: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
-    """Runs that can be trained as one program: their batches have equal shapes, step by step."""
+    """Runs that can be trained as one program: their batches have equal shapes, step by step.
+
+    Under pmap, and with a state that is split over the devices, each run is a program of its own.
+    """
     groups: dict[Any, list[OpenRun]] = {}
     for run in runs:
         groups.setdefault((run.plan.shape_key, run.start_step), []).append(run)
     for group in groups.values():
-        parts = -(-len(group) // group[0].config.train.runs_together)
+        config = group[0].config
+        alone = config.parallel.mode == "pmap" or config.parallel.shard_state
+        parts = -(-len(group) // (1 if alone else config.train.runs_together))
         size = -(-len(group) // parts)  # parts of equal size share a program
         for start in range(0, len(group), size):
             yield group[start : start + size]
 
 
-def latest_step(workdir: Path) -> int:
-    """The step of the latest checkpoint in a work directory, 0 if there is none."""
-    if not (workdir / "checkpoints").is_dir():
-        return 0
-    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        return checkpoints.latest_step() or 0
+def continued(runs: Sequence[OpenRun]) -> list[OpenRun]:
+    """The runs with the steps they go on from; damaged checkpoints are put aside, with a warning.
+
+    Raises CheckpointError where no checkpoint can be used.
+    """
+
+    def find_starts() -> list[int]:
+        return [
+            find_start(
+                run.workdir, run.config.train.checkpoint_every_epochs * run.plan.steps_per_epoch
+            )
+            for run in runs
+        ]
+
+    starts = from_first(find_starts)
+    return [
+        dataclasses.replace(run, start_step=start) for run, start in zip(runs, starts, strict=True)
+    ]
 
 
 def describe_data(source: SplitSource, plan: BatchPlan) -> dict[str, int]:

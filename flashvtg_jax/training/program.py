@@ -1,21 +1,29 @@
 """The compiled functions of training, for one run or for several of equal shapes at once."""
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jax.sharding import Mesh
+import numpy as np
 
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.source import SplitSource
 from flashvtg_jax.evaluation import Evaluator, Results
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.parallel import check_batch_size, make_mesh, put_batch, replicated
-from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer
+from flashvtg_jax.training.parallel import (
+    AXIS,
+    check_batch_size,
+    make_mesh,
+    put_batch,
+    replicated,
+    state_shardings,
+)
+from flashvtg_jax.training.per_device import PerDevice
+from flashvtg_jax.training.state import TrainState, feature_widths, init_state, make_optimizer
 from flashvtg_jax.training.step import make_train_step
 
 
@@ -33,31 +41,61 @@ class Program:
         optimizer = make_optimizer(config.optimizer, steps_per_epoch)
         self.evaluator = Evaluator(model, config, self.mesh)
         init = partial(init_state, model, optimizer, *feature_widths(config.data))
-        step = make_train_step(model, optimizer, config.loss)
         if num_runs > 1:
-            init, step = jax.vmap(init), jax.vmap(step)
-        # The state lives on every device and is donated: each step overwrites it in place.
+            init = jax.vmap(init)
         everywhere = replicated(self.mesh)
-        self.init = jax.jit(init, out_shardings=everywhere)
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-        self._stack = jax.jit(
-            lambda trees: jax.tree.map(lambda *arrays: jnp.stack(arrays), *trees),
-            out_shardings=everywhere,
-        )
-        self._choose = jax.jit(jax.vmap(_choose), donate_argnums=2)
+        self._gather = jax.jit(lambda tree: tree, out_shardings=everywhere)
+        self._split = config.parallel.shard_state
+        shapes = jax.eval_shape(init, np.zeros((num_runs,) if num_runs > 1 else (), np.uint32))
+        places = state_shardings(shapes, self.mesh, shard_state=self._split)
+        self.init = jax.jit(init, out_shardings=places)
+        self._stack = jax.jit(_stack, out_shardings=places)
+        self._stack_params = jax.jit(_stack, out_shardings=places.params)
+        self._choose = jax.jit(jax.vmap(_choose), donate_argnums=2, out_shardings=places.params)
 
-    @property
-    def row_axis(self) -> int:
-        """Axis of the rows of a batch."""
-        return int(self.num_runs > 1)
+        make_step = partial(
+            make_train_step,
+            model,
+            optimizer,
+            config.loss,
+            skip_nonfinite=config.train.on_nan == "skip",
+        )
+        self._per_device = None
+        if config.parallel.mode == "pmap":
+            self._per_device = PerDevice(make_step(axis_name=AXIS), self.mesh)
+            self.step = self._per_device.step
+            return
+        step = make_step(shardings=places if self._split else None)
+        if num_runs > 1:
+            step = jax.vmap(step)
+        # The state stays on the devices and is donated: each step overwrites it in place.
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
+
+    def spread(self, state: TrainState) -> TrainState:
+        """A state as it is saved -> as `step` takes it."""
+        return state if self._per_device is None else self._per_device.spread(state)
+
+    def view(self, state: TrainState) -> TrainState:
+        """A state as `step` gives it -> as it is saved."""
+        return state if self._per_device is None else self._per_device.view(state)
+
+    def put(self, batch: Batch) -> Batch:
+        """This process's part of a batch -> arrays on the devices; the copy is asynchronous."""
+        if self._per_device is not None:
+            return self._per_device.put(batch)
+        return put_batch(batch, self.mesh, int(self.num_runs > 1))
 
     def of_run(self, tree: Any, index: int) -> Any:
         """What belongs to one of the runs."""
         return tree if self.num_runs == 1 else jax.tree.map(lambda array: array[index], tree)
 
-    def together(self, trees: Sequence[Any]) -> Any:
-        """Puts together what belongs to each of the runs."""
-        return trees[0] if self.num_runs == 1 else self._stack(list(trees))
+    def together(self, states: Sequence[TrainState]) -> TrainState:
+        """Puts together the states of each of the runs."""
+        return states[0] if self.num_runs == 1 else self._stack(list(states))
+
+    def params_together(self, params: Sequence[Any]) -> Any:
+        """Puts together the parameters of each of the runs."""
+        return params[0] if self.num_runs == 1 else self._stack_params(list(params))
 
     def keep_best(self, better: Sequence[bool], params: Any, best: Any) -> Any:
         """The best parameters after an evaluation, apart from those that go on changing."""
@@ -68,13 +106,27 @@ class Program:
         return jax.tree.map(jnp.copy, params)
 
     def evaluate(
-        self, params: Any, sources: Sequence[SplitSource], *, show_progress: bool
+        self,
+        params: Any,
+        sources: Sequence[SplitSource],
+        *,
+        show_progress: bool,
+        stop: Callable[[], bool] | None = None,
     ) -> list[Results]:
-        """What the parameters of each run give on its split."""
+        """What the parameters of each run give on its split.
+
+        Raises StoppedError as soon as `stop` says so.
+        """
+        if self._split:
+            params = self._gather(params)
+        watch = {"show_progress": show_progress, "stop": stop}
         if self.num_runs == 1:
-            found = self.evaluator.evaluate(params, sources[0], show_progress=show_progress)
-            return [found]
-        return self.evaluator.evaluate_together(params, sources, show_progress=show_progress)
+            return [self.evaluator.evaluate(params, sources[0], **watch)]
+        return self.evaluator.evaluate_together(params, sources, **watch)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *trees)
 
 
 def _choose(better: jax.Array, params: Any, best: Any) -> Any:
@@ -82,12 +134,12 @@ def _choose(better: jax.Array, params: Any, best: Any) -> Any:
 
 
 def on_device(
-    batches: Iterable[Batch], mesh: Mesh, row_axis: int = 0, ahead: int = 2
+    batches: Iterable[Batch], put: Callable[[Batch], Batch], ahead: int = 2
 ) -> Iterator[Batch]:
     """The batches as device arrays, copied `ahead` of their use: the copies overlap the steps."""
     waiting: collections.deque[Batch] = collections.deque()
     for batch in batches:
-        waiting.append(put_batch(batch, mesh, row_axis))
+        waiting.append(put(batch))
         if len(waiting) > ahead:
             yield waiting.popleft()
     while waiting:

@@ -5,7 +5,9 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.losses import objective
@@ -17,12 +19,29 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    model: FlashVTG, optimizer: optax.GradientTransformation, loss_config: Any
+    model: FlashVTG,
+    optimizer: optax.GradientTransformation,
+    loss_config: Any,
+    *,
+    axis_name: str | None = None,
+    shardings: TrainState | None = None,
+    skip_nonfinite: bool = False,
 ) -> TrainStep:
     """The function (state, batch) -> (next state, metrics) that training repeats.
 
     Metrics are scalars: `loss`, its unweighted terms, and `gradient_norm` before clipping.
     Padding rows of the batch (no valid clip) change nothing.
+
+    Args:
+      model: the module.
+      optimizer: of its parameters.
+      loss_config: the `loss` section of a configuration.
+      axis_name: of the devices when the step runs under `jax.pmap`: each computes the losses of its
+        own rows, with dropout masks of its own; gradients and metrics are their means.
+      shardings: of the parts that each device keeps of the state, if it is split. A step gathers
+        the parameters, and returns the part that is updated.
+      skip_nonfinite: let a step whose loss or gradient is not finite change nothing but the number
+        of steps; the metric `skipped` is 1 then, else 0.
     """
 
     def loss_fn(params: Any, batch: Batch, key: chex.PRNGKey) -> tuple[chex.Array, Metrics]:
@@ -40,15 +59,34 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        params = state.params
+        if shardings is not None:
+            params = jax.tree.map(_whole, params, shardings.params)
         gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, terms), gradients = gradient_fn(state.params, batch, key)
+        (loss, terms), gradients = gradient_fn(params, batch, key)
+        metrics = {"loss": loss, **terms}
+        if axis_name is not None:
+            gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
+        if shardings is not None:
+            gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        next_state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-        )
-        metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradients)}
-        return next_state, metrics
+        params = optax.apply_updates(state.params, updates)
+        if skip_nonfinite:
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+            metrics["skipped"] = 1.0 - finite
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (params, opt_state),
+                (state.params, state.opt_state),
+            )
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step
+
+
+def _whole(array: chex.Array, sharding: NamedSharding) -> chex.Array:
+    """The array on every device of its mesh."""
+    return jax.lax.with_sharding_constraint(array, NamedSharding(sharding.mesh, PartitionSpec()))

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import ml_collections
 
-from flashvtg_jax.config import diff_configs, read_config, save_config
+from flashvtg_jax.config import add_new_fields, diff_configs, read_config, save_config
 from flashvtg_jax.errors import ConfigError
+from flashvtg_jax.training.lock import LOCK_FILE
 
 # Changing these changes nothing of a run that is finished.
 IDLE_FIELDS = (
@@ -14,6 +15,8 @@ IDLE_FIELDS = (
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
     "train.runs_together",
+    "train.on_nan",
+    "parallel.shard_state",
     "data.data_dir",
     "data.manual_dir",  # of one's own data, the built set knows which folder it is of
     "data.num_threads",
@@ -46,7 +49,9 @@ def check_workdir(
     saved = [*(workdir / "checkpoints").glob("*"), *(workdir / "best").glob("*")]
     begun = any(folder.name.isdigit() for folder in saved)
     if begun and path.exists():
-        different = diff_configs(read_config(path), config, ignore=(*FREE_FIELDS, *ignore))
+        different = diff_configs(
+            add_new_fields(read_config(path)), config, ignore=(*FREE_FIELDS, *ignore)
+        )
         if different:
             listing = "\n  ".join(
                 line.replace(" in the first", " there").replace(" in the second", " now")
@@ -78,6 +83,12 @@ def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     Raises DataError if the folder cannot be written.
     """
     save_config(config, workdir / "config.json")
+
+
+def describe_workdir(workdir: Path) -> list[str]:
+    """What tells one work directory from another of that name, on another machine: who holds it."""
+    found = [(workdir / LOCK_FILE).read_text(encoding="utf-8")]
+    return found + sorted(str(path.relative_to(workdir)) for path in workdir.glob("checkpoints/*"))
 
 
 def data_folder(workdir: Path, config: ml_collections.ConfigDict) -> Path:

@@ -14,7 +14,8 @@ from flashvtg_jax.config import load_config
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.interop.pytorch import infer_model_fields
 from flashvtg_jax.models import FlashVTG
-from flashvtg_jax.models.flashvtg import build_model, negative_rows
+from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.models.negatives import negative_rows
 from tests import reference
 
 

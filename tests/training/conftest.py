@@ -4,6 +4,7 @@ import pytest
 
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.preparation import prepare_data
+from flashvtg_jax.training.loop import train
 
 TINY = {
     "model.hidden_dim": 8,
@@ -34,6 +35,17 @@ def tiny_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     prepare_data(load_config("demo", TINY), folder, show_progress=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_data):
+    """A work directory of an undisturbed run, the numbers it returned, and its configuration.
+
+    Not to be written into: copy it.
+    """
+    workdir = tmp_path_factory.mktemp("finished")
+    config = load_config("demo", {**TINY, "data.data_dir": str(tiny_data)})
+    return workdir, train(config, workdir, show_progress=False), config
 
 
 @pytest.fixture

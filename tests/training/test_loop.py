@@ -13,13 +13,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from flashvtg_jax.config import config_to_json, load_config
+from flashvtg_jax.config import config_to_json
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
 from flashvtg_jax.evaluation import evaluate
 from flashvtg_jax.metrics import score_files
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.loop import Interrupted, Selection, train
-from tests.training.conftest import TINY
 
 STEPS = 12  # four epochs of three steps
 
@@ -34,15 +33,6 @@ def losses(workdir: Path) -> dict[int, float]:
 
 def run(config, workdir):
     return train(config, workdir, show_progress=False)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_data):
-    """A work directory of an undisturbed run, and the numbers it returned."""
-
-    workdir = tmp_path_factory.mktemp("finished")
-    config = load_config("demo", {**TINY, "data.data_dir": str(tiny_data)})
-    return workdir, run(config, workdir), config
 
 
 def test_a_run_leaves_logs_checkpoints_predictions_and_numbers(finished):

@@ -1,0 +1,115 @@
+"""Where a run goes on from: the newest checkpoint that is whole, damaged ones put aside.
+
+Checkpoints are renamed into place, so that a killed program leaves none that is cut short. A power
+cut, a full disk of another kind or a copy that was interrupted can. One process looks, alone.
+"""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.training.checkpoints import check_format, find_damage
+
+DAMAGED = "damaged"  # folder below the work directory
+_ITEMS = {"checkpoints": ("params", "rest"), "best": ("params",)}
+
+
+def find_start(workdir: Path, first_due: int) -> int:
+    """The step to go on from, 0 for the beginning. Damaged checkpoints are moved to `damaged/`.
+
+    A checkpoint is of use if it is whole and the best parameters it names are there. If there are
+    checkpoints but none of them is of use, and the beginning is further back than `first_due`, the
+    step of a run's first checkpoint, that is for a person to decide.
+
+    Raises CheckpointError then, and for checkpoints of another version.
+    """
+    looked = {name: _Looked(workdir / name, items) for name, items in _ITEMS.items()}
+    states, best = looked["checkpoints"], looked["best"]
+    start = None
+    for step in reversed(states.steps):
+        selection = states.metas[step]["selection"] if step in states.metas else None
+        if selection is None:
+            continue
+        named = selection["best_step"]
+        if selection["best"] is None or named in {**states.metas, **best.metas}:
+            start = step
+            break
+        states.damage.setdefault(step, f"the best parameters, of step {named}, are missing")
+    if start is None:
+        if states.steps and states.steps != [s for s in states.steps if s <= first_due]:
+            told = "\n  ".join(f"{states.folder / str(s)}: {d}" for s, d in states.damage.items())
+            raise CheckpointError(
+                f"{workdir}: none of its checkpoints can be used:\n  {told}\nMend the disk and run "
+                "the same command again, or move these folders away to start from the beginning"
+            )
+        start = 0
+    for found in looked.values():
+        for step in sorted(found.damage):
+            _put_aside(workdir, found.folder / str(step), found.damage[step], start)
+    return start
+
+
+@dataclasses.dataclass
+class _Looked:
+    """The checkpoints in a folder, read and checked."""
+
+    folder: Path
+    items: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        folders = self.folder.glob("*") if self.folder.is_dir() else ()
+        self.steps = sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+        self.metas: dict[int, dict[str, Any]] = {}  # of those that are whole
+        self.damage: dict[int, str] = {}  # what is wrong with the others
+        for step in self.steps:
+            try:
+                self.metas[step] = _read(self.folder / str(step), self.items)
+            except CheckpointError:
+                raise  # whole, but of another version
+            except Exception as error:  # Orbax and the readers below it raise many kinds
+                self.damage[step] = str(error).splitlines()[0] if str(error) else repr(error)
+
+
+def _read(folder: Path, items: tuple[str, ...]) -> dict[str, Any]:
+    """Reads all of a checkpoint into memory and returns what is beside the arrays.
+
+    Without the manager, whose barriers would wait for the other processes.
+    """
+    meta = json.loads((folder / "meta" / "metadata").read_text(encoding="utf-8"))
+    check_format(folder, meta)
+    handler = ocp.PyTreeCheckpointHandler()
+    found = {"meta": meta}
+    for name in items:
+        path = epath.Path(folder / name)
+        tree = handler.metadata(path).tree
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        found[name] = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=kinds))
+    damage = find_damage(found)
+    if damage:
+        raise ValueError(damage)
+    return meta
+
+
+def _put_aside(workdir: Path, folder: Path, damage: str, start: int) -> None:
+    target = workdir / DAMAGED / f"{folder.parent.name}-{folder.name}"
+    print(
+        f"warning: {folder}: this checkpoint is damaged ({damage}); it is now in {target}, and "
+        + (f"training goes on from step {start}" if start else "training starts anew"),
+        file=sys.stderr,
+    )
+    try:
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        folder.rename(target)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be moved to {target}: {error}") from error
