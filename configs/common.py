@@ -120,7 +120,7 @@ def get_common() -> ConfigDict:
     parallel = config.parallel = ConfigDict()
     # "jit": one program over all devices, whose losses look across the whole batch: any number of
     # devices computes what one does. "pmap": each device has the losses of its own rows, and
-    # gradients are averaged.
+    # gradients are averaged, those of devices that have only padding rows too: see drop_last.
     parallel.mode = "jit"
     # Split parameters and the optimiser's moments over the devices, for models that are too large
     # for one of them; the numbers are the same.

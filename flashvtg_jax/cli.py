@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -501,15 +502,20 @@ def print_results(
 
 def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.evaluation import evaluate
+    from flashvtg_jax.training.stopping import StoppedError
 
     first = connect_processes(options)
-    numbers, numbers_nms = evaluate(
-        options.workdir,
-        split=options.split,
-        step=options.step,
-        data_dir=options.data_dir,
-        output=options.output,
-    )
+    try:
+        numbers, numbers_nms = evaluate(
+            options.workdir,
+            split=options.split,
+            step=options.step,
+            data_dir=options.data_dir,
+            output=options.output,
+        )
+    except StoppedError:
+        print("flashvtg evaluate: stopped by SIGTERM; nothing was written", file=sys.stderr)
+        return 128 + signal.SIGTERM
     if not first:
         return 0
     output = Path(options.output or options.workdir)

@@ -36,7 +36,7 @@ from flashvtg_jax.training.parallel import make_mesh, put_batch, replicated
 from flashvtg_jax.training.processes import by_first, from_first, is_first
 from flashvtg_jax.training.restoring import restore
 from flashvtg_jax.training.runs import find_runs, write_summary
-from flashvtg_jax.training.stopping import StoppedError
+from flashvtg_jax.training.stopping import StoppedError, Stopping
 
 Predictions = list[dict[str, Any]]
 Numbers = dict[str, float]
@@ -272,7 +272,7 @@ def evaluate(
     Returns the numbers without and with NMS; both empty for a split without ground truth. Several
     processes (`flashvtg_jax.training.processes.connect`) share the work; the first one writes.
     Raises CheckpointError if there is no such checkpoint, DataError if the split is not built or
-    `output` cannot be written.
+    `output` cannot be written. SIGTERM to one of several processes ends all with StoppedError.
     """
     workdir = Path(workdir).expanduser().absolute()
     output = Path(output).expanduser() if output else workdir
@@ -303,7 +303,13 @@ def evaluate(
         evaluator = evaluators.setdefault(
             config_to_json(shared), Evaluator(restored.model, shared, mesh)
         )
-        results = evaluator.evaluate(restored.params, source, show_progress=show_progress)
+        with Stopping() if jax.process_count() > 1 else contextlib.nullcontext() as stopping:
+            results = evaluator.evaluate(
+                restored.params,
+                source,
+                show_progress=show_progress,
+                stop=stopping and stopping.requested,
+            )
         about = {"split": split, "step": restored.step}
         by_first(partial(write_results, output / name, about, results))
     if names == [""]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.hlo import Array, collectives
 from flashvtg_jax.json_lines import write_json_lines
 
 pytestmark = pytest.mark.slow
@@ -23,6 +24,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         ),
         ("evaluate", {"rows"}),
         ("padding", {"config", "splits"}),
+        ("collectives", {"config", "parameters", "rows_per_device", "rows"}),
         (
             "input_pipeline",
             {"samples_per_second", "model_samples_per_second", "memory_growth_mib"},
@@ -70,3 +72,43 @@ def test_the_data_path_can_be_measured_alone_and_errors_are_one_line(tmp_path):
     result = json.loads(output.read_text())
     assert result["cache"] and "model_samples_per_second" not in result
     assert result["examples"] == 20 and result["samples_per_second"]["runs"] == 2
+
+
+HLO = """
+HloModule jit_step
+
+%far (p: f32[4]) -> f32[8,2] {
+  ROOT %all-gather = bf16[8,2]{1,0} all-gather(%p), dimensions={0}, metadata={op_name="far"}
+}
+
+%near (p: f32[4]) -> f32[1,2] {
+  ROOT %move = f32[1,2]{1,0} collective-permute(%p), source_target_pairs={{0,1},{1,0}}
+}
+
+%fused (p: f32[4]) -> f32[4] {
+  ROOT %all-reduce.1 = (f32[4]{0}, /*index=1*/pred[]) all-reduce(%p, %q), to_apply=%add
+}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %x = f32[4]{0} fusion(%p), kind=kLoop, calls=%fused
+  %y = f32[2]{0} conditional(%which, %p, %p), branch_computations={%far, %near}
+}
+"""
+
+
+def test_collectives_are_read_with_their_sizes_and_branches():
+    reduced, far, near = collectives(HLO)
+    assert (reduced.kind, reduced.branch) == ("all-reduce", None)
+    assert reduced.arrays == (Array("f32", (4,)), Array("pred", ()))
+    assert reduced.nbytes == 17 and reduced.sent(2) == 17 and reduced.sent(4) == 25.5
+    assert (far.kind, far.branch, far.op_name) == ("all-gather", 0, "far")
+    assert far.nbytes == 32 and far.sent(4) == 24
+    assert (near.kind, near.branch, near.senders) == ("collective-permute", 1, (0, 1))
+    assert near.sent(2) == 8
+    loop = HLO.replace("kind=kLoop, calls=%fused", "condition=%add, body=%fused")
+    with pytest.raises(ValueError, match="in a loop"):
+        collectives(loop)

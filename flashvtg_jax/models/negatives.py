@@ -27,7 +27,7 @@ def take_rows(arrays: Sequence[chex.Array], index: chex.Array, row_mask: chex.Ar
 
     Where all padding rows come last, as in every batch of the pipelines, each row takes the one
     after it. Spread over devices, each then receives a single row from its neighbour, where a
-    gather would bring the rows of all devices to each of them.
+    gather would bring the rows of all devices to each of them. (Under `vmap` both are computed.)
     """
     B = row_mask.shape[0]
     last = row_mask.sum() - 1  # of the valid rows; its follower is the first one

@@ -43,9 +43,9 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, *, keep: int = 1, read_only: bool = False):
         self._read_only = read_only
         self._latest = _manager(Path(workdir) / "checkpoints", keep, read_only)
-        # The previous best one stays: a run killed before the state that names the new one was
-        # written goes on from a state that names the previous one.
-        self._best = _manager(Path(workdir) / "best", 2, read_only)
+        # Each state names a best one, and the newest best one is written before the state that
+        # names it: whichever state a run goes on from, its best parameters are there.
+        self._best = _manager(Path(workdir) / "best", keep + 1, read_only)
 
     def save(self, state: TrainState, meta: dict[str, Any]) -> None:
         """Begin to save the state under its step; a step that is there already stays.
@@ -63,15 +63,15 @@ class Checkpoints:
         """Begin to save the parameters of a step as the best so far."""
         self._save(self._best, step, {"params": params}, meta)
 
-    def drop_other_best(self, step: int) -> None:
-        """Remove all saved best parameters but those of a step.
+    def drop_best_after(self, step: int) -> None:
+        """Remove the best parameters of later steps than this.
 
         What a run was killed over, after the parameters and before the state that names them were
         written, is not part of the run that goes on from an earlier state.
         """
-        for other in self._best.all_steps():
-            if other != step and step in self._best.all_steps():
-                self._best.delete(other)
+        for later in self._best.all_steps():
+            if later > step:
+                self._best.delete(later)
 
     def _save(self, manager: ocp.CheckpointManager, step: int, items: Any, meta: Any) -> None:
         if step in manager.all_steps():

@@ -175,8 +175,8 @@ def train_together(
             selection = latest_selection(checkpoints[index], meta, step)
             restored.append(one)
             restored_best.append(one.params)
+            checkpoints[index].drop_best_after(selection.best_step)
             if selection.best is not None:
-                checkpoints[index].drop_other_best(selection.best_step)
                 restored_best[-1] = checkpoints[index].restore_params(
                     selection.best_step, one.params
                 )

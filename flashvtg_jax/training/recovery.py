@@ -4,7 +4,10 @@ Checkpoints are renamed into place, so that a killed program leaves none that is
 cut, a full disk of another kind or a copy that was interrupted can. One process looks, alone.
 """
 
+import contextlib
 import dataclasses
+import gc
+import io
 import json
 import shutil
 import sys
@@ -24,9 +27,10 @@ _ITEMS = {"checkpoints": ("params", "rest"), "best": ("params",)}
 
 
 def find_start(workdir: Path, first_due: int) -> int:
-    """The step to go on from, 0 for the beginning. Damaged checkpoints are moved to `damaged/`.
+    """The step to go on from, 0 for the beginning.
 
-    A checkpoint is of use if it is whole and the best parameters it names are there. If there are
+    A checkpoint is of use if it is whole and the best parameters it names are there. What is
+    damaged and would be needed is moved to `damaged/`, with a warning. If there are
     checkpoints but none of them is of use, and the beginning is further back than `first_due`, the
     step of a run's first checkpoint, that is for a person to decide.
 
@@ -34,7 +38,7 @@ def find_start(workdir: Path, first_due: int) -> int:
     """
     looked = {name: _Looked(workdir / name, items) for name, items in _ITEMS.items()}
     states, best = looked["checkpoints"], looked["best"]
-    start = None
+    start = named = None
     for step in reversed(states.steps):
         selection = states.metas[step]["selection"] if step in states.metas else None
         if selection is None:
@@ -53,8 +57,12 @@ def find_start(workdir: Path, first_due: int) -> int:
             )
         start = 0
     for found in looked.values():
-        for step in sorted(found.damage):
-            _put_aside(workdir, found.folder / str(step), found.damage[step], start)
+        for step, damage in sorted(found.damage.items()):
+            if start and (step < start if found is states else step != named):
+                # Left by a program that was killed while it deleted what is no longer needed.
+                shutil.rmtree(found.folder / str(step), ignore_errors=True)
+            else:
+                _put_aside(workdir, found.folder / str(step), damage, start)
     return start
 
 
@@ -71,12 +79,16 @@ class _Looked:
         self.metas: dict[int, dict[str, Any]] = {}  # of those that are whole
         self.damage: dict[int, str] = {}  # what is wrong with the others
         for step in self.steps:
-            try:
-                self.metas[step] = _read(self.folder / str(step), self.items)
-            except CheckpointError:
-                raise  # whole, but of another version
-            except Exception as error:  # Orbax and the readers below it raise many kinds
-                self.damage[step] = str(error).splitlines()[0] if str(error) else repr(error)
+            # Of damage Orbax also prints what became of each of its tasks.
+            with contextlib.redirect_stderr(io.StringIO()):
+                try:
+                    self.metas[step] = _read(self.folder / str(step), self.items)
+                except CheckpointError:
+                    raise  # whole, but of another version
+                except Exception as error:  # Orbax and the readers below it raise many kinds
+                    self.damage[step] = (str(error) or repr(error)).splitlines()[0]
+                if step in self.damage:
+                    gc.collect()  # when the tasks go
 
 
 def _read(folder: Path, items: tuple[str, ...]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.interop.pytorch import infer_model_fields
 from flashvtg_jax.models import FlashVTG
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.models.negatives import negative_rows
 from tests import reference
 
 
@@ -111,13 +110,6 @@ def test_parameter_names_stay_as_checkpoints_know_them():
         head = f"score_refinement/{scale}_scale"
         expected |= both(f"{head}/conv_0", f"{head}/dense_0", f"{head}/dense_1")
     assert names == expected
-
-
-def test_negative_rows_roll_over_the_valid_rows():
-    mask = jnp.array([True, False, True, True, False])
-    np.testing.assert_array_equal(negative_rows(mask), [2, 1, 3, 0, 4])
-    np.testing.assert_array_equal(negative_rows(jnp.zeros(3, bool)), [0, 1, 2])
-    np.testing.assert_array_equal(negative_rows(jnp.array([True])), [0])
 
 
 def test_negative_pass_scores_each_video_with_the_next_rows_query(small):

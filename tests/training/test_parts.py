@@ -1,7 +1,6 @@
 """Pieces of training by themselves: the step, the logs, the schedule, the meshes."""
 
 import json
-import os
 import shutil
 import struct
 import subprocess
@@ -15,14 +14,12 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from flashvtg_jax.config import save_config
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.data.source import open_split
-from flashvtg_jax.errors import CheckpointError, ConfigError
+from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.logs import RunLog, TrainingLog
-from flashvtg_jax.training.parallel import check_batch_size, make_mesh
 from flashvtg_jax.training.state import (
     TrainState,
     feature_widths,
@@ -115,61 +112,6 @@ def test_a_resumed_log_drops_what_will_be_repeated_and_half_a_line(tmp_path):
     assert steps_of(tmp_path / "train.jsonl") == [1, 2, 3, 4]
 
 
-def test_a_batch_that_devices_cannot_share_is_refused():
-    mesh = SimpleNamespace(size=3)
-    with pytest.raises(ConfigError, match=r"train\.batch_size is 4, which 3 devices"):
-        check_batch_size("train", 4, mesh)
-    check_batch_size("train", 6, mesh)
-    assert make_mesh().size == jax.device_count()
-
-
-DEVICES = """
-import json, sys
-import jax
-from jax.sharding import AxisType
-from flashvtg_jax.config import read_config
-from flashvtg_jax.data.pipeline import train_pipeline
-from flashvtg_jax.data.source import open_split
-from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.parallel import put_batch, replicated
-from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer
-from flashvtg_jax.training.step import make_train_step
-
-config = read_config(sys.argv[1])
-source = open_split(config.data.data_dir, config.data.dataset, "train")
-batches = list(train_pipeline(source, config))
-model, optimizer = build_model(config.model), make_optimizer(config.optimizer, 2)
-for devices in (jax.devices()[:1], jax.devices()):
-    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
-    everywhere = replicated(mesh)
-    init = lambda: init_state(model, optimizer, *feature_widths(config.data), 0)
-    state = jax.jit(init, out_shardings=everywhere)()
-    step = jax.jit(make_train_step(model, optimizer, config.loss), out_shardings=everywhere)
-    for batch in batches:
-        state, metrics = step(state, put_batch(batch, mesh))
-        print(json.dumps({name: float(value) for name, value in metrics.items()}))
-"""
-
-
-@pytest.mark.slow
-def test_four_devices_compute_what_one_does(tiny_config, tmp_path):
-    config = tiny_config(train__batch_size=8, train__epochs=2)
-    path = tmp_path / "config.json"
-    save_config(config, path)
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-    done = subprocess.run(
-        [sys.executable, "-c", DEVICES, path],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-    )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == 8  # two epochs of two steps, twice
-    for one, four in zip(rows[:4], rows[4:], strict=True):
-        assert one == pytest.approx(four, rel=1e-4)
-
-
 def make_state(step, value=0.0):
     return TrainState(
         step=jnp.int32(step),
@@ -204,13 +146,13 @@ def test_best_parameters_that_no_state_names_are_dropped(tmp_path):
     for step in (2, 5):
         checkpoints.save_best(step, make_state(step, step).params, {})
     checkpoints.wait()
-    checkpoints.drop_other_best(2)  # killed before the state of step 5 or later was saved
+    checkpoints.drop_best_after(2)  # killed before the state of step 5 or later was saved
     assert checkpoints.best_step() == 2
     checkpoints.save_best(3, make_state(3, 3).params, {})
     checkpoints.wait()
     assert checkpoints.best_step() == 3
     np.testing.assert_array_equal(checkpoints.restore_params(2, make_state(0).params)["w"], [2] * 3)
-    checkpoints.drop_other_best(9)  # is not there: nothing is dropped
+    checkpoints.drop_best_after(9)
     assert checkpoints.best_step() == 3
     checkpoints.close()
 

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.training import checksums
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.checksums import checksum
 from flashvtg_jax.training.loop import train
@@ -132,6 +133,16 @@ def test_best_parameters_are_also_taken_from_the_checkpoint_of_that_step(saved):
     assert (saved / "damaged" / "best-6").is_dir()
 
 
+def test_what_a_kill_left_half_deleted_goes_without_a_word(saved, capsys):
+    shutil.rmtree(saved / "checkpoints" / "9" / "rest")
+    shutil.copytree(saved / "best" / "6", saved / "best" / "3")
+    (saved / "best" / "3" / "meta" / "metadata").unlink()
+    assert find_start(saved, FIRST_DUE) == 12
+    assert sorted(path.name for path in saved.glob("*/[0-9]*")) == ["12", "6"]
+    assert not (saved / "damaged").exists()
+    assert not capsys.readouterr().err
+
+
 def test_where_nothing_can_be_used_a_person_decides(saved):
     for step in ("9", "12"):
         cut_short(saved / "checkpoints" / step / "params")
@@ -177,6 +188,8 @@ def test_the_checksum_sees_every_bit_every_place_and_every_name():
     }
     expected = checksum(tree)
     assert checksum(jax.tree.map(jnp.asarray, tree)) == expected
+    for array in tree.values():  # where they are, or on this host
+        assert int(checksums._sum(jnp.asarray(array))) == checksums._sum_on_host(array)
     for name, array in tree.items():
         raw = np.array(array).view(np.uint8) if np.ndim(array) else np.array([array]).view(np.uint8)
         flat = raw.reshape(-1)
