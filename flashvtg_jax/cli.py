@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,8 +62,12 @@ def fail(options: argparse.Namespace, message: str, status: int = 1) -> int:
     """
     print(f"flashvtg {options.command}: {message}", file=sys.stderr)
     if is_one_of_several(options):
+        from flashvtg_jax.training.processes import is_first
+
         sys.stdout.flush()
         sys.stderr.flush()
+        if is_first():
+            time.sleep(2)  # without the first process the others end at once, mid-sentence
         os._exit(status)
     return status
 

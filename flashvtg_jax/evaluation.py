@@ -33,7 +33,13 @@ from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.progress import progress_bar
 from flashvtg_jax.training.parallel import make_mesh, put_batch, replicated
-from flashvtg_jax.training.processes import by_first, from_first, is_first
+from flashvtg_jax.training.processes import (
+    all_or_none,
+    by_first,
+    check_same,
+    from_first,
+    is_first,
+)
 from flashvtg_jax.training.restoring import restore
 from flashvtg_jax.training.runs import find_runs, write_summary
 from flashvtg_jax.training.stopping import StoppedError, Stopping
@@ -276,42 +282,46 @@ def evaluate(
     """
     workdir = Path(workdir).expanduser().absolute()
     output = Path(output).expanduser() if output else workdir
-    names = find_runs(workdir)
-    if not names:
-        raise CheckpointError(
-            f"{workdir}: no checkpoints here; train first: "
-            f"flashvtg train --config=NAME --workdir={workdir}"
-        )
+    with all_or_none():
+        names = find_runs(workdir)
+        if not names:
+            raise CheckpointError(
+                f"{workdir}: no checkpoints here; train first: "
+                f"flashvtg train --config=NAME --workdir={workdir}"
+            )
+    check_same("list of runs", names)
     by_first(lambda: [check_writable(output / name) for name in names])  # now, not after the work
     show_progress = show_progress and is_first()
     mesh = make_mesh()
     evaluators: dict[str, Evaluator] = {}  # runs that differ in seed and domain share programs
-    for name in names:
-        if name and show_progress:
-            print(f"evaluating {name}", file=sys.stderr)
-        restored = restore(workdir / name, step=step, sharding=replicated(mesh))
-        data = restored.config.data
-        split = split or data.val_split
-        source = open_split(
-            data_dir or data.data_dir or workdir / "data",
-            data.dataset,
-            split,
-            domains=data.domains,
-            cache=data.cache,
-        )
-        shared = apply_overrides(restored.config, {"seed": 0, "data.domains": ()})
-        evaluator = evaluators.setdefault(
-            config_to_json(shared), Evaluator(restored.model, shared, mesh)
-        )
-        with Stopping() if jax.process_count() > 1 else contextlib.nullcontext() as stopping:
+    # Of several processes none may leave alone. One is left as usual, with nothing to save.
+    with Stopping() if jax.process_count() > 1 else contextlib.nullcontext() as stopping:
+        for name in names:
+            if name and show_progress:
+                print(f"evaluating {name}", file=sys.stderr)
+            with all_or_none():
+                restored = restore(workdir / name, step=step, sharding=replicated(mesh))
+                data = restored.config.data
+                split = split or data.val_split
+                source = open_split(
+                    data_dir or data.data_dir or workdir / "data",
+                    data.dataset,
+                    split,
+                    domains=data.domains,
+                    cache=data.cache,
+                )
+            shared = apply_overrides(restored.config, {"seed": 0, "data.domains": ()})
+            evaluator = evaluators.setdefault(
+                config_to_json(shared), Evaluator(restored.model, shared, mesh)
+            )
             results = evaluator.evaluate(
                 restored.params,
                 source,
                 show_progress=show_progress,
                 stop=stopping and stopping.requested,
             )
-        about = {"split": split, "step": restored.step}
-        by_first(partial(write_results, output / name, about, results))
+            about = {"split": split, "step": restored.step}
+            by_first(partial(write_results, output / name, about, results))
     if names == [""]:
         return results.numbers, results.numbers_nms
     if not results.numbers:

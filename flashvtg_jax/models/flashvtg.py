@@ -19,7 +19,7 @@ from flashvtg_jax.models.layers import (
     sine_positions,
     temporal_endpoints,
 )
-from flashvtg_jax.models.negatives import negative_rows, split_rows, stack_rows, take_rows
+from flashvtg_jax.models.negatives import negative_rows, stack_rows, take_rows, unstack_rows
 from flashvtg_jax.models.output import FlashVTGOutput
 from flashvtg_jax.models.pyramid import TemporalFeatureLayering, make_point_mask, make_points
 from flashvtg_jax.models.saliency import SaliencyHead
@@ -154,9 +154,9 @@ class FlashVTG(nn.Module):
             fused = [stack_rows(*pair) for pair in zip(fused, other, strict=True)]
         memory, saliency, query_attention = self.fuse(*fused, train=train)
         if with_negatives:
-            memory, _ = split_rows(memory)
-            saliency, negative_saliency = split_rows(saliency)
-            query_attention, negative_query_attention = split_rows(query_attention)
+            memory, _ = unstack_rows(memory)
+            saliency, negative_saliency = unstack_rows(saliency)
+            query_attention, negative_query_attention = unstack_rows(query_attention)
             negatives = {
                 "negative_saliency": negative_saliency,
                 "negative_query_attention": negative_query_attention,

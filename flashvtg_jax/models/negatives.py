@@ -54,7 +54,7 @@ def stack_rows(first: chex.Array, second: chex.Array) -> chex.Array:
     return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
-def split_rows(stacked: chex.Array) -> tuple[chex.Array, chex.Array]:
+def unstack_rows(stacked: chex.Array) -> tuple[chex.Array, chex.Array]:
     """The two arrays that `stack_rows` made one of."""
     pairs = stacked.reshape(-1, 2, *stacked.shape[1:])
     return pairs[:, 0], pairs[:, 1]

@@ -60,7 +60,10 @@ class Checkpoints:
         self._save(self._latest, int(state.step), items, meta)
 
     def save_best(self, step: int, params: Any, meta: dict[str, Any]) -> None:
-        """Begin to save the parameters of a step as the best so far."""
+        """Begin to save the parameters of a step as the best so far.
+
+        Raises CheckpointError if this or the previous save cannot be written.
+        """
         self._save(self._best, step, {"params": params}, meta)
 
     def drop_best_after(self, step: int) -> None:
@@ -97,6 +100,10 @@ class Checkpoints:
         """The newest step to go on from, or None."""
         return self._latest.latest_step()
 
+    def has_best(self, step: int) -> bool:
+        """Whether the parameters of a step are kept as the best ones."""
+        return step in self._best.all_steps()
+
     def best_step(self) -> int | None:
         """The step with the best parameters, or None if none was evaluated."""
         return self._best.latest_step()
@@ -127,7 +134,10 @@ class Checkpoints:
         return TrainState(params=found["params"], **found["rest"])
 
     def restore_params(self, step: int, target: Any) -> Any:
-        """The parameters alone, with the shapes and shardings of `target`."""
+        """The parameters alone, with the shapes and shardings of `target`.
+
+        Raises CheckpointError as `restore`.
+        """
         return self._restore(step, params=ocp.args.StandardRestore(target))["params"]
 
     def _restore(self, step: int, **items: Any) -> Any:
@@ -139,10 +149,11 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self._latest.directory}: no checkpoint of step {step}; there are: {known}"
             )
-        if len(managers) > 1:
+        if len(managers) > 1 and "rest" not in items:
             with contextlib.suppress(CheckpointError):
                 return self._restore_from(managers[0], step, items)
-        return self._restore_from(managers[-1], step, items)
+            managers.reverse()
+        return self._restore_from(managers[0], step, items)
 
     @staticmethod
     def _restore_from(manager: ocp.CheckpointManager, step: int, items: dict[str, Any]) -> Any:
@@ -178,6 +189,16 @@ class Checkpoints:
                     _remove_unfinished(manager)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, without its own look at a preemption: that would count steps where we count calls.
+
+    (`flashvtg_jax.training.stopping` asks the service that Orbax would ask.)
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
     # Barriers of its own: several managers save at the same time.
     barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=str(folder.absolute()))
@@ -188,7 +209,7 @@ def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
     )
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    return _Manager(folder.absolute(), options=options)
 
 
 def _meta_checksum(meta: dict[str, Any]) -> int:
@@ -241,7 +262,12 @@ def _remove_unfinished(manager: ocp.CheckpointManager) -> None:
 def _clear_write_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+    except jax.errors.JaxRuntimeError as error:
+        raise CheckpointError(
+            f"{manager.directory}: the processes could not write a checkpoint together ({error}); "
+            "start all of them again: earlier checkpoints are intact"
+        ) from error
+    except (OSError, ValueError) as error:
         folder = Path(manager.directory)
         _remove_unfinished(manager)
         raise CheckpointError(

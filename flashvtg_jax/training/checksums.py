@@ -15,7 +15,7 @@ import numpy as np
 def checksum(tree: Any) -> int:
     """A number below 2^32 of the paths, shapes, types and bits of the arrays of a tree.
 
-    Every change of a single bit changes it, and other changes but one in 2^32.
+    All changes but about one in 2^32 change it.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     sums = [_sum_on_host(leaf) if _is_here(leaf) else int(_sum(leaf)) for _, leaf in leaves]

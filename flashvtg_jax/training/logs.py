@@ -19,6 +19,7 @@ from tqdm import tqdm
 from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.progress import is_terminal
+from flashvtg_jax.training.processes import all_or_none
 
 Metrics = Mapping[str, Any]
 Watch = Callable[[int, Mapping[str, float]], None]  # of the metrics of a step
@@ -141,7 +142,10 @@ class TrainingLog:
             self.flush()
 
     def flush(self) -> None:
-        """Copy pending metrics to the host, write them and let the watches look."""
+        """Copy pending metrics to the host, write them and let the watches look.
+
+        Raises CheckpointError if they cannot be written, and what the watches raise.
+        """
         if not self._pending:
             return
         steps, metrics = zip(*jax.device_get(self._pending), strict=True)
@@ -155,14 +159,9 @@ class TrainingLog:
         values = {
             name: np.stack([np.atleast_1d(row[name]) for row in metrics]) for name in metrics[0]
         }
-        for index, run in enumerate(self._runs):
-            for position, step in enumerate(steps):
-                epoch = (step - 1) // self._steps_per_epoch + 1
-                run.step(step, epoch, {n: float(v[position, index]) for n, v in values.items()})
-            for name, value in values.items():
-                run.event(f"train/{name}", float(np.mean(value[:, index])), steps[-1])
-            if rate is not None:
-                run.event("samples_per_second", rate, steps[-1])
+        with all_or_none():  # one process writes, and the disk may be full
+            for index, run in enumerate(self._runs):
+                self._write(run, steps, {n: v[:, index] for n, v in values.items()}, rate)
         for index, watch in enumerate(self._watches):
             for position, step in enumerate(steps):
                 watch(step, {name: float(v[position, index]) for name, v in values.items()})
@@ -174,6 +173,22 @@ class TrainingLog:
         if self._show and self._bar.disable and within == 0:
             told = ", ".join(f"{name} {value}" for name, value in shown.items())
             self.say(f"epoch {epochs}/{self._num_epochs}: {told}")
+
+    def _write(
+        self,
+        run: RunLog,
+        steps: Sequence[int],
+        values: Mapping[str, np.ndarray],
+        rate: float | None,
+    ) -> None:
+        """Write the metrics [steps] of a run."""
+        for position, step in enumerate(steps):
+            epoch = (step - 1) // self._steps_per_epoch + 1
+            run.step(step, epoch, {name: float(v[position]) for name, v in values.items()})
+        for name, value in values.items():
+            run.event(f"train/{name}", float(np.mean(value)), steps[-1])
+        if rate is not None:
+            run.event("samples_per_second", rate, steps[-1])
 
     def evaluated(self, text: str, *, news: bool) -> None:
         """Tell of an evaluation, unless it brings nothing new a moment after the last one."""

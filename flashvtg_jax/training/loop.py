@@ -4,14 +4,13 @@ import contextlib
 import dataclasses
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -30,9 +29,9 @@ from flashvtg_jax.training.nonfinite import StepWatch
 from flashvtg_jax.training.open_runs import (
     OpenRun,
     Sources,
-    check_same_data,
     continued,
     describe_data,
+    describe_source,
     group_runs,
     is_finished,
     open_run,
@@ -46,20 +45,20 @@ from flashvtg_jax.training.processes import (
     is_first,
 )
 from flashvtg_jax.training.program import Program, on_device
+from flashvtg_jax.training.resuming import find_position
 from flashvtg_jax.training.runs import check_kind, find_runs, plan_runs, write_summary
 from flashvtg_jax.training.selection import (
     Selection,
     describe_best,
-    latest_selection,
     selection_score,
 )
 from flashvtg_jax.training.state import param_count
 from flashvtg_jax.training.stopping import StoppedError, Stopping
 from flashvtg_jax.training.workdir import (
+    check_shared,
     check_workdir,
     claim_workdir,
     data_folder,
-    describe_workdir,
     open_fields,
 )
 
@@ -122,11 +121,13 @@ def train(
         with all_or_none():
             sources: Sources = {}
             opened = [open_run(run, data_dir, sources) for run in runs]
-        check_same("data", [describe_data(run.train_source, run.plan) for run in opened])
-        check_same("work directory", [describe_workdir(run.workdir) for run in opened])
+        check_same("data set", [describe_source(source) for source in sources.values()])
+        check_shared([run.workdir for run in runs])
         opened = continued(opened)
 
-        unfinished = [run for run in opened if not several or not is_finished(run)]
+        with all_or_none():
+            unfinished = [run for run in opened if not several or not is_finished(run)]
+        check_same("list of runs to do", [run.name for run in unfinished])
         programs: dict[Any, Program] = {}
         with Stopping() as stopping:
             for group in group_runs(unfinished):
@@ -160,36 +161,21 @@ def train_together(
     by_first(lambda: [claim_workdir(run.workdir, run.config) for run in runs])
     checkpoints = [Checkpoints(run.workdir, keep=settings.keep_checkpoints) for run in runs]
 
-    seeds = np.array([run.config.seed for run in runs], np.uint32)
-    state = program.init(seeds if len(runs) > 1 else seeds[0])
-    best = state.params  # of the best step of each run; nothing is, so far
-    selections = [Selection() for _ in runs]
-    skipped = [0 for _ in runs]
-    step = runs[0].start_step
-    if step > 0:
-        restored, restored_best = [], []
-        for index, run in enumerate(runs):
-            meta = checkpoints[index].read_meta(step)
-            check_same_data(meta["data"], describe_data(run.train_source, plan), run.workdir)
-            one = checkpoints[index].restore(step, program.of_run(state, index))
-            selection = latest_selection(checkpoints[index], meta, step)
-            restored.append(one)
-            restored_best.append(one.params)
-            checkpoints[index].drop_best_after(selection.best_step)
-            if selection.best is not None:
-                restored_best[-1] = checkpoints[index].restore_params(
-                    selection.best_step, one.params
-                )
-            selections[index] = selection
-            skipped[index] = meta.get("skipped_steps", 0)
-        state, best = program.together(restored), program.params_together(restored_best)
-    best = jax.tree.map(jnp.copy, best)  # the next step overwrites the state
-    state = program.spread(state)
-    watches = [StepWatch(run, count) for run, count in zip(runs, skipped, strict=True)]
-    saved_best = [selection.best_step for selection in selections]
+    position = find_position(runs, program, checkpoints)
+    step, best, selections = position.step, position.best, position.selections
+    state = program.spread(position.state)
+    watches = [StepWatch(run, count) for run, count in zip(runs, position.skipped, strict=True)]
+    saved_best = [
+        selection.best_step if manager.has_best(selection.best_step) else None
+        for selection, manager in zip(selections, checkpoints, strict=True)
+    ]
 
     def stopped(selection: Selection) -> bool:
         return selection.has_waited(settings.early_stopping_evaluations)
+
+    def look(index: int, step: int, values: Mapping[str, float]) -> None:
+        if not stopped(selections[index]):  # such a run goes on with its group, for nothing
+            watches[index].look(step, values)
 
     def describe(index: int) -> dict[str, Any]:
         return {
@@ -224,7 +210,7 @@ def train_together(
         log = stack.enter_context(
             TrainingLog(
                 logs,
-                [watch.look for watch in watches],
+                [partial(look, index) for index in range(len(runs))],
                 start_step=step,
                 num_steps=num_steps,
                 steps_per_epoch=plan.steps_per_epoch,
@@ -244,11 +230,12 @@ def train_together(
                 stop=stopping.requested,
             )
             scores: list[float | None] = [None] * len(runs)
-            for index in np.flatnonzero(due):
-                numbers, numbers_nms = found[index].numbers, found[index].numbers_nms
-                for run_log in logs[index : index + 1]:  # none but in the first process
-                    run_log.evaluation(step, numbers, numbers_nms)
-                scores[index] = selection_score(numbers, settings.selection_metrics)
+            with all_or_none():
+                for index in np.flatnonzero(due):
+                    numbers, numbers_nms = found[index].numbers, found[index].numbers_nms
+                    for run_log in logs[index : index + 1]:  # none but in the first process
+                        run_log.evaluation(step, numbers, numbers_nms)
+                    scores[index] = selection_score(numbers, settings.selection_metrics)
             return scores
 
         log.say(describe_start(runs, program, best, step, num_steps))

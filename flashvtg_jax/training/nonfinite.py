@@ -15,7 +15,7 @@ from flashvtg_jax.data.source import SplitSource
 from flashvtg_jax.errors import DataError, FlashVTGError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.training.open_runs import OpenRun
-from flashvtg_jax.training.processes import is_first
+from flashvtg_jax.training.processes import from_first
 
 _LEAST_PATIENCE = 20  # steps
 
@@ -45,7 +45,7 @@ class StepWatch:
             return
         run = self._run
         if not self._saved:
-            self._saved = _save(run, step)
+            self._saved = from_first(lambda: _save(run, step))
         skips = run.config.train.on_nan == "skip"
         if skips:
             self.skipped += 1
@@ -64,13 +64,12 @@ class StepWatch:
 
 
 def _save(run: OpenRun, step: int) -> str:
-    """Writes the batch of a step, for all processes, into the run's folder; a sentence about it."""
+    """Writes the batch of a step into the run's folder; returns a sentence about it."""
     path = run.workdir / "nonfinite" / f"step{step}.npz"
-    if is_first():
-        try:
-            save_batch(path, run.train_source, run.config, step)
-        except DataError as error:  # no space left: the rest is still worth telling
-            return f"(Its batch could not be saved: {error}.)"
+    try:
+        save_batch(path, run.train_source, run.config, step)
+    except (DataError, OSError) as error:  # no space left: the rest is still worth telling
+        return f"(Its batch could not be saved: {error}.)"
     return f"The batch is in {path}."
 
 

@@ -119,7 +119,7 @@ def group_runs(runs: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
 def continued(runs: Sequence[OpenRun]) -> list[OpenRun]:
     """The runs with the steps they go on from; damaged checkpoints are put aside, with a warning.
 
-    Raises CheckpointError where no checkpoint can be used.
+    Raises CheckpointError where no checkpoint can be used (in other processes PeerError).
     """
 
     def find_starts() -> list[int]:
@@ -143,6 +143,11 @@ def describe_data(source: SplitSource, plan: BatchPlan) -> dict[str, int]:
         "batch_size": plan.batch_size,
         "steps_per_epoch": plan.steps_per_epoch,
     }
+
+
+def describe_source(source: SplitSource) -> list[Any]:
+    """What tells one split from another: all about it but the features themselves."""
+    return [source.num_clips.tolist(), source.streams, source.query_dim, source.annotations()]
 
 
 def check_same_data(saved: dict[str, int], now: dict[str, int], folder: Path) -> None:

@@ -88,20 +88,21 @@ def all_or_none() -> Iterator[None]:
 
 
 def from_first(compute: Callable[[], Any]) -> Any:
-    """What the first process computes, JSON-like, told to all. Raises in all if it raises there."""
+    """What the first process computes, told to all as JSON: tuples become lists.
+
+    Raises in all processes if it raises there.
+    """
     if jax.process_count() == 1:
-        return compute()
-    result, content = None, b""
+        return json.loads(json.dumps(compute()))
+    content = b""
     with all_or_none():
         if is_first():
-            result = compute()
-            content = json.dumps(result).encode()
+            content = json.dumps(compute()).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.array(len(content), np.int32)))
     told = np.zeros(size, np.uint8)
     if is_first():
         told = np.frombuffer(content, np.uint8)
     told = np.asarray(multihost_utils.broadcast_one_to_all(told))
-    # What the first process computed has passed through JSON for the others: so it has for itself.
     return json.loads(told.tobytes())
 
 

@@ -83,8 +83,14 @@ class _Looked:
             with contextlib.redirect_stderr(io.StringIO()):
                 try:
                     self.metas[step] = _read(self.folder / str(step), self.items)
-                except CheckpointError:
-                    raise  # whole, but of another version
+                except (CheckpointError, MemoryError):
+                    raise  # whole, but of another version; or nothing that is wrong with it
+                except OSError as error:
+                    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                        raise CheckpointError(
+                            f"{self.folder / str(step)}: cannot be read: {error.strerror or error}"
+                        ) from error
+                    self.damage[step] = str(error)
                 except Exception as error:  # Orbax and the readers below it raise many kinds
                     self.damage[step] = (str(error) or repr(error)).splitlines()[0]
                 if step in self.damage:
@@ -113,6 +119,8 @@ def _read(folder: Path, items: tuple[str, ...]) -> dict[str, Any]:
 
 def _put_aside(workdir: Path, folder: Path, damage: str, start: int) -> None:
     target = workdir / DAMAGED / f"{folder.parent.name}-{folder.name}"
+    while target.exists():
+        target = target.with_name(f"{target.name}-again")
     print(
         f"warning: {folder}: this checkpoint is damaged ({damage}); it is now in {target}, and "
         + (f"training goes on from step {start}" if start else "training starts anew"),
@@ -120,8 +128,6 @@ def _put_aside(workdir: Path, folder: Path, damage: str, start: int) -> None:
     )
     try:
         target.parent.mkdir(exist_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
         folder.rename(target)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be moved to {target}: {error}") from error

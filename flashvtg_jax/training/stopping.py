@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT: a request to save and stop, heard between two steps, by all processes."""
 
+import itertools
 import os
 import signal
 import threading
@@ -8,6 +9,9 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+# JAX's service, one for the whole program, compares calls by number: they are counted through it.
+_calls = itertools.count(1)
 
 
 class StoppedError(Exception):
@@ -24,8 +28,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.signal: int | None = None  # that asked to stop
-        self._heard = False
-        self._calls = 0
+        self._interrupted = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Stopping":
@@ -41,9 +44,10 @@ class Stopping:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self._heard:
-            raise KeyboardInterrupt
-        self._heard = True
+        if number == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
         if jax.process_count() > 1:  # all are to agree when
             os.kill(os.getpid(), signal.SIGTERM)
         else:
@@ -51,8 +55,7 @@ class Stopping:
 
     def requested(self) -> bool:
         """Whether to stop; to be called equally often by all processes."""
-        if self.signal is None and jax.process_count() > 1:
-            self._calls += 1
-            if multihost_utils.reached_preemption_sync_point(self._calls):
-                self.signal = signal.SIGTERM
+        several = jax.process_count() > 1
+        if several and multihost_utils.reached_preemption_sync_point(next(_calls)):
+            self.signal = signal.SIGTERM
         return self.signal is not None

@@ -1,13 +1,19 @@
 """The work directory of a run: which configuration it belongs to, and where its data are."""
 
+import contextlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import ml_collections
 
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config, save_config
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.training.lock import LOCK_FILE
+from flashvtg_jax.training.processes import all_or_none, from_first
+
+_SHARED_SECONDS = 30.0  # that network file systems may take to show a new file to all hosts
 
 # Changing these changes nothing of a run that is finished.
 IDLE_FIELDS = (
@@ -85,10 +91,28 @@ def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     save_config(config, workdir / "config.json")
 
 
-def describe_workdir(workdir: Path) -> list[str]:
-    """What tells one work directory from another of that name, on another machine: who holds it."""
-    found = [(workdir / LOCK_FILE).read_text(encoding="utf-8")]
-    return found + sorted(str(path.relative_to(workdir)) for path in workdir.glob("checkpoints/*"))
+def check_shared(workdirs: Sequence[Path]) -> None:
+    """Raises ConfigError if a process does not see the folders that the first one holds locked.
+
+    Folders of the same name on the disks of two hosts are not the same.
+    """
+
+    def read() -> list[str]:
+        return [(folder / LOCK_FILE).read_text(encoding="utf-8") for folder in workdirs]
+
+    expected = from_first(read)
+    deadline = time.monotonic() + _SHARED_SECONDS
+    found = None
+    while found != expected and time.monotonic() < deadline:
+        time.sleep(0 if found is None else 0.5)
+        with contextlib.suppress(OSError):
+            found = read()
+    with all_or_none():
+        if found != expected:
+            raise ConfigError(
+                f"{workdirs[0]}: process {jax.process_index()} does not see the work directory of "
+                "process 0; it must lie on a file system that all hosts share"
+            )
 
 
 def data_folder(workdir: Path, config: ml_collections.ConfigDict) -> Path:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flashvtg_jax.models.negatives import negative_rows, split_rows, stack_rows, take_rows
+from flashvtg_jax.models.negatives import negative_rows, stack_rows, take_rows, unstack_rows
 
 MASKS = {
     "full": [1, 1, 1, 1, 1],
@@ -83,7 +83,7 @@ def test_stacked_rows_alternate_and_come_apart_again():
     first, second = jnp.array([[1, 2], [3, 4]]), jnp.array([[5, 6], [7, 8]])
     stacked = stack_rows(first, second)
     np.testing.assert_array_equal(stacked, [[1, 2], [5, 6], [3, 4], [7, 8]])
-    for whole, part in zip((first, second), split_rows(stacked), strict=True):
+    for whole, part in zip((first, second), unstack_rows(stacked), strict=True):
         np.testing.assert_array_equal(part, whole)
     mask = jnp.array([True, False])
-    np.testing.assert_array_equal(split_rows(stack_rows(mask, ~mask))[1], [False, True])
+    np.testing.assert_array_equal(unstack_rows(stack_rows(mask, ~mask))[1], [False, True])

@@ -70,6 +70,9 @@ def compare_runs(
             same = all(arrays[key].tobytes() == found_arrays[key].tobytes() for key in arrays)
             if exact and not same:
                 problems.append(f"{name}: not equal, by {differences[name]:.1e}")
+        best = (_selection(other) or {}).get("best_step")
+        if folder == "checkpoints" and best and best not in finished_steps(workdir / "best"):
+            problems.append(f"best: the parameters of step {best}, which is the best, are missing")
         # That of the last state may be older: a signal saves before an evaluation that is due.
         if exact and folder == "best" and _selection(one) != _selection(other):
             problems.append(f"{folder}: another selection: {_selection(other)}")

@@ -17,8 +17,10 @@ from flashvtg_jax.config import config_to_json
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
 from flashvtg_jax.evaluation import evaluate
 from flashvtg_jax.metrics import score_files
+from flashvtg_jax.training import loop
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.loop import Interrupted, Selection, train
+from flashvtg_jax.training.stopping import Stopping
 
 STEPS = 12  # four epochs of three steps
 
@@ -84,6 +86,7 @@ def test_a_finished_run_started_again_returns_its_numbers(finished):
     assert losses(workdir) == before
 
 
+@pytest.mark.slow
 def test_a_run_of_fewer_epochs_continued_equals_an_undisturbed_one(finished, tiny_config, tmp_path):
     run(tiny_config(train__epochs=2), tmp_path)
     assert len(losses(tmp_path)) == 6
@@ -92,6 +95,7 @@ def test_a_run_of_fewer_epochs_continued_equals_an_undisturbed_one(finished, tin
     assert results == finished[1]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_continues(finished, tiny_config, tmp_path):
     def interrupt_at_step(step):
         while not (tmp_path / "train.jsonl").exists() or len(losses(tmp_path)) < step:
@@ -116,6 +120,36 @@ def test_sigterm_saves_and_the_same_command_continues(finished, tiny_config, tmp
     assert results[0].keys() == finished[1][0].keys()
 
 
+@pytest.mark.slow
+def test_a_run_interrupted_again_and_again_ends_as_an_undisturbed_one(
+    finished, tmp_path, monkeypatch
+):
+    class Impatient(Stopping):
+        """Stops at every so manieth question: between steps, or in the midst of an evaluation."""
+
+        calls = 0
+
+        def requested(self):
+            self.calls += 1
+            if self.calls == 7:
+                self.signal = signal.SIGTERM
+            return self.signal is not None
+
+    monkeypatch.setattr(loop, "Stopping", Impatient)
+    stops = []
+    while len(stops) < 20:
+        try:
+            results = run(finished[2], tmp_path)
+            break
+        except Interrupted as interruption:
+            stops.append(interruption.step)
+    assert len(stops) > 2 and set(stops) & {0, 6, 12}  # in the midst of an evaluation as well
+    assert results == finished[1]
+    for name in ("train.jsonl", "evaluations.jsonl", "predictions.jsonl", "metrics.json"):
+        assert (tmp_path / name).read_text() == (finished[0] / name).read_text()
+
+
+@pytest.mark.slow
 def test_a_killed_run_started_again_ends_as_an_undisturbed_one(finished, tmp_path):
     workdir, results, config = finished
     path = tmp_path / "config.json"
@@ -168,6 +202,7 @@ def test_a_data_set_that_is_not_built_is_named_with_its_command(tiny_config, tmp
         run(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_training_data_of_another_size_are_refused(tiny_config, tmp_path):
     run(tiny_config(train__epochs=1), tmp_path)
     bigger = tiny_config(synthetic__num_train=12, data__data_dir=str(tmp_path / "other"))
@@ -202,6 +237,7 @@ def test_selection_keeps_the_first_of_equal_scores_and_counts_patience():
     assert (selection.best_step, selection.without_better) == (3, 0)
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_config, tmp_path):
     config = tiny_config(
         train__epochs=50,
@@ -219,6 +255,7 @@ def test_the_best_parameters_alone_can_be_evaluated(finished, tmp_path):
     assert evaluate(tmp_path, show_progress=False) == results
 
 
+@pytest.mark.slow
 def test_a_selection_newer_than_its_checkpoint_is_taken_from_the_best_one(
     finished, tiny_config, tmp_path
 ):

@@ -12,6 +12,8 @@ from flashvtg_jax.training import loop
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def break_steps(monkeypatch):

@@ -106,6 +106,7 @@ def test_a_whole_folder_is_left_alone(saved, capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_ends_as_an_undisturbed_one(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     cut_short(workdir / "checkpoints" / "12" / "rest")
@@ -131,6 +132,8 @@ def test_best_parameters_are_also_taken_from_the_checkpoint_of_that_step(saved):
     (saved / "checkpoints" / "9").rename(saved / "checkpoints" / "6")
     assert find_start(saved, FIRST_DUE) == 12
     assert (saved / "damaged" / "best-6").is_dir()
+    with contextlib.closing(Checkpoints(saved, read_only=True)) as checkpoints:
+        assert not checkpoints.has_best(6)  # to be written again, before step 6 goes
 
 
 def test_what_a_kill_left_half_deleted_goes_without_a_word(saved, capsys):

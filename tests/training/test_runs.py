@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.training import loop
 from flashvtg_jax.training.loop import Interrupted, train
 from flashvtg_jax.training.runs import find_runs, plan_runs, summarize, write_summary
+from flashvtg_jax.training.stopping import Stopping
 from tests.training.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -241,26 +243,20 @@ def test_evaluating_the_folder_evaluates_each_run(together, tmp_path):
 
 def test_an_interrupted_group_continues_where_it_stopped(together, make_config, tmp_path):
     config = make_config(seeds=SEEDS[:2], train__runs_together=8)
-    steps = []
 
-    class Caught(list):
-        def __bool__(self):
-            steps.append(1)
-            return len(steps) == 9  # at step 7, before any signal comes
+    class Impatient(Stopping):
+        calls = 0
 
-        def __getitem__(self, index):
-            return 15
+        def requested(self):
+            self.calls += 1
+            if self.calls == 11:  # in the midst of the first evaluation
+                self.signal = signal.SIGTERM
+            return self.signal is not None
 
-    def interrupted(runs, program, caught, *, show_progress):
-        return original(runs, program, Caught(), show_progress=show_progress)
-
-    original = loop.train_together
-    try:
-        loop.train_together = interrupted
-        with pytest.raises(Interrupted, match="SIGTERM"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Stopping", Impatient)
+        with pytest.raises(Interrupted, match="SIGTERM at step 6"):
             train(config, tmp_path, show_progress=False)
-    finally:
-        loop.train_together = original
     assert train(config, tmp_path, show_progress=False) == together[1]
     for seed in SEEDS[:2]:
         np.testing.assert_array_equal(
