@@ -18,3 +18,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # Subprocesses find the checkout as well, installed or not.
 paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: no worker is left alone with one in the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
