@@ -19,6 +19,9 @@ from tests.training.conftest import TINY
 SMALL = {**TINY, "train.epochs": 1, "synthetic.num_train": 4, "model.strides": (1, 2)}
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A work directory of a short training, its data set included."""

@@ -26,7 +26,12 @@ def assert_row_equals_unpadded(out, b, alone, clips):
 
 
 @pytest.mark.parametrize(
-    ("strides", "kernel_size"), [((1, 2, 4, 8), 5), ((0.5, 1, 2), 3), ((1, 4, 16), 7)]
+    ("strides", "kernel_size"),
+    [
+        ((1, 2, 4, 8), 5),
+        pytest.param((0.5, 1, 2), 3, marks=pytest.mark.slow),
+        pytest.param((1, 4, 16), 7, marks=pytest.mark.slow),
+    ],
 )
 def test_padded_samples_equal_unpadded_ones_at_every_length(small, strides, kernel_size):
     model = small.make_model(strides=strides, kernel_size=kernel_size)

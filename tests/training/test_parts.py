@@ -45,6 +45,7 @@ def steps_of(path):
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_one_step_compiles_once_and_keeps_shapes_and_types(tiny_config, tiny_data):
     config = tiny_config()
     source = open_split(tiny_data, config.data.dataset, "train")

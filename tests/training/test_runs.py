@@ -39,6 +39,7 @@ def losses(workdir: Path) -> np.ndarray:
 DOMAINS = {"BK": (9, 5, 6, 8), "BT": (9, 9, 7, 7), "VU": (16, 15, 12, 5)}
 SMALL = {
     **{f"model.{name}": 1 for name in ("t2v_layers", "enc_layers", "dummy_layers")},
+    **{f"model.{name}": 1 for name in ("n_input_proj", "num_mlp_layers")},
     "model.hidden_dim": 8,
     "model.num_heads": 2,
     "model.ffn_dim": 16,
@@ -366,7 +367,7 @@ def test_several_runs_on_several_devices_equal_those_on_one(together, make_confi
     subprocess.run(
         [sys.executable, "-c", DEVICES, path, tmp_path / "run"],
         check=True,
-        env=os.environ | {"XLA_FLAGS": flags},
+        env=os.environ | {"XLA_FLAGS": flags, "NPROC": "16"},  # threads for devices that wait
     )
     for seed in SEEDS[:2]:
         np.testing.assert_allclose(
