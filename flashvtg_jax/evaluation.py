@@ -294,7 +294,7 @@ def evaluate(
     show_progress = show_progress and is_first()
     mesh = make_mesh()
     evaluators: dict[str, Evaluator] = {}  # runs that differ in seed and domain share programs
-    # Of several processes none may leave alone. One is left as usual, with nothing to save.
+    # None of several processes may end alone; a single one is simply ended, with nothing to save.
     with Stopping() if jax.process_count() > 1 else contextlib.nullcontext() as stopping:
         for name in names:
             if name and show_progress:

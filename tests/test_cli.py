@@ -8,9 +8,20 @@ import sys
 
 import pytest
 
-from flashvtg_jax.cli import main, make_parser
+from flashvtg_jax.arguments import make_parser
+from flashvtg_jax.cli import RUN, main
 
-COMMANDS = ["synthesize", "build", "train", "evaluate", "predict", "score", "plot"]
+COMMANDS = [
+    "synthesize",
+    "build",
+    "train",
+    "evaluate",
+    "predict",
+    "score",
+    "plot",
+    "convert",
+    "export",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +42,10 @@ def test_help_shows_an_example_that_parses(command, capsys):
     options, rest = make_parser().parse_known_args(shlex.split(example))
     assert options.command == command
     assert all(argument.startswith("--config.") for argument in rest)
+
+
+def test_every_command_that_is_understood_is_run():
+    assert sorted(RUN) == sorted(COMMANDS)
 
 
 def test_module_runs_as_the_command_does():

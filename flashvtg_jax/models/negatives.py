@@ -22,7 +22,9 @@ def negative_rows(row_mask: chex.Array) -> chex.Array:
     return jnp.where(row_mask, following, jnp.arange(row_mask.shape[0])).astype(jnp.int32)
 
 
-def take_rows(arrays: Sequence[chex.Array], index: chex.Array, row_mask: chex.Array) -> list:
+def take_rows(
+    arrays: Sequence[chex.Array], index: chex.Array, row_mask: chex.Array
+) -> list[chex.Array]:
     """`array[index]` of each [B, ...], `index` being `negative_rows(row_mask)`.
 
     Where all padding rows come last, as in every batch of the pipelines, each row takes the one

@@ -78,13 +78,28 @@ class RunLog:
             self._files[name].flush()
 
 
+class SilentLog(RunLog):
+    """The log of a process that is not the first one: nothing is written."""
+
+    def __init__(self) -> None:
+        pass
+
+    def event(self, name: str, value: float, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def _write(self, name: str, row: Mapping[str, Any]) -> None:
+        pass
+
+
 class TrainingLog:
     """The metrics of steps, left on the device and written once per logging interval; a bar.
 
-    Of several runs trained together, the metrics of a step are arrays with a value for each. There
-    are no `runs` to write in processes other than the first. `watches`, one for each run, look at
-    all metrics after they are written, and may raise. Use as a context manager, which closes the
-    runs' files.
+    Of several runs trained together, the metrics of a step are arrays with a value for each.
+    `watches`, one for each run or none at all, look at the metrics after they are written, and may
+    raise. Use as a context manager, which closes the runs' files.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.checkpoints import Checkpoints, check_space
 from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.lock import locked
-from flashvtg_jax.training.logs import RunLog, TrainingLog
+from flashvtg_jax.training.logs import RunLog, SilentLog, TrainingLog
 from flashvtg_jax.training.nonfinite import StepWatch
 from flashvtg_jax.training.open_runs import (
     OpenRun,
@@ -203,10 +203,13 @@ def train_together(
         for manager in checkpoints:
             stack.enter_context(contextlib.closing(manager))
         batches = stack.enter_context(contextlib.closing(open_batches(runs, start_step=step)))
-        logs = []
         with all_or_none():
-            for run, selection in zip(runs, selections, strict=True) if is_first() else ():
-                logs.append(RunLog(run.workdir, start_step=step, last_evaluation=selection.step))
+            logs = [
+                RunLog(run.workdir, start_step=step, last_evaluation=selection.step)
+                if is_first()
+                else SilentLog()
+                for run, selection in zip(runs, selections, strict=True)
+            ]
         log = stack.enter_context(
             TrainingLog(
                 logs,
@@ -233,8 +236,7 @@ def train_together(
             with all_or_none():
                 for index in np.flatnonzero(due):
                     numbers, numbers_nms = found[index].numbers, found[index].numbers_nms
-                    for run_log in logs[index : index + 1]:  # none but in the first process
-                        run_log.evaluation(step, numbers, numbers_nms)
+                    logs[index].evaluation(step, numbers, numbers_nms)
                     scores[index] = selection_score(numbers, settings.selection_metrics)
             return scores
 

@@ -4,6 +4,7 @@ With `config.parallel.shard_state` the state is split as well: every device keep
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,6 +40,11 @@ def make_mesh(rows: int | None = None) -> Mesh:
                 taken[device.process_index] += 1
                 chosen.append(device)
         devices = chosen
+    return mesh_of(devices)
+
+
+def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+    """These devices along one axis, `data`."""
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 

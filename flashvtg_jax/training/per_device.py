@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
-from flashvtg_jax.training.parallel import AXIS, put_batch, replicated, split_rows
+from flashvtg_jax.training.parallel import AXIS, mesh_of, put_batch, replicated, split_rows
 from flashvtg_jax.training.step import TrainStep
 
 
@@ -20,7 +19,7 @@ class PerDevice:
     def __init__(self, step: TrainStep, mesh: Mesh):
         self._mesh = mesh
         local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
-        self._local = Mesh(np.array(local), (AXIS,), axis_types=(AxisType.Auto,))
+        self._local = mesh_of(local)
         # Metrics are means, the same on all devices: the axis is left out of them.
         devices = list(mesh.devices.flat)
         self.step = jax.pmap(

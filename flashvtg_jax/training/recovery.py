@@ -30,9 +30,9 @@ def find_start(workdir: Path, first_due: int) -> int:
     """The step to go on from, 0 for the beginning.
 
     A checkpoint is of use if it is whole and the best parameters it names are there. What is
-    damaged and would be needed is moved to `damaged/`, with a warning. If there are
-    checkpoints but none of them is of use, and the beginning is further back than `first_due`, the
-    step of a run's first checkpoint, that is for a person to decide.
+    damaged and would be needed is moved to `damaged/`, with a warning. Where none is of use, a run
+    that had not come further than `first_due`, the step of its first checkpoint, starts anew; of a
+    longer one a person decides.
 
     Raises CheckpointError then, and for checkpoints of another version.
     """
@@ -49,7 +49,7 @@ def find_start(workdir: Path, first_due: int) -> int:
             break
         states.damage.setdefault(step, f"the best parameters, of step {named}, are missing")
     if start is None:
-        if states.steps and states.steps != [s for s in states.steps if s <= first_due]:
+        if max(states.steps, default=0) > first_due:
             told = "\n  ".join(f"{states.folder / str(s)}: {d}" for s, d in states.damage.items())
             raise CheckpointError(
                 f"{workdir}: none of its checkpoints can be used:\n  {told}\nMend the disk and run "

@@ -7,11 +7,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.losses import objective
 from flashvtg_jax.models.flashvtg import FlashVTG
+from flashvtg_jax.training.parallel import replicated
 from flashvtg_jax.training.state import TrainState
 
 Metrics = dict[str, chex.Array]
@@ -63,7 +63,8 @@ def make_train_step(
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         params = state.params
         if shardings is not None:
-            params = jax.tree.map(_whole, params, shardings.params)
+            whole = jax.tree.map(lambda place: replicated(place.mesh), shardings.params)
+            params = jax.lax.with_sharding_constraint(params, whole)
         gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, terms), gradients = gradient_fn(params, batch, key)
         metrics = {"loss": loss, **terms}
@@ -85,8 +86,3 @@ def make_train_step(
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step
-
-
-def _whole(array: chex.Array, sharding: NamedSharding) -> chex.Array:
-    """The array on every device of its mesh."""
-    return jax.lax.with_sharding_constraint(array, NamedSharding(sharding.mesh, PartitionSpec()))
