@@ -13,11 +13,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 
 from flashvtg_jax.errors import DataError
+
+T = TypeVar("T")
 
 SUFFIXES = (".npz", ".npy", ".pt")
 USUAL_KEYS = (
@@ -29,10 +31,12 @@ USUAL_KEYS = (
 # refuse could run code (CVE-2025-32434).
 OLDEST_TORCH = (2, 6)
 
+_PARSING_ATTEMPTS = 10
 _FLOATS = ("float16", "float32", "float64")
 _UNREADABLE = (
     OSError,
     EOFError,
+    SystemError,  # of the parser of headers, time and again
     MemoryError,  # of a size that cannot be
     OverflowError,
     ValueError,
@@ -101,7 +105,7 @@ def feature_header(
         array = _read_torch(path, key)
         return _check_header(path, array.shape, array.dtype, width)
     with _open_array(path, key) as (opened, available):
-        return _numpy_header(path, opened(), available, width)
+        return _from_start(opened, lambda stream: _numpy_header(path, stream, available, width))
 
 
 def normalize(features: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -177,8 +181,20 @@ def _open_array(path: Path, key: str | None) -> Iterator[tuple[Callable[[], IO[b
 def _read_numpy(path: Path, key: str | None, width: int | None) -> np.ndarray:
     with _open_array(path, key) as (opened, available):
         # Before memory is taken for what a damaged header says.
-        _numpy_header(path, opened(), available, width)
-        return np.lib.format.read_array(opened(), allow_pickle=False)
+        _from_start(opened, lambda stream: _numpy_header(path, stream, available, width))
+        return _from_start(opened, lambda s: np.lib.format.read_array(s, allow_pickle=False))
+
+
+def _from_start(opened: Callable[[], IO[bytes]], read: Callable[[IO[bytes]], T]) -> T:
+    """Reads an array's header, and perhaps more, from the start of its stream.
+
+    The header is a Python literal, and CPython before 3.11.8 sometimes fails to parse one while
+    another thread does so too (gh-106905). Then it is read again.
+    """
+    for _ in range(_PARSING_ATTEMPTS - 1):
+        with contextlib.suppress(SystemError):
+            return read(opened())
+    return read(opened())
 
 
 def _numpy_header(
@@ -203,7 +219,9 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
             shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
         else:
             raise ValueError(f"npy format version {version} is not one for numbers")
-    # The header is Python: tokenize.TokenError, TypeError, IndexError, MemoryError, ...
+    except SystemError:
+        raise  # nothing is wrong with the header
+    # It is Python: tokenize.TokenError, TypeError, IndexError, MemoryError, ...
     except Exception as error:
         raise ValueError(str(error) or type(error).__name__) from error
     return shape, dtype, stream.tell()

@@ -1,9 +1,9 @@
 """Saliency labels and the clip pairs of the margin loss, drawn from one annotation line.
 
-A label rule is a pure function `(annotation, num_clips, rng) -> (saliency_labels, positive_clips,
-negative_clips)`; `LABEL_RULES` maps the values of `config.data.labels` to rules. All randomness
-comes from the generator handed in, which the pipeline seeds with (seed, epoch, example): a resumed
-run draws what the interrupted one would have drawn.
+A label rule is a pure function `(annotation, num_clips) -> Labelled`; `LABEL_RULES` maps the values
+of `config.data.labels` to rules. What it finds is the same in every epoch, but for the clips that
+`Labelled.draw` picks with the generator handed in, which the pipeline seeds with (seed, epoch,
+example): a resumed run draws what the interrupted one would have drawn.
 """
 
 from __future__ import annotations
@@ -15,37 +15,45 @@ import numpy as np
 
 from flashvtg_jax.errors import ConfigError, DataError
 
-Labels = tuple[np.ndarray, np.ndarray, np.ndarray]
+Pairs = tuple[np.ndarray, np.ndarray]
+
+
+class Labelled(NamedTuple):
+    """The labels of one example.
+
+    saliency_labels: [L] float32.
+    draw: a generator -> positive_clips and negative_clips, [pairs] int32 each.
+    """
+
+    saliency_labels: np.ndarray
+    draw: Callable[[np.random.Generator], Pairs]
 
 
 class LabelRule(NamedTuple):
     """How one family of data sets turns annotations into labels.
 
-    draw: the rule itself.
+    label: the rule itself.
     num_pairs: length of `positive_clips` and `negative_clips`, the same for every example.
     needs_windows: whether a split without any moment cannot be trained on.
     """
 
-    draw: Callable[[Mapping[str, Any], int, np.random.Generator], Labels]
+    label: Callable[[Mapping[str, Any], int], Labelled]
     num_pairs: int
     needs_windows: bool
 
 
-def qvhighlights_labels(
-    annotation: Mapping[str, Any], num_clips: int, rng: np.random.Generator
-) -> Labels:
+def qvhighlights_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
     """Labels of a QVHighlights annotation: rated clips carry the sum of their annotators.
 
     Args:
       annotation: reads `relevant_clip_ids` (n ids) and `saliency_scores` (n rows of ratings).
       num_clips: clips of the video, L. Ids beyond it stand for the last clip.
-      rng: source of the two random clips.
 
     Returns:
-      saliency_labels [L] float32, 0 outside the relevant clips; positive_clips [2] int32: the most
-      salient relevant clip and a random relevant one; negative_clips [2] int32: the least salient
-      relevant clip and a random irrelevant one. Without an irrelevant clip the first of each pair
-      is repeated; without a relevant clip everything is 0.
+      saliency_labels, 0 outside the relevant clips; positive_clips: the most salient relevant clip
+      and a random relevant one; negative_clips: the least salient relevant clip and a random
+      irrelevant one. Without an irrelevant clip the first of each pair is repeated; without a
+      relevant clip everything is 0.
 
     Raises:
       DataError: when there are relevant clips and not exactly one row of ratings for each.
@@ -75,19 +83,21 @@ def qvhighlights_labels(
     irrelevant = np.ones(num_clips, bool)
     irrelevant[clip_ids] = False
     irrelevant = np.flatnonzero(irrelevant)
-    if irrelevant.size:
-        random_positive = clip_ids[rng.integers(clip_ids.size)]
-        random_negative = irrelevant[rng.integers(irrelevant.size)]
-    else:
+
+    def draw(rng: np.random.Generator) -> Pairs:
         random_positive, random_negative = most_salient, least_salient
-    positives = np.asarray([most_salient, random_positive], np.int32)
-    negatives = np.asarray([least_salient, random_negative], np.int32)
-    return labels, positives, negatives
+        if irrelevant.size:
+            random_positive = clip_ids[rng.integers(clip_ids.size)]
+            random_negative = irrelevant[rng.integers(irrelevant.size)]
+        return (
+            np.asarray([most_salient, random_positive], np.int32),
+            np.asarray([least_salient, random_negative], np.int32),
+        )
+
+    return Labelled(labels, draw)
 
 
-def window_labels(
-    annotation: Mapping[str, Any], num_clips: int, rng: np.random.Generator
-) -> Labels:
+def window_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
     """Labels of a data set with moments only (Charades-STA, TACoS): 1 inside the first window.
 
     A clip lasts `duration / num_clips` here, whatever the features' nominal clip length.
@@ -95,12 +105,11 @@ def window_labels(
     Args:
       annotation: reads `relevant_windows` (seconds) and `duration` (seconds).
       num_clips: clips of the video, L.
-      rng: source of the random clips.
 
     Returns:
-      saliency_labels [L] float32; positive_clips [2] int32: two different clips inside the window,
-      or its only clip twice; negative_clips [2] int32: two different clips outside, or, where
-      there are fewer than two, the positive ones. Without a window everything is 0.
+      saliency_labels; positive_clips: two different clips inside the window, or its only clip
+      twice; negative_clips: two different clips outside, or, where there are fewer than two, the
+      positive ones. Without a window everything is 0.
     """
     windows = annotation.get("relevant_windows")
     if not windows:
@@ -114,14 +123,16 @@ def window_labels(
     labels[first : last + 1] = 1.0
     inside = np.arange(first, last + 1)
     outside = np.flatnonzero(labels == 0.0)
-    positives = rng.choice(inside, 2, replace=False) if inside.size > 1 else inside.repeat(2)
-    negatives = rng.choice(outside, 2, replace=False) if outside.size > 1 else positives
-    return labels, positives.astype(np.int32), negatives.astype(np.int32)
+
+    def draw(rng: np.random.Generator) -> Pairs:
+        positives = rng.choice(inside, 2, replace=False) if inside.size > 1 else inside.repeat(2)
+        negatives = rng.choice(outside, 2, replace=False) if outside.size > 1 else positives
+        return positives.astype(np.int32), negatives.astype(np.int32)
+
+    return Labelled(labels, draw)
 
 
-def rating_labels(
-    annotation: Mapping[str, Any], num_clips: int, rng: np.random.Generator
-) -> Labels:
+def rating_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
     """Labels of a TVSum annotation: the mean of ratings from 1 to 5, on the scale from 0 to 12.
 
     That scale is the one of QVHighlights' sums, whatever the number of annotators. Nothing is
@@ -130,11 +141,10 @@ def rating_labels(
     Args:
       annotation: reads `label`, a list of ratings for each clip.
       num_clips: clips of the video, L; further rows are left out.
-      rng: not used.
 
     Returns:
-      saliency_labels [L] float32; positive_clips [1] int32: the last of the highest rated clips;
-      negative_clips [1] int32: the first of the lowest rated ones.
+      saliency_labels; positive_clips: the last of the highest rated clips; negative_clips: the
+      first of the lowest rated ones.
 
     Raises:
       DataError: there are fewer rows than clips.
@@ -143,15 +153,12 @@ def rating_labels(
     return _extremes(points.sum(axis=1) / (4.0 * points.shape[1]) * 12.0)
 
 
-def binary_labels(
-    annotation: Mapping[str, Any], num_clips: int, rng: np.random.Generator
-) -> Labels:
+def binary_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
     """Labels of a YouTube Highlights annotation: 1 for the clips of a highlight, else 0.
 
     Args:
       annotation: reads `label`, a list with one number for each clip.
       num_clips: clips of the video, L; further rows are left out.
-      rng: not used.
 
     Returns:
       As `rating_labels`.
@@ -173,11 +180,11 @@ def _label_rows(annotation: Mapping[str, Any], num_clips: int) -> np.ndarray:
     return rows
 
 
-def _extremes(labels: np.ndarray) -> Labels:
+def _extremes(labels: np.ndarray) -> Labelled:
     # Stable, as above: the last of the highest, the first of the lowest.
     order = np.argsort(labels, kind="stable")
     highest, lowest = order[-1:].astype(np.int32), order[:1].astype(np.int32)
-    return labels.astype(np.float32), highest, lowest
+    return Labelled(labels.astype(np.float32), lambda rng: (highest, lowest))
 
 
 LABEL_RULES: dict[str, LabelRule] = {
@@ -202,6 +209,6 @@ def label_rule(name: str) -> LabelRule:
     return LABEL_RULES[name]
 
 
-def _nothing_relevant(num_clips: int, num_pairs: int = 2) -> Labels:
+def _nothing_relevant(num_clips: int, num_pairs: int = 2) -> Labelled:
     clips = np.zeros(num_pairs, np.int32)
-    return np.zeros(num_clips, np.float32), clips, clips.copy()
+    return Labelled(np.zeros(num_clips, np.float32), lambda rng: (clips, clips))

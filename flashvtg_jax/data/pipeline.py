@@ -275,14 +275,15 @@ class _BatchLoader:
         num_clips = min(int(self._plan.lengths[example]), *map(len, streams))
         annotation = stored.annotation
         rng = np.random.default_rng([self._seed, epoch, example])
-        labels, positives, negatives = self._rule.draw(annotation, num_clips, rng)
+        labelled = self._rule.label(annotation, num_clips)
+        positives, negatives = labelled.draw(rng)
         windows = annotation.get("relevant_windows") or []
         return Row(
             streams=[stream[:num_clips] for stream in streams],
             query=stored.query[: self.shape.words],
             duration=annotation["duration"],
             windows=np.asarray(windows, np.float32).reshape(-1, 2),
-            saliency_labels=labels,
+            saliency_labels=labelled.saliency_labels,
             positive_clips=positives,
             negative_clips=negatives,
             video_id=int(self._video_ids[example]),

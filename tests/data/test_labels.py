@@ -21,8 +21,14 @@ def rng(*words: int) -> np.random.Generator:
     return np.random.default_rng(words or 0)
 
 
+def drawn(rule, annotation, num_clips, generator):
+    """The labels, positive and negative clips that a rule finds and draws."""
+    labels, draw = rule(annotation, num_clips)
+    return labels, *draw(generator)
+
+
 def test_qvhighlights_labels_are_the_annotators_sum_and_zero_outside():
-    labels, positives, negatives = qvhighlights_labels(RATED, 8, rng())
+    labels, positives, negatives = drawn(qvhighlights_labels, RATED, 8, rng())
     np.testing.assert_array_equal(labels, [0, 0, 3, 11, 0, 2, 0, 0])
     assert labels.dtype == np.float32
     assert positives.dtype == negatives.dtype == np.int32
@@ -31,21 +37,21 @@ def test_qvhighlights_labels_are_the_annotators_sum_and_zero_outside():
 
 
 def test_qvhighlights_random_clips_cover_the_relevant_and_the_irrelevant():
-    pairs = [qvhighlights_labels(RATED, 8, rng(i))[1:] for i in range(200)]
+    pairs = [drawn(qvhighlights_labels, RATED, 8, rng(i))[1:] for i in range(200)]
     assert {int(positives[1]) for positives, _ in pairs} == {2, 3, 5}
     assert {int(negatives[1]) for _, negatives in pairs} == {0, 1, 4, 6, 7}
 
 
 def test_qvhighlights_draws_depend_on_the_generator_alone():
-    first = qvhighlights_labels(RATED, 8, rng(1, 2, 3))
+    first = drawn(qvhighlights_labels, RATED, 8, rng(1, 2, 3))
     np.random.default_rng().random()
-    for a, b in zip(first, qvhighlights_labels(RATED, 8, rng(1, 2, 3)), strict=True):
+    for a, b in zip(first, drawn(qvhighlights_labels, RATED, 8, rng(1, 2, 3)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_qvhighlights_repeats_the_hard_clips_when_all_are_relevant():
     annotation = {"relevant_clip_ids": [0, 1, 2], "saliency_scores": [[2], [1], [3]]}
-    labels, positives, negatives = qvhighlights_labels(annotation, 3, rng())
+    labels, positives, negatives = drawn(qvhighlights_labels, annotation, 3, rng())
     np.testing.assert_array_equal(labels, [2, 1, 3])
     np.testing.assert_array_equal(positives, [2, 2])
     np.testing.assert_array_equal(negatives, [1, 1])
@@ -58,7 +64,7 @@ def test_qvhighlights_ties_take_the_last_most_and_the_first_least_salient_clip(s
         "relevant_clip_ids": list(range(10, 60)),
         "saliency_scores": ratings[:, None].tolist(),
     }
-    _, positives, negatives = qvhighlights_labels(annotation, 75, rng())
+    _, positives, negatives = drawn(qvhighlights_labels, annotation, 75, rng())
     assert positives[0] == 10 + np.flatnonzero(ratings == 3)[-1]
     assert negatives[0] == 10 + np.flatnonzero(ratings == 1)[0]
 
@@ -66,7 +72,7 @@ def test_qvhighlights_ties_take_the_last_most_and_the_first_least_salient_clip(s
 def test_qvhighlights_clips_beyond_the_features_stand_for_the_last_clip():
     annotation = {"relevant_clip_ids": [1, 4, 9], "saliency_scores": [[1], [7], [5]]}
     for i in range(50):
-        labels, positives, negatives = qvhighlights_labels(annotation, 4, rng(i))
+        labels, positives, negatives = drawn(qvhighlights_labels, annotation, 4, rng(i))
         np.testing.assert_array_equal(labels, [0, 1, 0, 7])
         assert positives[0] == 3
         assert positives[1] in (1, 3)
@@ -77,7 +83,7 @@ def test_qvhighlights_clips_beyond_the_features_stand_for_the_last_clip():
 def test_qvhighlights_counts_an_unsalient_relevant_clip_as_relevant():
     annotation = {"relevant_clip_ids": [0, 2], "saliency_scores": [[0, 0, 0], [1, 0, 0]]}
     for i in range(30):
-        _, positives, negatives = qvhighlights_labels(annotation, 3, rng(i))
+        _, positives, negatives = drawn(qvhighlights_labels, annotation, 3, rng(i))
         assert negatives.tolist() == [0, 1]
         assert positives[0] == 2 and positives[1] in (0, 2)
 
@@ -92,7 +98,7 @@ def test_an_annotation_without_relevant_clips_gives_zeros(rule, empty):
         "saliency_scores": empty,
     }
     for given in (annotation, {"duration": 10}):
-        labels, positives, negatives = label_rule(rule).draw(given, 5, rng())
+        labels, positives, negatives = drawn(label_rule(rule).label, given, 5, rng())
         np.testing.assert_array_equal(labels, np.zeros(5))
         np.testing.assert_array_equal(positives, [0, 0])
         np.testing.assert_array_equal(negatives, [0, 0])
@@ -100,7 +106,7 @@ def test_an_annotation_without_relevant_clips_gives_zeros(rule, empty):
 
 def test_qvhighlights_refuses_ratings_that_do_not_match_the_clips():
     with pytest.raises(DataError, match=r"query 7: 3 relevant_clip_ids but 2 rows"):
-        qvhighlights_labels({**RATED, "saliency_scores": [[1], [2]]}, 8, rng())
+        drawn(qvhighlights_labels, {**RATED, "saliency_scores": [[1], [2]]}, 8, rng())
 
 
 @pytest.mark.parametrize(
@@ -127,7 +133,7 @@ def test_window_labels_are_one_inside_the_window(window, duration, num_clips, in
     expected = np.zeros(num_clips)
     expected[inside] = 1
     for i in range(20):
-        labels, positives, negatives = window_labels(annotation, num_clips, rng(i))
+        labels, positives, negatives = drawn(window_labels, annotation, num_clips, rng(i))
         np.testing.assert_array_equal(labels, expected)
         assert set(positives.tolist()) <= set(inside)
         assert len(set(positives.tolist())) == min(2, len(inside))
@@ -142,14 +148,14 @@ def test_window_labels_are_one_inside_the_window(window, duration, num_clips, in
 
 def test_window_labels_repeat_the_positives_when_one_clip_only_is_outside():
     annotation = {"relevant_windows": [[0.0, 8.0]], "duration": 10.0}
-    labels, positives, negatives = window_labels(annotation, 5, rng(3))
+    labels, positives, negatives = drawn(window_labels, annotation, 5, rng(3))
     np.testing.assert_array_equal(labels, [1, 1, 1, 1, 0])
     np.testing.assert_array_equal(negatives, positives)
 
 
 def test_rating_labels_are_the_mean_on_the_scale_of_twelve():
     annotation = {"label": [[1, 1], [5, 5], [3, 3], [1, 2]]}
-    labels, positives, negatives = rating_labels(annotation, 4, rng())
+    labels, positives, negatives = drawn(rating_labels, annotation, 4, rng())
     # Means 1, 5, 3, 1.5 of a scale from 1 to 5: 0, 1, 1/2, 1/8 of twelve.
     np.testing.assert_array_equal(labels, [0, 12, 6, 1.5])
     np.testing.assert_array_equal(positives, [1])
@@ -160,7 +166,7 @@ def test_rating_labels_are_the_mean_on_the_scale_of_twelve():
 
 def test_rating_labels_of_twenty_annotators_are_the_sums_of_the_paper():
     ratings = rng(1).integers(1, 6, (60, 20)).astype(float)
-    labels, positives, negatives = rating_labels({"label": ratings.tolist()}, 60, rng())
+    labels, positives, negatives = drawn(rating_labels, {"label": ratings.tolist()}, 60, rng())
     sums = (ratings - 1).sum(axis=1)
     np.testing.assert_allclose(labels, sums / 80 * 12, rtol=0, atol=1e-6)
     assert sums[positives[0]] == sums.max()
@@ -170,11 +176,11 @@ def test_rating_labels_of_twenty_annotators_are_the_sums_of_the_paper():
 @pytest.mark.parametrize("annotators", [1, 3, 20])
 def test_rating_labels_do_not_depend_on_the_number_of_annotators(annotators):
     annotation = {"label": [[4] * annotators, [2] * annotators]}
-    np.testing.assert_allclose(rating_labels(annotation, 2, rng())[0], [9, 3], rtol=1e-6)
+    np.testing.assert_allclose(drawn(rating_labels, annotation, 2, rng())[0], [9, 3], rtol=1e-6)
 
 
 def test_binary_labels_are_the_labels_themselves():
-    labels, positives, negatives = binary_labels({"label": [[0], [1], [1], [0]]}, 4, rng())
+    labels, positives, negatives = drawn(binary_labels, {"label": [[0], [1], [1], [0]]}, 4, rng())
     np.testing.assert_array_equal(labels, [0, 1, 1, 0])
     np.testing.assert_array_equal(positives, [2])  # the last of the highest
     np.testing.assert_array_equal(negatives, [0])  # the first of the lowest
@@ -187,14 +193,16 @@ def test_binary_labels_are_the_labels_themselves():
 def test_ties_take_the_last_of_the_highest_and_the_first_of_the_lowest(rule, seed):
     # numpy's default sort reorders ties beyond 16 values
     values = rng(seed).integers(1, 4, 50) if rule == "ratings" else rng(seed).integers(0, 2, 50)
-    _, positives, negatives = label_rule(rule).draw({"label": values[:, None].tolist()}, 50, rng())
+    _, positives, negatives = drawn(
+        label_rule(rule).label, {"label": values[:, None].tolist()}, 50, rng()
+    )
     assert positives.tolist() == [np.flatnonzero(values == values.max())[-1]]
     assert negatives.tolist() == [np.flatnonzero(values == values.min())[0]]
 
 
 @pytest.mark.parametrize(("rule", "value"), [("ratings", 1), ("binary", 0), ("binary", 1)])
 def test_a_video_of_equal_clips_has_a_pair_all_the_same(rule, value):
-    labels, positives, negatives = label_rule(rule).draw({"label": [[value]] * 3}, 3, rng())
+    labels, positives, negatives = drawn(label_rule(rule).label, {"label": [[value]] * 3}, 3, rng())
     np.testing.assert_array_equal(labels, [float(value == 1 and rule == "binary")] * 3)
     assert (positives.tolist(), negatives.tolist()) == ([2], [0])
 
@@ -204,11 +212,11 @@ def test_labels_beyond_the_features_are_left_out(rule):
     annotation = {"qid": "x", "label": [[1], [0], [1], [1]]}
     if rule == "ratings":
         annotation["label"] = [[2], [1], [5], [5]]
-    labels, positives, negatives = label_rule(rule).draw(annotation, 2, rng())
+    labels, positives, negatives = drawn(label_rule(rule).label, annotation, 2, rng())
     assert len(labels) == 2
     assert (positives.tolist(), negatives.tolist()) == ([0], [1])
     with pytest.raises(DataError, match="query x: label has 4 rows for 5 clips"):
-        label_rule(rule).draw(annotation, 5, rng())
+        drawn(label_rule(rule).label, annotation, 5, rng())
 
 
 def test_rules_of_highlights_give_one_pair_and_need_no_windows():

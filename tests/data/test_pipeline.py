@@ -248,10 +248,11 @@ def test_labels_are_drawn_from_seed_epoch_and_example():
                 continue
             rng = np.random.default_rng([11, step // 6, i])
             clips = source.num_clips[i]
-            expected = qvhighlights_labels(source.examples[i].annotation, clips, rng)
-            np.testing.assert_array_equal(batch.targets.saliency_labels[b, :clips], expected[0])
-            np.testing.assert_array_equal(batch.targets.positive_clips[b], expected[1])
-            np.testing.assert_array_equal(batch.targets.negative_clips[b], expected[2])
+            labels, draw = qvhighlights_labels(source.examples[i].annotation, clips)
+            positives, negatives_now = draw(rng)
+            np.testing.assert_array_equal(batch.targets.saliency_labels[b, :clips], labels)
+            np.testing.assert_array_equal(batch.targets.positive_clips[b], positives)
+            np.testing.assert_array_equal(batch.targets.negative_clips[b], negatives_now)
             negatives.setdefault(i, set()).add(int(batch.targets.negative_clips[b, 1]))
     assert any(len(drawn) > 1 for drawn in negatives.values())  # afresh each epoch
 
