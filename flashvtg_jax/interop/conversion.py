@@ -110,10 +110,17 @@ def to_torch_file(workdir: str | Path, file: str | Path, step: int | None = None
 
     Returns what was written.
     Raises CheckpointError if there is no such checkpoint, the file exists or cannot be written, or
-    PyTorch is missing.
+    PyTorch is missing; ConfigError for a model that the authors' program would compute otherwise.
     """
     restored = restore(workdir, step=step)
     config, model = restored.config, restored.model
+    window, longest = model.attention_window, config.data.max_clips
+    if window is not None and (longest is None or window < longest - 1):
+        raise ConfigError(
+            f"{workdir}: trained with config.model.attention_window={window}; the authors' program "
+            "has no windows and would find other moments with these parameters. Train without one, "
+            "or with one that covers config.data.max_clips"
+        )
     state_dict = params_to_torch(jax.device_get(restored.params), model)
     unread = unread_entries(model.hidden_dim, config.data.max_words)
     kept = Path(workdir).expanduser() / UNREAD_FILE

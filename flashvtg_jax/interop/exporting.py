@@ -178,7 +178,8 @@ def export_program(
         jax.ShapeDtypeStruct([sizes.get(size, size) for size in about["shape"]], about["dtype"])
         for about in describe_inputs(config)
     ]
-    program = jax.jit(make_program(model, config))
+    # cuDNN's attention is for one platform, and no stable part of StableHLO.
+    program = jax.jit(make_program(model.clone(attention_kernel="xla"), config))
     params = {name: shape(array) for name, array in flat_params.items()}
     return export.export(program, platforms=tuple(platforms))(params, *inputs)
 

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flashvtg_jax.errors import ConfigError
+from flashvtg_jax.models.attention import KERNELS
 from flashvtg_jax.models.boundary import BoundaryHead
 from flashvtg_jax.models.fusion import AdaptiveCrossAttention, ClipEncoder, DummyEncoder
 from flashvtg_jax.models.layers import (
@@ -52,6 +53,8 @@ class FlashVTG(nn.Module):
     dummy_dropout: float = 0.1  # the same two, of the dummy encoder
     dummy_drop_path: float = 0.1
     dtype: Dtype = "float32"  # of matrix products; "bfloat16" for speed
+    attention_window: int | None = None  # clips to either side that a clip attends to; None: all
+    attention_kernel: str = "xla"  # of the attention among clips; "cudnn": see configs/common.py
 
     def setup(self) -> None:
         projection = (self.hidden_dim, self.n_input_proj, self.input_dropout, self.dtype)
@@ -70,7 +73,8 @@ class FlashVTG(nn.Module):
         )
         rates = (self.dropout, self.drop_path, self.dtype)
         self.cross_attention = AdaptiveCrossAttention(self.t2v_layers, *block, *rates)
-        self.clip_encoder = ClipEncoder(self.enc_layers, *block, *rates)
+        attention = (self.attention_window, self.attention_kernel)
+        self.clip_encoder = ClipEncoder(self.enc_layers, *block, *rates, *attention)
         self.saliency_head = SaliencyHead(self.dtype)
         self.query_pooling = AttentionPooling()
         self.pyramid = TemporalFeatureLayering(self.strides, self.dtype)
@@ -212,4 +216,28 @@ def build_model(config: Mapping[str, Any]) -> FlashVTG:
         raise ConfigError(f"config.model.kernel_size={model.kernel_size} is even; use an odd one")
     if model.dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"config.model.dtype={model.dtype!r} is not 'float32' or 'bfloat16'")
+    if model.attention_kernel not in KERNELS:
+        raise ConfigError(
+            f"config.model.attention_kernel={model.attention_kernel!r} is not 'xla' or 'cudnn'"
+        )
+    if model.attention_kernel == "cudnn":
+        _check_cudnn(model)
     return model
+
+
+def _check_cudnn(model: FlashVTG) -> None:
+    """Raises ConfigError for a model whose attention cuDNN does not compute."""
+    problem = None
+    if model.dtype != "bfloat16":
+        problem = f"it needs config.model.dtype=bfloat16, not {model.dtype}"
+    elif model.attention_window is not None:
+        problem = f"it has no windows, and config.model.attention_window={model.attention_window}"
+    elif model.hidden_dim // model.num_heads % 8 or model.hidden_dim // model.num_heads > 128:
+        problem = (
+            "it needs heads (hidden_dim / num_heads) of a multiple of 8 up to 128, not "
+            f"{model.hidden_dim // model.num_heads}"
+        )
+    if problem is not None:
+        raise ConfigError(
+            f"config.model.attention_kernel=cudnn: {problem}; change that, or use 'xla'"
+        )

@@ -4,18 +4,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flashvtg_jax.models.layers import (
-    Dropout,
-    Dtype,
-    EncoderLayer,
-    FeedForward,
-    attend,
-    attention_weights,
-    dense,
-    drop_path,
-    layer_norm,
-    split_heads,
-)
+from flashvtg_jax.models.attention import EncoderLayer, attend, attention_weights, split_heads
+from flashvtg_jax.models.layers import Dropout, Dtype, FeedForward, dense, drop_path, layer_norm
 
 # The authors truncate at +-2, a hundred standard deviations: in effect a plain normal distribution.
 matrix_init = nn.initializers.normal(0.02)
@@ -92,7 +82,7 @@ class CrossAttentionLayer(nn.Module):
         width = clips.shape[-1]
         num_words = value.shape[1]
         query = split_heads((clips + positions).astype(self.dtype), self.num_heads)
-        weights = attention_weights(query, key, key_mask)
+        weights = attention_weights(query, key, key_mask[:, None])
         on_words = weights[..., weights.shape[-1] - num_words :].sum(-1).mean(1)
 
         weights = Dropout(self.dropout)(weights, train=train)
@@ -104,7 +94,7 @@ class CrossAttentionLayer(nn.Module):
             name="out",
             kernel_init=matrix_init,
             bias_init=nn.initializers.zeros,
-        )(attended)
+        )(attended.reshape(clips.shape))
 
         # The second residual is `x`, not its norm: unusual, and what the released weights expect.
         x = clips + drop_path(self.drop_path, train)(attended)
@@ -177,7 +167,11 @@ class AdaptiveCrossAttention(nn.Module):
 
 
 class ClipEncoder(nn.Module):
-    """Self-attention among clips: clips, positions [B, L, D], mask [B, L] bool -> [B, L, D]."""
+    """Self-attention among clips: clips, positions [B, L, D], mask [B, L] bool -> [B, L, D].
+
+    With a window each layer reads as many clips to either side, so that L clips take memory in
+    proportion to L, not to its square; a window of L - 1 or more is no window.
+    """
 
     num_layers: int = 3
     num_heads: int = 8
@@ -185,6 +179,8 @@ class ClipEncoder(nn.Module):
     dropout: float = 0.1
     drop_path: float = 0.1
     dtype: Dtype = jnp.float32
+    attention_window: int | None = None  # clips to either side; None: all
+    attention_kernel: str = "xla"  # or "cudnn", on NVIDIA GPUs, where no weights are dropped
 
     @nn.compact
     def __call__(
@@ -199,6 +195,8 @@ class ClipEncoder(nn.Module):
                 in_init=matrix_init,
                 kernel_init=matrix_init,
                 dtype=self.dtype,
+                attention_window=self.attention_window,
+                attention_kernel=self.attention_kernel,
                 name=f"layer_{i}",
             )
             clips = layer(clips, positions, mask, train=train)

@@ -1,4 +1,4 @@
-"""Building blocks shared by the components: dense layers, norms, attention, masked convolutions.
+"""Building blocks shared by the components: dense layers, norms, dropout, masked convolutions.
 
 Parameters are float32; `dtype` is the type of the matrix products. Statistics of the norms and the
 softmax are always float32.
@@ -94,36 +94,6 @@ def drop_path(rate: float, train: bool) -> nn.Dropout:
     return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
 
 
-def split_heads(x: chex.Array, num_heads: int) -> chex.Array:
-    """[B, L, D] -> [B, L, H, D / H]."""
-    return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
-
-
-def attention_weights(query: chex.Array, key: chex.Array, key_mask: chex.Array) -> chex.Array:
-    """Softmax of scaled dot products over the valid keys, float32.
-
-    query [B, L, H, D/H], key [B, K, H, D/H], key_mask [B, K] bool -> [B, H, L, K].
-    """
-    precision = matmul_precision(query.dtype)
-    logits = jnp.einsum(
-        "blhd,bkhd->bhlk", query, key, precision=precision, preferred_element_type=jnp.float32
-    )
-    logits = logits / math.sqrt(query.shape[-1])
-    logits = jnp.where(key_mask[:, None, None, :], logits, MASKED_LOGIT)
-    return jax.nn.softmax(logits, axis=-1)
-
-
-def attend(weights: chex.Array, value: chex.Array) -> chex.Array:
-    """Weighted sum of the values: [B, H, L, K], [B, K, H, D/H] -> [B, L, D] in the values' type."""
-    out = jnp.einsum(
-        "bhlk,bkhd->blhd",
-        weights.astype(value.dtype),
-        value,
-        precision=matmul_precision(value.dtype),
-    )
-    return out.reshape(*out.shape[:2], -1)
-
-
 def temporal_endpoints(mask: chex.Array) -> chex.Array:
     """Start and end of each clip as fractions of its video: [B, L] bool -> [B, L, 2] float32."""
     length = jnp.maximum(mask.sum(-1, keepdims=True), 1).astype(jnp.float32)
@@ -183,89 +153,6 @@ class FeedForward(nn.Module):
         x = jnp.where(x >= 0, x, x * slope.astype(x.dtype))
         x = Dropout(self.dropout)(x, train=train)
         return dense(width, self.ffn_dim, name="dense_1", **shared)(x)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention; positions go to queries and keys, never to values.
-
-    x [B, L, D], positions [B, L, D], mask [B, L] bool -> [B, L, D].
-    """
-
-    num_heads: int = 8
-    dropout: float = 0.1
-    in_init: Initializer | None = (
-        None  # of the query, key and value projection, one [D, 3 D] matrix
-    )
-    out_init: Initializer | None = None
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
-    ) -> chex.Array:
-        width = x.shape[-1]
-        precision = matmul_precision(self.dtype)
-        kernel = self.param("in_kernel", self.in_init or uniform_init(width), (width, 3 * width))
-        bias = self.param("in_bias", nn.initializers.zeros, (3 * width,))
-        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
-
-        # The bias of the keys shifts all logits of a query alike, which softmax does not see: its
-        # gradient is 0. What rounding makes of that, Adam would scale to steps of full size, others
-        # on every number of devices.
-        learned = jnp.arange(3 * width) // width != 1
-        bias = jnp.where(learned, bias, jax.lax.stop_gradient(bias))
-
-        with_position = (x + positions.astype(x.dtype)).astype(self.dtype)
-        query_key = jnp.matmul(with_position, kernel[:, : 2 * width], precision=precision)
-        query, key = jnp.split(query_key + bias[: 2 * width], 2, axis=-1)
-        value = jnp.matmul(x.astype(self.dtype), kernel[:, 2 * width :], precision=precision)
-        value = value + bias[2 * width :]
-
-        query, key, value = (split_heads(a, self.num_heads) for a in (query, key, value))
-        weights = attention_weights(query, key, mask)
-        weights = Dropout(self.dropout)(weights, train=train)
-        out = dense(
-            width,
-            width,
-            dtype=self.dtype,
-            name="out",
-            kernel_init=self.out_init,
-            bias_init=nn.initializers.zeros,
-        )
-        return out(attend(weights, value))
-
-
-class EncoderLayer(nn.Module):
-    """Post-norm transformer encoder layer with stochastic depth on both residuals.
-
-    x [B, L, D], positions [B, L, D], mask [B, L] bool -> [B, L, D].
-    """
-
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
-    in_init: Initializer | None = None
-    kernel_init: Initializer | None = None
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
-    ) -> chex.Array:
-        attention = SelfAttention(
-            self.num_heads,
-            self.dropout,
-            in_init=self.in_init,
-            out_init=self.kernel_init,
-            dtype=self.dtype,
-            name="attention",
-        )
-        ffn = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, name="ffn")
-        attended = attention(x, positions, mask, train=train)
-        x = layer_norm(self.dtype, "norm_1")(x + drop_path(self.drop_path, train)(attended))
-        fed = ffn(x, train=train)
-        return layer_norm(self.dtype, "norm_2")(x + drop_path(self.drop_path, train)(fed))
 
 
 class AttentionPooling(nn.Module):

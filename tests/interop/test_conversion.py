@@ -157,6 +157,19 @@ def test_a_run_of_ours_has_what_strict_loading_wants(torch, file_holding, tmp_pa
     assert {n: tuple(t.shape) for n, t in found.items()} == {n: a.shape for n, a in weights.items()}
 
 
+def test_a_window_that_the_authors_program_lacks_is_not_lost_in_silence(
+    file_holding, tmp_path, monkeypatch
+):
+    file = file_holding(checkpoints.small_state_dict())
+    for window in (73, 74):  # videos have up to 75 clips: one of 74 covers them
+        config = load_config("qvhighlights_slowfast_clip", {"model.attention_window": window})
+        from_torch_file(file, tmp_path / str(window), config)
+    monkeypatch.setattr(conversion, "write_torch_file", lambda *arguments: None)
+    with pytest.raises(ConfigError, match=r"73: trained with .*attention_window=73; the authors'"):
+        to_torch_file(tmp_path / "73", tmp_path / "back.ckpt")
+    assert to_torch_file(tmp_path / "74", tmp_path / "back.ckpt").step == 0
+
+
 def test_a_malicious_file_leaves_nothing(torch, tmp_path, capsys):
     marker = tmp_path / "marker"
     pickled = checkpoints.named_call("os", "system", f"touch {marker}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from flashvtg_jax.cli import main
 from flashvtg_jax.config import config_to_json, load_config
@@ -19,6 +20,7 @@ from flashvtg_jax.evaluation import apply_and_decode
 from flashvtg_jax.interop import exporting, stablehlo
 from flashvtg_jax.interop.exporting import export_checkpoint, export_predictor
 from flashvtg_jax.interop.stablehlo import load_exported
+from flashvtg_jax.models import attention
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.state import feature_widths, init_params
@@ -153,6 +155,27 @@ def test_moments_of_any_length_and_padding_are_those_of_the_evaluation(moments):
     predictor = load_exported(moments.folder)
     moments.check(predictor(**moments.arrays(21, 6)))  # no multiple of the strides
     moments.check(predictor(**moments.arrays(40, 9, fill=np.nan)))  # padding is not read
+
+
+def test_a_window_holds_for_every_length_of_a_program(tmp_path):
+    # A program of any length attends in blocks of 16 clips, the evaluation of 21 clips in one.
+    exported = make_exported(tmp_path, "demo", **{"model.attention_window": 3})
+    predictor = load_exported(exported.folder)
+    exported.check(predictor(**exported.arrays(21, 6)))
+    exported.check(predictor(**exported.arrays(40, 9, fill=np.nan)))
+
+
+def test_programs_for_many_platforms_leave_cudnn_out(monkeypatch):
+    settings = {"model.attention_kernel": "cudnn", "model.dtype": "bfloat16"}
+    config = load_config("demo", {**TINY, "model.hidden_dim": 16, **settings})
+    model = build_model(config.model)
+    params = jax.eval_shape(
+        lambda key: init_params(model, key, *feature_widths(config.data)), jax.random.key(0)
+    )
+    flat = traverse_util.flatten_dict(params, sep="/")
+    monkeypatch.setattr(attention, "fused_attention", None)
+    program = exporting.export_program(model, config, flat, ("cpu", "cuda"), batch=2, clips=8)
+    assert program.platforms == ("cpu", "cuda")
 
 
 def test_highlights_have_saliency_only(highlights):

@@ -7,10 +7,10 @@ import pytest
 from scipy.signal import correlate
 
 from flashvtg_jax.models import AdaptiveCrossAttention, TemporalFeatureLayering, make_points
+from flashvtg_jax.models.attention import EncoderLayer
 from flashvtg_jax.models.layers import (
     Convolution,
     Dropout,
-    EncoderLayer,
     PairConvolution,
     sine_positions,
     temporal_endpoints,
