@@ -82,7 +82,7 @@ setup(
     package_data={"flashvtg_jax": ["py.typed"], "": ["README.md", "CITATIONS.bib"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["flashvtg = flashvtg_jax.cli:main"]},
+    entry_points={"console_scripts": ["flashvtg = flashvtg_jax.cli:start"]},
     zip_safe=False,
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -3,9 +3,10 @@
 python benchmarks/input_pipeline.py --config=qvhighlights_slowfast_clip --data_dir=data
 
 Goes through the training split of a built data set as training does: a first pass from the disk,
-once the system was asked to forget what it keeps of the files, then others. After them, steps
-of the configuration's model at the same shapes, and steps fed by the data path, to see whether they
-wait for it. The domains of a data set are read as one.
+once the system was asked to forget what it keeps of the files, then others, from host memory with
+everything kept there, and from the device's memory. After them, steps of the configuration's
+model at the same shapes, and the same steps fed by both data paths, to see whether they wait.
+The domains of a data set are read as one.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import collections
 import contextlib
 import itertools
 import os
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -20,15 +22,20 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from measuring import summary, watched_memory, write_result
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.data.batch_plan import BatchPlan
+from flashvtg_jax.data.device_cache import DeviceCache, Draw
 from flashvtg_jax.data.pipeline import train_pipeline, train_plan
 from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.training.feeding import open_feed
+from flashvtg_jax.training.open_runs import OpenRun
+from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer
 from flashvtg_jax.training.step import make_train_step
 
@@ -92,6 +99,12 @@ def measure(
             for repeat in range(1, options.repeats + 1)
         ]
     delivered = summary([samples / seconds for samples, seconds in others])
+    kept = open_split(data_dir, data.dataset, data.train_split, cache=True)
+    of_a_pass = min(options.batches, plan.steps_per_epoch)
+    read_batches(kept, config, 0, of_a_pass)
+    again = [read_batches(kept, config, 0, of_a_pass) for _ in range(options.repeats)]
+    del kept
+    cached, gathered = measure_cache(source, config, plan, options)
     values_a_row = plan.buckets[-1] * sum(data.video_widths[name] for name in data.video_streams)
     result = {
         "examples": len(source),
@@ -101,6 +114,8 @@ def measure(
         "num_threads": data.num_threads,
         "samples_per_second_first_pass": first[0] / first[1],
         "samples_per_second": delivered,
+        "samples_per_second_host": summary([samples / seconds for samples, seconds in again]),
+        **gathered,
         "data_set_mib": sum(path.stat().st_size for path in files(folder)) / 2**20,
         "longest_batch_mib": 4 * plan.batch_size * values_a_row / 2**20,
         "batches_ahead": data.prefetch,
@@ -109,7 +124,7 @@ def measure(
     }
     if options.no_model:
         return result
-    model = measure_model(source, config, plan, options.steps)
+    model = measure_model(source, config, plan, cached, options.steps)
     ratio = delivered["median"] / model["model_samples_per_second"]
     return {**result, **model, "delivered_over_consumed": ratio}
 
@@ -125,8 +140,54 @@ def read_batches(
         return samples, time.perf_counter() - start
 
 
+def measure_cache(
+    source: SplitSource,
+    config: ml_collections.ConfigDict,
+    plan: BatchPlan,
+    options: argparse.Namespace,
+) -> tuple[DeviceCache, dict[str, Any]]:
+    """Puts the split on the device; returns it, and how fast batches are drawn and gathered."""
+    start = time.perf_counter()
+    cache = DeviceCache(source, config, jax.device_put)
+    jax.block_until_ready(cache.split)
+    loading = time.perf_counter() - start
+    takes = {clips: jax.jit(cache.taking(clips)) for clips in plan.buckets}
+    planned = [plan.batch(step)[1] for step in range(min(options.batches, plan.steps_per_epoch))]
+    samples = sum(int((batch.examples >= 0).sum()) for batch in planned)
+
+    def draw() -> list[Draw]:
+        return [cache.draw(source, batch.examples, config.seed) for batch in planned]
+
+    def gather(draws: list[Draw]) -> None:
+        taken = None
+        for batch, one in zip(planned, draws, strict=True):
+            taken = takes[batch.length](cache.split, one)
+        jax.block_until_ready(taken)
+
+    draws = draw()
+    gather(draws)  # compiles
+    drawing, gathering = [], []
+    for _ in range(options.repeats):
+        start = time.perf_counter()
+        draw()
+        drawn = time.perf_counter()
+        gather(draws)
+        drawing.append(samples / (drawn - start))
+        gathering.append(samples / (time.perf_counter() - drawn))
+    return cache, {
+        "samples_per_second_device": summary(gathering),
+        "draws_per_second": summary(drawing),
+        "device_mib": sum(array.nbytes for array in jax.tree.leaves(cache.split)) / 2**20,
+        "loading_seconds": loading,
+    }
+
+
 def measure_model(
-    source: SplitSource, config: ml_collections.ConfigDict, plan: BatchPlan, steps: int
+    source: SplitSource,
+    config: ml_collections.ConfigDict,
+    plan: BatchPlan,
+    cache: DeviceCache,
+    steps: int,
 ) -> dict[str, Any]:
     """Returns what the training step consumes, each length as often as an epoch has it."""
     lengths = [batch.length for batch in plan.epoch(0)]
@@ -157,25 +218,58 @@ def measure_model(
     samples = sum(int((batch.examples >= 0).sum()) for batch in measured)
     of_an_epoch = sum(seconds[batch.length]["median"] for batch in measured)
 
-    waiting, times = 0.0, []
-    with contextlib.closing(train_pipeline(source, config)) as batches:
-        next(batches)  # nothing is ready before it
-        while len(times) < steps:
-            start = time.perf_counter()
-            batch = next(batches)
-            waited = time.perf_counter() - start
-            if batch.video.shape[1] in seconds:
-                state, metrics = step(state, jax.device_put(batch))
-                jax.block_until_ready((state, metrics))
-                times.append(time.perf_counter() - start)
-                waiting += waited
+    del state
+    run = OpenRun(
+        name="",
+        config=config,
+        workdir=Path(),
+        train_source=source,
+        val_source=source,
+        plan=plan,
+        start_step=0,
+    )
+    fits = len(seconds) == len(set(lengths))
+    fed = measure_fed(run, cache, steps) if fits else {}
     return {
         "step_seconds": {str(length): times for length, times in seconds.items()},
         "steps_of_an_epoch": dict(sorted(collections.Counter(lengths).items())),
         "lengths_beyond_memory": sorted(set(lengths) - set(seconds)),
         "model_samples_per_second": samples / of_an_epoch,
-        "fed_step_seconds": summary(times),
-        "waiting_for_data": waiting / sum(times),
+        **fed,
+    }
+
+
+def measure_fed(run: OpenRun, cache: DeviceCache, steps: int) -> dict[str, Any]:
+    """Returns the seconds of the first steps of training, fed by each of the data paths.
+
+    The same steps on batches that lie ready on the device are what they are compared with, in
+    turns; all three compute the same.
+    """
+    program = Program(run.config, 1, run.plan.steps_per_epoch)
+    with contextlib.closing(open_feed([run], program, None, 0)) as feed:
+        batches = [program.put(next(feed.batches)) for _ in range(steps)]
+    seconds: dict[str, list[float]] = {"ready": [], "host": [], "device": []}
+    for repeat in range(4):  # the first compiles
+        for name, times in seconds.items():
+            state = program.init(np.uint32(run.config.seed))
+            kept = cache if name == "device" else None
+            with contextlib.closing(open_feed([run], program, kept, 0)) as feed:
+                jax.block_until_ready(state)
+                start, step = time.perf_counter(), 0
+                while step < steps:
+                    if name == "ready":
+                        state, metrics = program.step(state, batches[step])
+                        step += 1
+                    else:
+                        state, metrics, count = feed.advance(state, step, steps - step)
+                        step += count
+                jax.block_until_ready((state, metrics))
+                if repeat:
+                    times.append((time.perf_counter() - start) / steps)
+    ready = statistics.median(seconds["ready"])
+    return {f"fed_step_seconds_{name}": summary(times) for name, times in seconds.items()} | {
+        f"waiting_for_data_{name}": 1 - ready / statistics.median(seconds[name])
+        for name in ("host", "device")
     }
 
 

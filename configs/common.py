@@ -45,6 +45,12 @@ def get_common() -> ConfigDict:
     model.dummy_dropout = 0.1  # as dropout, in the encoder of dummy tokens
     model.dummy_drop_path = 0.1  # as drop_path, in the encoder of dummy tokens
     model.dtype = "float32"  # of the computation, or "bfloat16"; parameters stay float32
+    # Clips to either side that a clip attends to in each layer of the clip encoder, so that memory
+    # grows with the clips and not with their square; None: all. One that covers a video is exact.
+    model.attention_window = optional(int)
+    # What computes that attention: "xla", or "cudnn": in bfloat16, without a window, on NVIDIA GPUs
+    # from Ampere on where no weights are dropped (dropout 0, or not in training); elsewhere as xla.
+    model.attention_kernel = "xla"
 
     loss = config.loss = ConfigDict()
     loss.lw_cls = 5.0  # weight of the classification of points
@@ -89,6 +95,9 @@ def get_common() -> ConfigDict:
     data.num_threads = 4  # that read examples
     data.prefetch = 4  # batches made ready ahead
     data.cache = False  # keep in host memory all that was read once
+    # Keep the features on the device and gather batches there; None: if they fit in a quarter of
+    # the memory that is free, and there is one process. The numbers are the same, to rounding.
+    data.cache_on_device = optional(bool)
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 5e-4  # of AdamW
@@ -101,6 +110,10 @@ def get_common() -> ConfigDict:
     train.batch_size = 64  # queries in a step, over all devices
     train.epochs = 150  # passes over the training split
     train.drop_last = False  # leave out an epoch's last batch if it is not full
+    # Steps that a device does in a row while its data are there (data.cache_on_device); signals
+    # are heard between. None: as many as take a quarter of a second; on CPU and of several
+    # processes, 1.
+    train.steps_per_dispatch = optional(int)
     train.log_every_steps = 20  # steps between lines of the log
     train.evaluate_every_epochs = 1  # epochs between evaluations
     train.evaluate_untrained = False  # also evaluate before the first step, to compare with

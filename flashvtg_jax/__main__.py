@@ -2,6 +2,6 @@
 
 import sys
 
-from flashvtg_jax.cli import main
+from flashvtg_jax.cli import start
 
-sys.exit(main())
+sys.exit(start())

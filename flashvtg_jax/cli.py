@@ -14,8 +14,16 @@ from pathlib import Path
 from flashvtg_jax.arguments import make_parser, named_path
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.files import write_atomically
+from flashvtg_jax.huge_pages import restart_with_huge_pages
 
 # Each command imports what it needs when it runs: `--help` is instant and needs no device.
+
+
+def start() -> int:
+    """The program `flashvtg`: `main`, in a process that is set up for it."""
+    if sys.argv[1:2] and sys.argv[1] in COMPUTING:
+        restart_with_huge_pages()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,13 +119,17 @@ def run_build(options: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
-def connect_processes(options: argparse.Namespace) -> bool:
-    """Make this process one of several if asked to; returns whether it speaks for all."""
-    if not is_one_of_several(options):
-        return True
+def start_devices(options: argparse.Namespace) -> bool:
+    """Make this process one of several if asked to; returns whether it speaks for all.
+
+    What is compiled from then on is kept on disk for the next time.
+    """
+    from flashvtg_jax.compilation_cache import use_compilation_cache
     from flashvtg_jax.training.processes import connect, is_first
 
-    connect(options.coordinator, options.num_processes, options.process_id)
+    if is_one_of_several(options):
+        connect(options.coordinator, options.num_processes, options.process_id)
+    use_compilation_cache()
     return is_first()
 
 
@@ -126,7 +138,7 @@ def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from flashvtg_jax.training.loop import Interrupted, train
 
     config = load_config(options.config, overrides)
-    first = connect_processes(options)
+    first = start_devices(options)
     try:
         numbers, numbers_nms = train(config, options.workdir)
     except Interrupted as interruption:
@@ -170,7 +182,7 @@ def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.evaluation import evaluate
     from flashvtg_jax.training.stopping import StoppedError
 
-    first = connect_processes(options)
+    first = start_devices(options)
     try:
         numbers, numbers_nms = evaluate(
             options.workdir,
@@ -192,6 +204,7 @@ def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def run_predict(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.compilation_cache import use_compilation_cache
     from flashvtg_jax.prediction_files import predict_file, predict_pair
     from flashvtg_jax.predictor import Predictor
 
@@ -204,6 +217,7 @@ def run_predict(options: argparse.Namespace, _: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    use_compilation_cache()
     predictor = Predictor.from_checkpoint(
         options.checkpoint,
         step=options.step,
@@ -345,6 +359,8 @@ RUN = {
     "export": run_export,
 }
 
+COMPUTING = ("train", "evaluate", "predict")  # for longer than a moment
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())

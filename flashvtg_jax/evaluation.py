@@ -18,9 +18,15 @@ from jax.sharding import Mesh
 
 from flashvtg_jax.config import apply_overrides, config_to_json
 from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.data.device_cache import (
+    CachedSplit,
+    DeviceCache,
+    Draw,
+    TakeBatch,
+    evaluation_draws,
+)
 from flashvtg_jax.data.pipeline import (
     evaluation_batches,
-    evaluation_plan,
     joint_evaluation_batches,
     joint_evaluation_steps,
 )
@@ -106,80 +112,102 @@ class Evaluator:
             decoded = apply_and_decode(model, config, params, batch)
             return _Found(decoded, batch.example, batch.video_mask.sum(-1))
 
-        self._apply = jax.jit(find, out_shardings=replicated(mesh))
-        self._apply_together = jax.jit(jax.vmap(find), out_shardings=replicated(mesh))
+        def take_and_find(params: Any, split: CachedSplit, draw: Draw, take: TakeBatch) -> _Found:
+            return find(params, take(split, draw))
 
-    def evaluate(
-        self,
-        params: Any,
-        source: SplitSource,
-        *,
-        show_progress: bool = False,
-        stop: Callable[[], bool] | None = None,
-    ) -> Results:
+        def take_and_find_together(
+            params: Any, split: CachedSplit, draw: Draw, take: TakeBatch
+        ) -> _Found:
+            return jax.vmap(find)(params, jax.vmap(take, in_axes=(None, 0))(split, draw))
+
+        compiled = partial(jax.jit, out_shardings=replicated(mesh))
+        # By whether the runs are along a first axis.
+        self._find = {False: compiled(find), True: compiled(jax.vmap(find))}
+        self._take_and_find = {
+            False: compiled(take_and_find, static_argnums=3),
+            True: compiled(take_and_find_together, static_argnums=3),
+        }
+
+    def evaluate(self, params: Any, source: SplitSource, **watch: Any) -> Results:
         """Predictions for every row of a split, in its order, and their scores.
 
         Args:
           params: on every device of the mesh.
           source: the split.
-          show_progress: show a bar.
-          stop: asked between batches; raises StoppedError when it says so.
+          watch: as in `evaluate_together`.
         """
-        total = evaluation_plan(source, self.config).steps_per_epoch
-        batches = evaluation_batches(source, self.config, *self._share)
-        collected = _Predictions(source)
-        with contextlib.closing(batches):
-            rows = self._find_ahead(self._apply, params, batches, 0, stop)
-            for found in progress_bar(rows, total, "evaluating", show_progress):
-                collected.add(found)
-        return collected.scored(self.config.clip_length)
+        return self._evaluate(params, [source], together=False, **watch)[0]
 
     def evaluate_together(
-        self,
-        params: Any,
-        sources: Sequence[SplitSource],
-        *,
-        show_progress: bool = False,
-        stop: Callable[[], bool] | None = None,
+        self, params: Any, sources: Sequence[SplitSource], **watch: Any
     ) -> list[Results]:
         """`evaluate` of several runs as one program.
 
         Args:
           params: of all runs, stacked along a first axis.
           sources: the split of each run.
-          show_progress: show a bar.
-          stop: as in `evaluate`.
+          watch: `cache`, the split that the sources are of, if it is kept on the devices;
+            `show_progress`, to show a bar; `stop`, asked between batches: StoppedError is raised
+            when it says so.
         """
-        configs = [self.config] * len(sources)
-        total = joint_evaluation_steps(sources, configs)
-        batches = joint_evaluation_batches(sources, configs, *self._share)
+        return self._evaluate(params, sources, together=True, **watch)
+
+    def _evaluate(
+        self,
+        params: Any,
+        sources: Sequence[SplitSource],
+        *,
+        together: bool,
+        cache: DeviceCache | None = None,
+        show_progress: bool = False,
+        stop: Callable[[], bool] | None = None,
+    ) -> list[Results]:
+        total = joint_evaluation_steps(sources, [self.config] * len(sources))
         collected = [_Predictions(source) for source in sources]
-        with contextlib.closing(batches):
-            rows = self._find_ahead(self._apply_together, params, batches, 1, stop)
+        with contextlib.closing(self._started(params, sources, together, cache)) as started:
+            rows = _read_behind(started, stop)
             for found in progress_bar(rows, total, "evaluating", show_progress):
                 for run, predictions in enumerate(collected):
-                    predictions.add(jax.tree.map(lambda array, run=run: array[run], found))
+                    own = jax.tree.map(lambda a, run=run: a[run], found) if together else found
+                    predictions.add(own)
         return [predictions.scored(self.config.clip_length) for predictions in collected]
 
-    def _find_ahead(
+    def _started(
         self,
-        apply: Callable,
         params: Any,
-        batches: Iterable[Batch],
-        axis: int,
-        stop: Callable[[], bool] | None,
+        sources: Sequence[SplitSource],
+        together: bool,
+        cache: DeviceCache | None,
     ) -> Iterator[_Found]:
-        """Start each batch before the previous one is read back, so that neither side waits."""
-        waiting = None
-        for batch in batches:
-            if stop is not None and stop():
-                raise StoppedError
-            started = apply(params, put_batch(batch.replace(targets=None), self.mesh, axis))
-            if waiting:
-                yield jax.device_get(waiting)
-            waiting = started
-        if waiting:
+        """What is found for each batch, not waited for."""
+        put = partial(put_batch, mesh=self.mesh, axis=int(together))
+        if cache is not None:
+            find = self._take_and_find[together]
+            for clips, draws in evaluation_draws(sources, self.config, cache, *self._share):
+                draw = jax.tree.map(lambda *rows: np.stack(rows), *draws) if together else draws[0]
+                yield find(params, cache.split, put(draw), cache.taking(clips))
+            return
+        if together:
+            configs = [self.config] * len(sources)
+            batches = joint_evaluation_batches(sources, configs, *self._share)
+        else:
+            batches = evaluation_batches(sources[0], self.config, *self._share)
+        with contextlib.closing(batches):
+            for batch in batches:
+                yield self._find[together](params, put(batch.replace(targets=None)))
+
+
+def _read_behind(started: Iterable[_Found], stop: Callable[[], bool] | None) -> Iterator[_Found]:
+    """Start each batch before the previous one is read back, so that neither side waits."""
+    waiting = None
+    for found in started:
+        if waiting is not None:
             yield jax.device_get(waiting)
+        waiting = found
+        if stop is not None and stop():
+            raise StoppedError
+    if waiting is not None:
+        yield jax.device_get(waiting)
 
 
 def apply_and_decode(

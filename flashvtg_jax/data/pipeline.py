@@ -11,8 +11,8 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import grain
 import jax
@@ -23,6 +23,8 @@ from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate, empty_batch
 from flashvtg_jax.data.batch_plan import PADDING_ROW, BatchPlan, checked_buckets, default_buckets
 from flashvtg_jax.data.labels import label_rule
 from flashvtg_jax.errors import ConfigError, DataError
+
+T = TypeVar("T")
 
 # What determines the sizes of a batch.
 _SET_BY = {
@@ -69,7 +71,7 @@ def train_pipeline(
     _check_moments(source, config)
     loader = _BatchLoader(source, config, plan, process_index, process_count)
     num_steps = config.train.epochs * plan.steps_per_epoch
-    return _started_at(_prefetched(loader, num_steps, config), start_step, num_steps)
+    return prefetched(loader, num_steps, config, start_step=start_step)
 
 
 def joint_train_pipeline(
@@ -115,7 +117,7 @@ def joint_train_pipeline(
     ]
     num_steps = configs[0].train.epochs * plans[0].steps_per_epoch
     loader = _JointLoader(loaders, [num_steps] * len(loaders))
-    return _started_at(_prefetched(loader, num_steps, configs[0]), start_step, num_steps)
+    return prefetched(loader, num_steps, configs[0], start_step=start_step)
 
 
 def evaluation_batches(
@@ -135,7 +137,7 @@ def evaluation_batches(
     """
     plan = evaluation_plan(source, config)
     loader = _BatchLoader(source, config, plan, process_index, process_count)
-    return _prefetched(loader, plan.steps_per_epoch, config)
+    return prefetched(loader, plan.steps_per_epoch, config)
 
 
 def joint_evaluation_batches(
@@ -160,7 +162,7 @@ def joint_evaluation_batches(
         for member in zip(sources, configs, plans, strict=True)
     ]
     num_steps = [plan.steps_per_epoch for plan in plans]
-    return _prefetched(_JointLoader(loaders, num_steps), max(num_steps), configs[0])
+    return prefetched(_JointLoader(loaders, num_steps), max(num_steps), configs[0])
 
 
 def joint_evaluation_steps(
@@ -239,7 +241,7 @@ class _BatchLoader:
         self._rule = label_rule(data.labels)
         _check_clips_and_labels(source, config)
         self._video_streams = tuple(data.video_streams)
-        self._video_ids = _video_ids(source, data.source_video)
+        self._video_ids = video_ids(source, data.source_video)
         self._normalize_query = data.normalize_query
         self.shape = BatchShape(  # of all batches but for the clips
             rows=plan.batch_size // process_count,
@@ -321,25 +323,24 @@ class _JointLoader:
         return batch
 
 
-def _started_at(
-    iterator: grain.DatasetIterator[Batch], start_step: int, num_steps: int
-) -> grain.DatasetIterator[Batch]:
-    if start_step:
-        # A run that has already done all its epochs (or that was given fewer) has nothing left.
-        iterator.set_state({"next_index": min(start_step, num_steps)})
-    return iterator
-
-
-def _prefetched(
-    loader: _BatchLoader | _JointLoader, num_steps: int, config: ml_collections.ConfigDict
-) -> grain.DatasetIterator[Batch]:
-    """Maps steps to batches in `config.data.num_threads` threads, in order."""
+def prefetched(
+    load: Callable[[int], T],
+    num_steps: int,
+    config: ml_collections.ConfigDict,
+    *,
+    start_step: int = 0,
+) -> grain.DatasetIterator[T]:
+    """Returns what `load` makes of each step, in order, in `config.data.num_threads` threads."""
     # More threads than batches in flight would idle, and Grain warns about them.
     options = grain.ReadOptions(
         num_threads=min(config.data.num_threads, config.data.prefetch),
         prefetch_buffer_size=config.data.prefetch,
     )
-    return iter(grain.MapDataset.range(num_steps).map(loader).to_iter_dataset(options))
+    iterator = iter(grain.MapDataset.range(num_steps).map(load).to_iter_dataset(options))
+    if start_step:
+        # A run that has already done all its epochs (or that was given fewer) has nothing left.
+        iterator.set_state({"next_index": min(start_step, num_steps)})
+    return iterator
 
 
 def _buckets(
@@ -431,7 +432,10 @@ def _checked_widths(source: SplitSource, config: ml_collections.ConfigDict) -> t
     return tuple(widths)
 
 
-def _video_ids(source: SplitSource, kind: str) -> np.ndarray:
-    """Returns the index of each example's source video among the split's sorted ones [N]."""
+def video_ids(source: SplitSource, kind: str) -> np.ndarray:
+    """Returns the index of each example's source video among the split's sorted ones [N] int32.
+
+    `kind` is that of `source_video`, whose errors it raises.
+    """
     names = [source_video(annotation["vid"], kind) for annotation in source.annotations()]
     return np.unique(names, return_inverse=True)[1].astype(np.int32)

@@ -55,6 +55,8 @@ class SplitSource:
       all_num_clips, all_num_words, all_stream_clips: the same of the whole split, whatever the
         domains.
       all_domains: domain of each of them; None where no domains were selected.
+      rows: of the whole split, that these examples are [N].
+      name: folder and name of the whole split.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class SplitSource:
     def _select(self, stored: "_StoredSplit", domains: Sequence[str]) -> None:
         self._stored = stored
         self._domains = tuple(domains)
+        self.name = f"{stored.folder}/{stored.split}"
         self.streams = stored.streams
         self.query_dim = stored.query_dim
         self.clip_length = stored.clip_length
@@ -102,7 +105,7 @@ class SplitSource:
         self.all_num_words = stored.num_words
         self.all_stream_clips = stored.stream_clips
         self.all_domains: np.ndarray | None = None
-        self._rows = np.arange(len(stored.num_clips))
+        self.rows = np.arange(len(stored.num_clips))
         if self._domains:
             self.all_domains = stored.domains
             known = [name for name in dict.fromkeys(stored.domains.tolist()) if name]
@@ -113,26 +116,34 @@ class SplitSource:
                     f"{', '.join(map(repr, unknown))}; it has "
                     f"{', '.join(known) or 'none: its annotations have no field domain'}"
                 )
-            self._rows = np.flatnonzero(np.isin(self.all_domains, self._domains))
-        self.num_clips = stored.num_clips[self._rows]
-        self.num_words = stored.num_words[self._rows]
-        self.num_windows = stored.num_windows[self._rows]
-        self.stream_clips = {name: clips[self._rows] for name, clips in stored.stream_clips.items()}
+            self.rows = np.flatnonzero(np.isin(self.all_domains, self._domains))
+        self.num_clips = stored.num_clips[self.rows]
+        self.num_words = stored.num_words[self.rows]
+        self.num_windows = stored.num_windows[self.rows]
+        self.stream_clips = {name: clips[self.rows] for name, clips in stored.stream_clips.items()}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
         """Returns example `index` of the selected rows, in annotation order."""
         index = operator.index(index)
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        return self._stored.example(int(self._rows[index]))
+        return self._stored.example(int(self.rows[index]))
+
+    def video(self, index: int) -> dict[str, np.ndarray]:
+        """Returns the streams of example `index` alone, as in `Example`."""
+        return dict(self._stored.video(int(self.rows[index])))
+
+    def query(self, index: int) -> np.ndarray:
+        """Returns the word features of example `index` alone, as in `Example`."""
+        return self._stored.query(int(self.rows[index]))
 
     def annotations(self) -> list[dict[str, Any]]:
         """Returns the annotation lines of the selected rows, in order; no video is read."""
         lines = self._stored.annotation_lines
-        return [json.loads(lines[row]) for row in self._rows]
+        return [json.loads(lines[row]) for row in self.rows]
 
     def __repr__(self) -> str:
         stored = self._stored
@@ -202,10 +213,17 @@ class _StoredSplit:
 
     def example(self, row: int) -> Example:
         """Returns a row of the split with the features of its video."""
-        query = self._query(row)
         return Example(
-            json.loads(query["annotation"]), dict(self._video(query["video_row"])), query["query"]
+            json.loads(self._query(row)["annotation"]), dict(self.video(row)), self.query(row)
         )
+
+    def video(self, row: int) -> dict[str, np.ndarray]:
+        """Returns the streams of the video of a row of the split."""
+        return self._video(self._query(row)["video_row"])
+
+    def query(self, row: int) -> np.ndarray:
+        """Returns the word features of a row of the split."""
+        return self._query(row)["query"]
 
     @functools.cached_property
     def annotation_lines(self) -> list[str]:

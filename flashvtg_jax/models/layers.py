@@ -179,17 +179,21 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, mask: chex.Array) -> chex.Array:
-        init = uniform_init(x.shape[-1] * self.kernel_size)
-        convolution = nn.Conv(
-            self.features,
-            (self.kernel_size,),
-            dtype=self.dtype,
-            precision=matmul_precision(self.dtype),
-            kernel_init=init,
-            bias_init=init,
+        length, width = x.shape[1:]
+        init = uniform_init(width * self.kernel_size)
+        kernel = self.param("kernel", init, (self.kernel_size, width, self.features))
+        bias = self.param("bias", init, (self.features,))
+        x = jnp.where(mask[..., None], x, 0).astype(self.dtype)
+        # One matrix product over the neighbours side by side: XLA's gradients of a convolution are
+        # slower on CPU, by far so in a loop.
+        half = self.kernel_size // 2
+        padded = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
+        around = [padded[:, i : i + length] for i in range(self.kernel_size)]
+        flat = kernel.astype(self.dtype).reshape(-1, self.features)
+        product = jnp.matmul(
+            jnp.concatenate(around, axis=-1), flat, precision=matmul_precision(self.dtype)
         )
-        nn.share_scope(self, convolution)  # kernel and bias are this module's own
-        return convolution(jnp.where(mask[..., None], x, 0))
+        return product + bias.astype(self.dtype)
 
 
 class PairConvolution(nn.Module):

@@ -40,11 +40,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         section, field = key.split(".")
         if config[section][field] < 1:
             raise ConfigError(f"config.{key} is {config[section][field]}; it must be at least 1")
-    patience = config.train.early_stopping_evaluations
-    if patience is not None and patience < 1:
-        raise ConfigError(
-            f"config.train.early_stopping_evaluations is {patience}; it must be at least 1, or None"
-        )
+    for field in ("early_stopping_evaluations", "steps_per_dispatch"):
+        value = config.train[field]
+        if value is not None and value < 1:
+            raise ConfigError(f"config.train.{field} is {value}; it must be at least 1, or None")
     window_range = config.evaluation.window_range
     if window_range is not None and not (
         len(window_range) == 2 and 0 <= window_range[0] < window_range[1]
@@ -79,6 +78,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for domain in config.data.domains:
         if not isinstance(domain, str) or "/" in domain or domain in ("", ".", ".."):
             raise ConfigError(f"config.data.domains: {domain!r} cannot be the name of a folder")
+    if config.parallel.mode == "pmap" and config.data.cache_on_device:
+        raise ConfigError(
+            "config.data.cache_on_device=True needs config.parallel.mode='jit': under pmap each "
+            "batch is sent by the host"
+        )
     if config.parallel.mode == "pmap" and config.parallel.shard_state:
         raise ConfigError(
             "config.parallel.shard_state needs config.parallel.mode='jit': under pmap every device "

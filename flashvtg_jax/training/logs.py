@@ -120,7 +120,7 @@ class TrainingLog:
         self._num_epochs = num_steps // steps_per_epoch
         self._rows_per_step = rows_per_step
         self._interval = interval
-        self._pending: list[tuple[int, Metrics]] = []
+        self._pending: list[tuple[range, Metrics]] = []
         self._started = None  # the first interval of a process would count the compilation
         self._told = -math.inf  # when the last evaluation was
         self._show = show_progress
@@ -144,27 +144,39 @@ class TrainingLog:
             for run in self._runs:
                 run.close()
 
-    def add(self, step: int, metrics: Metrics) -> None:
-        """Take the metrics of a step (device arrays, not waited for)."""
-        self._pending.append((step, metrics))
-        self._bar.update(1)
-        # The metrics of two steps ago bound how far the host runs ahead of the device.
-        if len(self._pending) > 2:
-            jax.block_until_ready(self._pending[-3][1]["loss"])
+    def add(self, step: int, metrics: Metrics, count: int = 1) -> None:
+        """Take the metrics of the `count` steps up to `step`: device arrays, not waited for.
+
+        They are [S, ...], the first `count` rows being real.
+        """
+        first = step - count + 1
+        self._pending.append((range(first, step + 1), metrics))
+        self._bar.update(count)
         # Epochs shorter than an interval are not waited for.
-        long_epoch = self._steps_per_epoch >= self._interval
-        if step % self._interval == 0 or (long_epoch and step % self._steps_per_epoch == 0):
-            self.flush()
+        parts = [self._interval]
+        if self._steps_per_epoch >= self._interval:
+            parts.append(self._steps_per_epoch)
+        if any(step // part > (first - 1) // part for part in parts):
+            self._flush(len(self._pending) - 1)  # the device may be busy with the last ones
 
     def flush(self) -> None:
         """Copy pending metrics to the host, write them and let the watches look.
 
         Raises CheckpointError if they cannot be written, and what the watches raise.
         """
-        if not self._pending:
+        self._flush(len(self._pending))
+
+    def _flush(self, num_dispatches: int) -> None:
+        if not num_dispatches:
             return
-        steps, metrics = zip(*jax.device_get(self._pending), strict=True)
-        self._pending = []
+        taken, self._pending = self._pending[:num_dispatches], self._pending[num_dispatches:]
+        steps = [step for numbers, _ in taken for step in numbers]
+        metrics = [
+            {name: value[: len(numbers)] for name, value in values.items()}
+            for (numbers, _), values in zip(
+                taken, jax.device_get([values for _, values in taken]), strict=True
+            )
+        ]
         now = time.perf_counter()
         rate = None
         if self._started is not None:
@@ -172,7 +184,8 @@ class TrainingLog:
         self._started = now
         # [steps, runs] of each metric
         values = {
-            name: np.stack([np.atleast_1d(row[name]) for row in metrics]) for name in metrics[0]
+            name: np.concatenate([rows[name] for rows in metrics]).reshape(len(steps), -1)
+            for name in metrics[0]
         }
         with all_or_none():  # one process writes, and the disk may be full
             for index, run in enumerate(self._runs):
@@ -184,8 +197,8 @@ class TrainingLog:
         if rate is not None:
             shown["samples/s"] = f"{rate:.0f}"
         self._bar.set_postfix(shown)
-        epochs, within = divmod(steps[-1], self._steps_per_epoch)
-        if self._show and self._bar.disable and within == 0:
+        epochs = steps[-1] // self._steps_per_epoch
+        if self._show and self._bar.disable and epochs > (steps[0] - 1) // self._steps_per_epoch:
             told = ", ".join(f"{name} {value}" for name, value in shown.items())
             self.say(f"epoch {epochs}/{self._num_epochs}: {told}")
 

@@ -9,20 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import ml_collections
 import numpy as np
 
 from flashvtg_jax.config import apply_overrides, config_to_json
-from flashvtg_jax.data.batch import Batch
-from flashvtg_jax.data.pipeline import joint_train_pipeline, train_pipeline
 from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.evaluation import Numbers, Results, write_results
 from flashvtg_jax.figures.training import plot_training
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.checkpoints import Checkpoints, check_space
 from flashvtg_jax.training.checks import check_config
+from flashvtg_jax.training.feeding import Caches, open_feed
 from flashvtg_jax.training.lock import locked
 from flashvtg_jax.training.logs import RunLog, SilentLog, TrainingLog
 from flashvtg_jax.training.nonfinite import StepWatch
@@ -44,7 +42,7 @@ from flashvtg_jax.training.processes import (
     from_first,
     is_first,
 )
-from flashvtg_jax.training.program import Program, on_device
+from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.resuming import find_position
 from flashvtg_jax.training.runs import check_kind, find_runs, plan_runs, write_summary
 from flashvtg_jax.training.selection import (
@@ -129,6 +127,7 @@ def train(
             unfinished = [run for run in opened if not several or not is_finished(run)]
         check_same("list of runs to do", [run.name for run in unfinished])
         programs: dict[Any, Program] = {}
+        caches = Caches(show_progress=show_progress)
         with Stopping() as stopping:
             for group in group_runs(unfinished):
                 if stopping.requested():  # while the last numbers of the previous group were made
@@ -139,7 +138,7 @@ def train(
                 if key not in programs:
                     programs[key] = Program(group[0].config, len(group), steps)
                 results = train_together(
-                    group, programs[key], stopping, show_progress=show_progress
+                    group, programs[key], caches, stopping, show_progress=show_progress
                 )
         if several:
             split = config.data.val_split
@@ -148,7 +147,12 @@ def train(
 
 
 def train_together(
-    runs: Sequence[OpenRun], program: Program, stopping: Stopping, *, show_progress: bool
+    runs: Sequence[OpenRun],
+    program: Program,
+    caches: Caches,
+    stopping: Stopping,
+    *,
+    show_progress: bool,
 ) -> list[Results]:
     """Train runs of equal shapes to their end, as one program; each as it would have been alone.
 
@@ -202,7 +206,11 @@ def train_together(
     with contextlib.ExitStack() as stack:
         for manager in checkpoints:
             stack.enter_context(contextlib.closing(manager))
-        batches = stack.enter_context(contextlib.closing(open_batches(runs, start_step=step)))
+        train_cache = caches.get(runs[0].train_source, runs[0].config, program)
+        val_cache = caches.get(runs[0].val_source, runs[0].config, program)
+        feed = stack.enter_context(
+            contextlib.closing(open_feed(runs, program, train_cache, start_step=step))
+        )
         with all_or_none():
             logs = [
                 RunLog(run.workdir, start_step=step, last_evaluation=selection.step)
@@ -229,6 +237,7 @@ def train_together(
             found = program.evaluate(
                 program.view(state).params,
                 val_sources,
+                cache=val_cache,
                 show_progress=show_progress,
                 stop=stopping.requested,
             )
@@ -249,7 +258,6 @@ def train_together(
                 log.say(f"untrained: {metric} {np.mean(evaluate_now([True] * len(runs))):.2f}")
                 for selection in selections:
                     selection.step = 0
-        device_batches = on_device(batches, program.put)
         while True:
             if stopping.requested():  # before an evaluation: whoever sent the signal may not wait
                 save()
@@ -283,16 +291,21 @@ def train_together(
                 save()
             if last:
                 break
-            state, metrics = program.step(state, next(device_batches))
-            step += 1
-            log.add(step, metrics)
+            epoch_end = (epoch + 1) * plan.steps_per_epoch
+            state, metrics, count = feed.advance(state, step, epoch_end - step)
+            step += count
+            log.add(step, metrics, count)
         for manager in checkpoints:
             manager.wait()
 
     # What is written from here on can be made again from the checkpoints.
     try:
         results = program.evaluate(
-            best, val_sources, show_progress=show_progress, stop=stopping.requested
+            best,
+            val_sources,
+            cache=val_cache,
+            show_progress=show_progress,
+            stop=stopping.requested,
         )
     except StoppedError:
         raise Interrupted(stopping.signal, step) from None
@@ -301,16 +314,6 @@ def train_together(
         by_first(partial(write_results, run.workdir, about, found))
         by_first(partial(plot_training, run.workdir))
     return results
-
-
-def open_batches(runs: Sequence[OpenRun], start_step: int) -> grain.DatasetIterator[Batch]:
-    """This process's part of the training batches of one run, or of several stacked."""
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    if len(runs) == 1:
-        source, config = runs[0].train_source, runs[0].config
-        return train_pipeline(source, config, start_step=start_step, **share)
-    sources, configs = [run.train_source for run in runs], [run.config for run in runs]
-    return joint_train_pipeline(sources, configs, start_step=start_step, **share)
 
 
 def describe_start(

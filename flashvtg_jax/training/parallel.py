@@ -86,6 +86,12 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def put_everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that every process has -> on every device of the mesh."""
+    place = replicated(mesh)
+    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(place, a), tree)
+
+
 def put_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
     """This process's rows of a batch -> global arrays on the mesh (the copy is asynchronous).
 

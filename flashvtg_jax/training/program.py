@@ -1,7 +1,6 @@
 """The compiled functions of training, for one run or for several of equal shapes at once."""
 
-import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.data.device_cache import CachedSplit, DeviceCache, Draw, TakeBatch
 from flashvtg_jax.data.source import SplitSource
 from flashvtg_jax.evaluation import Evaluator, Results
 from flashvtg_jax.models.flashvtg import build_model
@@ -20,11 +20,12 @@ from flashvtg_jax.training.parallel import (
     make_mesh,
     put_batch,
     replicated,
+    split_rows,
     state_shardings,
 )
 from flashvtg_jax.training.per_device import PerDevice
 from flashvtg_jax.training.state import TrainState, feature_widths, init_state, make_optimizer
-from flashvtg_jax.training.step import make_train_step
+from flashvtg_jax.training.step import Metrics, make_train_step, one_step, repeat_step
 
 
 class Program:
@@ -62,14 +63,32 @@ class Program:
         )
         self._per_device = None
         if config.parallel.mode == "pmap":
-            self._per_device = PerDevice(make_step(axis_name=AXIS), self.mesh)
+            self._per_device = PerDevice(one_step(make_step(axis_name=AXIS)), self.mesh)
             self.step = self._per_device.step
             return
         step = make_step(shardings=places if self._split else None)
         if num_runs > 1:
             step = jax.vmap(step)
         # The state stays on the devices and is donated: each step overwrites it in place.
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
+        compiled = partial(jax.jit, donate_argnums=0, out_shardings=(places, everywhere))
+        self.step = compiled(one_step(step))
+
+        def steps(
+            state: TrainState,
+            split: CachedSplit,
+            draws: Draw,
+            count: jax.Array,
+            take: TakeBatch,
+        ) -> tuple[TrainState, Metrics]:
+            def batch_of(split: CachedSplit, draw: Draw) -> Batch:
+                batch = (jax.vmap(take, in_axes=(None, 0)) if num_runs > 1 else take)(split, draw)
+                # Each device gathers its own rows.
+                rows = split_rows(self.mesh, int(num_runs > 1))
+                return jax.lax.with_sharding_constraint(batch, rows)
+
+            return repeat_step(step, batch_of, state, split, draws, count)
+
+        self._steps = compiled(steps, static_argnums=4)
 
     def spread(self, state: TrainState) -> TrainState:
         """A state as it is saved -> as `step` takes it."""
@@ -78,6 +97,21 @@ class Program:
     def view(self, state: TrainState) -> TrainState:
         """A state as `step` gives it -> as it is saved."""
         return state if self._per_device is None else self._per_device.view(state)
+
+    @property
+    def can_cache(self) -> bool:
+        """Whether it can take its batches from data on the devices."""
+        return self._per_device is None
+
+    def steps(
+        self, state: TrainState, cache: DeviceCache, draws: Draw, clips: int, count: int
+    ) -> tuple[TrainState, Metrics]:
+        """Does the first `count` of the drawn steps [S, ...], on batches of so many clips.
+
+        Returns the state after them and the metrics [S, ...] of each.
+        """
+        draws = put_batch(draws, self.mesh, 1 + int(self.num_runs > 1))
+        return self._steps(state, cache.split, draws, np.int32(count), cache.taking(clips))
 
     def put(self, batch: Batch) -> Batch:
         """This process's part of a batch -> arrays on the devices; the copy is asynchronous."""
@@ -110,16 +144,17 @@ class Program:
         params: Any,
         sources: Sequence[SplitSource],
         *,
+        cache: DeviceCache | None = None,
         show_progress: bool,
         stop: Callable[[], bool] | None = None,
     ) -> list[Results]:
-        """What the parameters of each run give on its split.
+        """What the parameters of each run give on its split, which may be kept on the devices.
 
         Raises StoppedError as soon as `stop` says so.
         """
         if self._split:
             params = self._gather(params)
-        watch = {"show_progress": show_progress, "stop": stop}
+        watch = {"cache": cache, "show_progress": show_progress, "stop": stop}
         if self.num_runs == 1:
             return [self.evaluator.evaluate(params, sources[0], **watch)]
         return self.evaluator.evaluate_together(params, sources, **watch)
@@ -131,16 +166,3 @@ def _stack(trees: Sequence[Any]) -> Any:
 
 def _choose(better: jax.Array, params: Any, best: Any) -> Any:
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), params, best)
-
-
-def on_device(
-    batches: Iterable[Batch], put: Callable[[Batch], Batch], ahead: int = 2
-) -> Iterator[Batch]:
-    """The batches as device arrays, copied `ahead` of their use: the copies overlap the steps."""
-    waiting: collections.deque[Batch] = collections.deque()
-    for batch in batches:
-        waiting.append(put(batch))
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    while waiting:
-        yield waiting.popleft()

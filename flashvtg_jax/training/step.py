@@ -1,4 +1,4 @@
-"""One training step: a pure function, to be compiled by whoever runs it."""
+"""Training steps, one or several in a row: pure functions, to be compiled by whoever runs them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -86,3 +86,53 @@ def make_train_step(
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step
+
+
+def one_step(step: TrainStep) -> TrainStep:
+    """A step whose metrics have an axis of steps in front, as those of `repeat_step`: [1, ...]."""
+
+    def wrapped(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        state, metrics = step(state, batch)
+        return state, jax.tree.map(lambda metric: metric[None], metrics)
+
+    return wrapped
+
+
+def repeat_step(
+    step: TrainStep,
+    take: Callable[[Any, Any], Batch],
+    state: TrainState,
+    data: Any,
+    choices: Any,
+    count: chex.Array,
+) -> tuple[TrainState, Metrics]:
+    """Does `count` training steps in a row on the device, without the host.
+
+    Args:
+      step: of `make_train_step`.
+      take: (data, choice) -> batch.
+      state: before the first of the steps.
+      data: what all batches are taken from.
+      choices: of batches, arrays [S, ...].
+      count: [] int32, how many of the S choices are used, at least one. One program serves all
+        counts, and each computes the same numbers.
+
+    Returns:
+      the state after them, and the metrics of each, [S, ...] with zeros behind the last.
+    """
+    capacity = jax.tree.leaves(choices)[0].shape[0]
+    if capacity == 1:  # XLA computes the body of a loop on one core of a CPU
+        return one_step(step)(state, take(data, jax.tree.map(lambda array: array[0], choices)))
+    step = jax.jit(step)  # traced once here, for its shapes and for itself
+
+    def choose(i: chex.Array | int) -> Batch:
+        return take(data, jax.tree.map(lambda array: array[i], choices))
+
+    def advance(i: chex.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, metrics = carry
+        state, new = step(state, choose(i))
+        return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
+
+    _, shapes = jax.eval_shape(step, state, jax.eval_shape(choose, 0))
+    metrics = jax.tree.map(lambda m: jnp.zeros((capacity, *m.shape), m.dtype), shapes)
+    return jax.lax.fori_loop(0, count, advance, (state, metrics))

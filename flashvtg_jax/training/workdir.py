@@ -28,6 +28,8 @@ IDLE_FIELDS = (
     "data.num_threads",
     "data.prefetch",
     "data.cache",
+    "data.cache_on_device",
+    "train.steps_per_dispatch",
 )
 
 # Changing these in a resumed run changes how long it goes, how often it looks and what it tells,

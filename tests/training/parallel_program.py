@@ -63,7 +63,7 @@ def train(
     for batch in batches:
         state, numbers = step(state, program.put(batch))
         params.append(jax.device_get(program.view(state).params))
-        metrics.append({name: float(value) for name, value in numbers.items()})
+        metrics.append({name: float(value[0]) for name, value in numbers.items()})
     return params, metrics, state
 
 

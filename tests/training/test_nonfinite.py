@@ -1,6 +1,7 @@
 """Steps whose loss is not finite."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import FlashVTGError
-from flashvtg_jax.training import loop
+from flashvtg_jax.training import feeding
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.loop import train
 
@@ -20,7 +21,7 @@ def break_steps(monkeypatch):
     """Makes the features of the batches of some steps infinite, after they were checked."""
 
     def install(*steps):
-        open_batches = loop.open_batches
+        open_batches = feeding.open_batches
 
         class Broken:
             def __init__(self, batches, step):
@@ -37,9 +38,15 @@ def break_steps(monkeypatch):
         def open_broken(runs, start_step):
             return Broken(open_batches(runs, start_step), start_step)
 
-        monkeypatch.setattr(loop, "open_batches", open_broken)
+        monkeypatch.setattr(feeding, "open_batches", open_broken)
 
     return install
+
+
+@pytest.fixture
+def tiny_config(tiny_config):
+    """The tiny configuration, its batches sent by the host, where `break_steps` reaches them."""
+    return partial(tiny_config, data__cache_on_device=False)
 
 
 def rows(workdir):
@@ -99,3 +106,14 @@ def test_skipping_for_ever_is_given_up(tiny_config, tmp_path, break_steps):
     with pytest.raises(FlashVTGError, match="stopped after 20 such steps in a row"):
         train(config, tmp_path, show_progress=False)
     assert Checkpoints(tmp_path, read_only=True).latest_step() == 21
+
+
+def test_of_several_steps_in_a_row_the_first_that_is_not_finite_is_named(tiny_config, tmp_path):
+    config = tiny_config(
+        data__cache_on_device=True,
+        train__steps_per_dispatch=3,
+        optimizer__learning_rate=1e30,
+        optimizer__gradient_clip_norm=1e30,
+    )
+    with pytest.raises(FlashVTGError, match="step 2: "):
+        train(config, tmp_path, show_progress=False)

@@ -97,19 +97,28 @@ def test_log_has_a_line_for_each_step_and_one_host_copy_for_each_interval(tmp_pa
     monkeypatch.setattr(jax, "device_get", lambda x: copies.append(len(x)) or device_get(x))
     with make_log(tmp_path, interval=4) as log:
         for step in range(1, 8):
-            log.add(step, {"loss": jnp.float32(step)})
+            log.add(step, {"loss": jnp.full(1, step)})
     assert steps_of(tmp_path / "train.jsonl") == list(range(1, 8))
-    assert copies == [4, 1, 2]  # the interval, the end of the epoch, the end
+    # The interval and the end of the epoch, but for the step that may still be computed; the end.
+    assert copies == [3, 1, 3]
+
+
+def test_a_dispatch_of_several_steps_has_a_line_for_each_that_it_did(tmp_path):
+    with make_log(tmp_path) as log:
+        log.add(3, {"loss": jnp.array([1.0, 2.0, 3.0, 0.0])}, 3)  # of four it could do
+        log.add(5, {"loss": jnp.array([4.0, 5.0, 0.0, 0.0])}, 2)
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(i, i) for i in range(1, 6)]
 
 
 def test_a_resumed_log_drops_what_will_be_repeated_and_half_a_line(tmp_path):
     with make_log(tmp_path) as log:
         for step in range(1, 6):
-            log.add(step, {"loss": jnp.float32(step)})
+            log.add(step, {"loss": jnp.full(1, step)})
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')
     with make_log(tmp_path, start_step=3) as log:
-        log.add(4, {"loss": jnp.float32(4)})
+        log.add(4, {"loss": jnp.full(1, 4)})
     assert steps_of(tmp_path / "train.jsonl") == [1, 2, 3, 4]
 
 
@@ -195,6 +204,7 @@ def test_a_full_disk_is_told_and_leaves_the_last_good_checkpoint_alone(tmp_path)
 FULL_DISK_FOR_LOGS = """
 import resource, signal, sys
 from pathlib import Path
+import numpy as np
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.training.logs import RunLog, TrainingLog
 
@@ -207,7 +217,7 @@ try:
         rows_per_step=1, interval=1, show_progress=False,
     ) as log:
         for step in range(1, 1000):
-            log.add(step, {"loss": 1.0})
+            log.add(step, {"loss": np.ones(1)})
 except CheckpointError as error:
     print(error)
 """
@@ -248,9 +258,9 @@ def read_records(path):
 def test_events_are_readable_and_hide_what_is_repeated(tmp_path):
     with make_log(tmp_path) as log:
         for step in range(1, 5):
-            log.add(step, {"loss": jnp.float32(step)})
+            log.add(step, {"loss": jnp.full(1, step)})
     with make_log(tmp_path, start_step=2) as log:
-        log.add(3, {"loss": jnp.float32(3)})
+        log.add(3, {"loss": jnp.full(1, 3)})
     files = sorted((tmp_path / "tensorboard").iterdir())
     assert len(files) == 2
     events = [Event.FromString(event) for path in files for event in read_records(path)]

@@ -1,0 +1,329 @@
+"""A split kept on the devices: batches are gathered there, and the host sends row numbers alone.
+
+Features are kept as they are stored, often float16, all videos one after another without padding;
+a batch is gathered, padded and normalised on the device and equals the pipeline's to rounding.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.data.batch_plan import PADDING_ROW, PlannedBatch
+from flashvtg_jax.data.labels import label_rule
+from flashvtg_jax.data.pipeline import clip_counts, evaluation_plan, video_ids
+from flashvtg_jax.errors import ConfigError
+from flashvtg_jax.losses import Targets
+from flashvtg_jax.memory import free_memory
+from flashvtg_jax.progress import progress_bar
+
+if TYPE_CHECKING:
+    import ml_collections
+
+    from flashvtg_jax.data.source import SplitSource
+
+_SHARE_OF_MEMORY = 0.25  # of what is free, that a split may take unasked
+
+
+@flax.struct.dataclass
+class CachedSplit:
+    """The arrays of a split of N examples, on every device.
+
+    streams: for each video stream [clips of all videos, width], as stored.
+    words: [words of all queries, Dq], as stored.
+    first_clip, num_clips: [N] int32, the video of each example in `streams`.
+    first_word, num_words: [N] int32, its query in `words`.
+    first_label: [N] int32, its labels in `saliency_labels`, one for each of its clips.
+    saliency_labels: [labels of all examples] float32.
+    duration: [N] float32, seconds.
+    windows: [N, M, 2] float32, seconds; num_windows [N] int32 of them are real.
+    video_id: [N] int32, the source video.
+    """
+
+    streams: tuple[chex.Array, ...]
+    words: chex.Array
+    first_clip: chex.Array
+    num_clips: chex.Array
+    first_word: chex.Array
+    num_words: chex.Array
+    first_label: chex.Array
+    saliency_labels: chex.Array
+    duration: chex.Array
+    windows: chex.Array
+    num_windows: chex.Array
+    video_id: chex.Array
+
+
+@flax.struct.dataclass
+class Draw:
+    """What differs from batch to batch of B rows: the examples, and the clips drawn for them.
+
+    example: [B] int32, as in `Batch`.
+    row: [B] int32, its row in the whole split; -1 for padding rows of the batch.
+    positive_clips, negative_clips: [B, pairs] int32.
+    """
+
+    example: chex.Array
+    row: chex.Array
+    positive_clips: chex.Array
+    negative_clips: chex.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class TakeBatch:
+    """Gathers batches of one shape, on the device and within a compiled program.
+
+    clips: L, clips that rows are padded to.
+    words: Q, words that rows are padded to.
+    normalize_query: whether word features are normalised.
+    """
+
+    clips: int
+    words: int
+    normalize_query: bool
+
+    def __call__(self, split: CachedSplit, draw: Draw) -> Batch:
+        """Returns the batch [B, L, Dv], [B, Q, Dq]."""
+        return _take_batch(split, draw, self)
+
+
+def _take_batch(split: CachedSplit, draw: Draw, shape: TakeBatch) -> Batch:
+    valid = draw.row >= 0
+    row = jnp.maximum(draw.row, 0)
+
+    def spread(values, first, count, length):
+        mask = (jnp.arange(length) < count[row][:, None]) & valid[:, None]
+        index = jnp.where(mask, first[row][:, None] + jnp.arange(length), 0)
+        taken = values.at[index].get(mode="promise_in_bounds")
+        return jnp.where(mask.reshape(mask.shape + (1,) * (taken.ndim - 2)), taken, 0), mask
+
+    streams = []
+    for stream in split.streams:
+        taken, video_mask = spread(stream, split.first_clip, split.num_clips, shape.clips)
+        streams.append(_normalized(taken))
+    query, query_mask = spread(split.words, split.first_word, split.num_words, shape.words)
+    labels, _ = spread(split.saliency_labels, split.first_label, split.num_clips, shape.clips)
+    window_mask = jnp.arange(split.windows.shape[1]) < split.num_windows[row][:, None]
+    window_mask &= valid[:, None]
+    return Batch(
+        video=jnp.concatenate(streams, axis=-1),
+        video_mask=video_mask,
+        query=_normalized(query) if shape.normalize_query else query.astype(jnp.float32),
+        query_mask=query_mask,
+        duration=jnp.where(valid, split.duration[row], 0),
+        example=draw.example,
+        targets=Targets(
+            windows=jnp.where(window_mask[..., None], split.windows[row], 0),
+            window_mask=window_mask,
+            saliency_labels=labels,
+            positive_clips=draw.positive_clips,
+            negative_clips=draw.negative_clips,
+            video_id=jnp.where(valid, split.video_id[row], -1),
+        ),
+    )
+
+
+def _normalized(features: chex.Array) -> chex.Array:
+    """Each row [..., width] by its L2 norm, as `flashvtg_jax.data.features.normalize` does it."""
+    features = features.astype(jnp.float32)
+    norm = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
+    return features / (norm + 1e-5)
+
+
+class DeviceCache:
+    """A whole split, whatever the domains that are selected of it, read once and kept on devices.
+
+    Attributes:
+      split: the arrays, on devices.
+      num_words: Q, words that queries are padded to.
+      normalize_query: whether word features are normalised.
+      num_pairs: positive and negative clips of each example.
+    """
+
+    def __init__(
+        self,
+        source: SplitSource,
+        config: ml_collections.ConfigDict,
+        place: Callable[[Any], Any],
+        *,
+        show_progress: bool = False,
+    ):
+        """Reads the split.
+
+        Args:
+          source: the split, or domains of it.
+          config: the whole configuration; `data` is read.
+          place: puts numpy arrays on the devices.
+          show_progress: show a bar while the videos are read.
+
+        Raises:
+          DataError: a row cannot be read, or its labels do not fit its clips.
+        """
+        data = config.data
+        source = source.select(())
+        annotations = source.annotations()
+        rule = label_rule(data.labels)
+        self.normalize_query = data.normalize_query
+        self.num_words = min(data.max_words, int(source.num_words.max()))
+        self.num_pairs = rule.num_pairs
+
+        first_of, video_of = _distinct_videos(annotations)
+        names = tuple(data.video_streams)
+        counts = clip_counts(source, config)
+        longest = np.zeros(len(first_of), np.int64)
+        np.maximum.at(longest, video_of, counts)
+
+        def read_video(video: int) -> list[np.ndarray]:
+            streams = source.video(int(first_of[video]))
+            num_clips = min(int(longest[video]), *(len(streams[name]) for name in names))
+            return [streams[name][:num_clips] for name in names]
+
+        with concurrent.futures.ThreadPoolExecutor(data.num_threads) as pool:
+            numbers = range(len(first_of))
+            videos = list(
+                progress_bar(pool.map(read_video, numbers), len(numbers), "loading", show_progress)
+            )
+            queries = list(pool.map(source.query, range(len(source))))
+        queries = [query[: self.num_words] for query in queries]
+        lengths = np.array([len(video[0]) for video in videos])
+        num_clips = np.minimum(counts, lengths[video_of])
+        labelled = [
+            rule.label(annotation, int(count))
+            for annotation, count in zip(annotations, num_clips, strict=True)
+        ]
+        self._draws = [labels.draw for labels in labelled]
+        num_words = np.array([len(query) for query in queries])
+        windows = [annotation.get("relevant_windows") or [] for annotation in annotations]
+        padded = np.zeros((len(source), max(1, *map(len, windows)), 2), np.float32)
+        for row, own in enumerate(windows):
+            padded[row, : len(own)] = np.asarray(own, np.float32).reshape(-1, 2)
+        self.split: CachedSplit = place(
+            CachedSplit(
+                streams=tuple(
+                    np.concatenate([video[k] for video in videos]) for k in range(len(names))
+                ),
+                words=np.concatenate(queries),
+                first_clip=_starts(lengths)[video_of],
+                num_clips=num_clips.astype(np.int32),
+                first_word=_starts(num_words),
+                num_words=num_words.astype(np.int32),
+                first_label=_starts(num_clips),
+                saliency_labels=np.concatenate([labels.saliency_labels for labels in labelled]),
+                duration=np.array([row["duration"] for row in annotations], np.float32),
+                windows=padded,
+                num_windows=np.array([len(own) for own in windows], np.int32),
+                video_id=video_ids(source, data.source_video),
+            )
+        )
+
+    def draw(
+        self, source: SplitSource, examples: np.ndarray, seed: int | None = None, epoch: int = 0
+    ) -> Draw:
+        """Returns a batch in numbers, on the host.
+
+        Args:
+          source: of the split.
+          examples: [B] of the source, `PADDING_ROW` for padding rows.
+          seed: together with epoch and example it determines the clips that are drawn, as in
+            the pipeline; None: none are drawn, all are 0.
+          epoch: see `seed`.
+        """
+        row = np.where(examples == PADDING_ROW, -1, source.rows[examples])
+        clips = np.zeros((2, len(row), self.num_pairs), np.int32)
+        for b in np.flatnonzero(row >= 0) if seed is not None else ():
+            rng = np.random.default_rng([seed, epoch, int(examples[b])])
+            clips[0, b], clips[1, b] = self._draws[row[b]](rng)
+        example = np.where(row < 0, -1, examples)
+        return Draw(example.astype(np.int32), row.astype(np.int32), clips[0], clips[1])
+
+    def taking(self, clips: int) -> TakeBatch:
+        """Returns what gathers batches of so many clips."""
+        return TakeBatch(clips, self.num_words, self.normalize_query)
+
+
+def evaluation_draws(
+    sources: Sequence[SplitSource],
+    config: ml_collections.ConfigDict,
+    cache: DeviceCache,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[tuple[int, list[Draw]]]:
+    """Returns the batches of `joint_evaluation_batches`: their clips, and a draw for each source.
+
+    Sources that have fewer batches end with padding rows.
+    """
+    plans = [evaluation_plan(source, config).epoch(0) for source in sources]
+    for planned in itertools.zip_longest(*plans):
+        size = next(len(batch.examples) for batch in planned if batch is not None)
+        none = PlannedBatch(0, np.full(size, PADDING_ROW))
+        batches = [batch or none for batch in planned]
+        yield (
+            max(batch.length for batch in batches),
+            [
+                cache.draw(source, batch.share(process_index, process_count))
+                for source, batch in zip(sources, batches, strict=True)
+            ],
+        )
+
+
+def cached_bytes(source: SplitSource, config: ml_collections.ConfigDict) -> int:
+    """Returns the memory that the features of a whole split take on a device, without reading it.
+
+    Features alone: the rest is a few numbers an example.
+    """
+    source = source.select(())
+    first_of, video_of = _distinct_videos(source.annotations())
+    longest = np.zeros(len(first_of), np.int64)
+    np.maximum.at(longest, video_of, clip_counts(source, config))
+    streams, query = source.video(0), source.query(0)
+    widths = [streams[name] for name in config.data.video_streams]
+    a_clip = sum(stream.shape[1] * stream.itemsize for stream in widths)
+    words = np.minimum(source.num_words, config.data.max_words).sum()
+    return int(longest.sum() * a_clip + words * query.shape[1] * query.itemsize)
+
+
+def is_worth_caching(
+    source: SplitSource, config: ml_collections.ConfigDict, device: jax.Device
+) -> bool:
+    """Returns whether a split is to be kept on the devices: `config.data.cache_on_device`, or size.
+
+    Raises:
+      ConfigError: it is asked for, and there is not enough memory.
+    """
+    wanted = config.data.cache_on_device
+    if wanted is False:
+        return False
+    needed, free = cached_bytes(source, config), free_memory(device)
+    if device.platform == "cpu":
+        needed *= 2  # while it is put together, it is there twice
+    if not wanted:
+        return free is not None and needed <= _SHARE_OF_MEMORY * free
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"config.data.cache_on_device: {source.name} takes {needed / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} are free on {device.device_kind}; leave it at None, then batches "
+            "are sent from the host where the data do not fit"
+        )
+    return True
+
+
+def _distinct_videos(annotations: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a row of each video, and which video each row is about."""
+    vids = [annotation["vid"] for annotation in annotations]
+    _, first_of, video_of = np.unique(vids, return_index=True, return_inverse=True)
+    return first_of, video_of
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    """Returns where each of several arrays begins that lie one after another, int32."""
+    return (np.cumsum(lengths) - lengths).astype(np.int32)
