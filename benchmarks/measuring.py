@@ -1,14 +1,18 @@
-"""What every benchmark shares: the machine, medians with spread, JSON results."""
+"""What every benchmark shares: the machine, medians with spread, memory, JSON results."""
 
+import argparse
 import contextlib
+import gc
 import json
+import os
 import platform
 import resource
 import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,63 @@ import jax
 import numpy as np
 
 from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
 from flashvtg_jax.training.checkpoints import versions
 
 RESULTS = Path(__file__).parent / "results"
+DEVICES = ("cpu", "gpu", "tpu")
+_GIB = 2**30
+
+
+def make_parser(about: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has; `about` is the script's docstring."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=DEVICES, help="default: what jax finds")
+    parser.add_argument("--output", help="JSON file to write as well")
+    parser.add_argument("--smoke", action="store_true", help="a small model, to see that it runs")
+    return parser
+
+
+def int_list(text: str) -> list[int]:
+    """ "8,16" -> [8, 16], for options that hold several sizes."""
+    sizes = [int(size) for size in text.split(",")]
+    if min(sizes) < 1:
+        raise ValueError
+    return sizes
+
+
+def require_device(name: str | None) -> None:
+    """Ends the script with one line and status 1 if jax has no device of this kind.
+
+    Args:
+      name: "cpu", "gpu" or "tpu"; None: whatever jax finds. "cpu" is used even beside others.
+
+    Raises:
+      SystemExit: it is not there.
+    """
+    if name is None:
+        return
+    if name == "cpu" and os.environ.get("JAX_PLATFORMS") != "cpu":
+        jax.config.update("jax_platforms", "cpu")  # heard only before the first use of a device
+    try:
+        seen = sorted({platform_name(device) for device in jax.devices()})
+    except (RuntimeError, AssertionError):  # JAX_PLATFORMS names one that jax cannot load
+        seen = []
+    if name not in seen:
+        raise SystemExit(f"error: there is no {name} here; jax sees: {', '.join(seen) or 'none'}")
+
+
+def platform_name(device: jax.Device) -> str:
+    """The kind of a device: "cpu", "gpu" (of any vendor) or "tpu"."""
+    return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
+
+
+def progress(text: str) -> None:
+    """A line on standard error, so that long rows are seen to move."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
 def processor() -> str:
@@ -44,9 +101,28 @@ def environment() -> dict[str, Any]:
         "cpu": processor(),
         "python": platform.python_version(),
         "versions": versions(),
-        "commit": commit,
-        "command": " ".join(["python", *sys.argv]),
+        "commit": commit or os.environ.get("COMMIT", ""),
+        "command": portable_command(sys.argv),
+        "compilation_cache": bool(jax.config.jax_compilation_cache_dir),  # programs may be loaded
     }
+
+
+def portable_command(arguments: Sequence[str]) -> str:
+    """The command of a script, whose paths tell nothing of the machine it ran on."""
+
+    def shorten(value: str) -> str:
+        path = Path(value)
+        if not path.is_absolute():
+            return value
+        inside = path.is_relative_to(Path.cwd())
+        return str(path.relative_to(Path.cwd())) if inside else path.name
+
+    script, *options = arguments
+    words = ["python", f"benchmarks/{Path(script).name}"]
+    for option in options:
+        key, equals, value = option.partition("=")
+        words.append(f"{key}={shorten(value)}" if equals else shorten(option))
+    return " ".join(words)
 
 
 def summary(values: list[float]) -> dict[str, Any]:
@@ -57,6 +133,115 @@ def summary(values: list[float]) -> dict[str, Any]:
         "max": max(values),
         "runs": len(values),
     }
+
+
+def timed(function: Callable[[], Any], repeats: int) -> dict[str, Any]:
+    """Seconds of a call, median and spread; the first one is not counted."""
+    seconds = []
+    for run in range(repeats + 1):
+        start = time.perf_counter()
+        function()
+        if run:
+            seconds.append(time.perf_counter() - start)
+    return summary(seconds)
+
+
+def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
+    """The p of values ~ sizes^p, by least squares on logarithms over the larger half of the sizes.
+
+    Small sizes are left out, for there the constant part hides the growth. None for fewer than two.
+    """
+    pairs = sorted(zip(sizes, values, strict=True))
+    pairs = pairs[larger_half(len(pairs)) :]
+    if len(pairs) < 2:
+        return None
+    logs = np.log(np.asarray(pairs, np.float64))
+    return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
+
+
+def larger_half(count: int) -> int:
+    """Where the larger half of so many ascending sizes begins, which has two at least."""
+    return max(0, min(count // 2, count - 2))
+
+
+class DoesNotFitError(Exception):
+    """A program needs more memory than is free."""
+
+
+def program_memory(compiled: Any) -> dict[str, float]:
+    """MiB that a compiled program takes, as XLA planned it: in all, and for temporaries alone."""
+    stats = compiled.memory_analysis()
+    total = (
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        + stats.temp_size_in_bytes
+        - stats.alias_size_in_bytes
+    )
+    return {"program_mib": total / 2**20, "temporary_mib": stats.temp_size_in_bytes / 2**20}
+
+
+def free_memory_bytes() -> int | None:
+    """Memory that is free for arrays: of the device, else of the host; None where neither tells."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    path = Path("/proc/meminfo")
+    if jax.default_backend() == "cpu" and path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 2**10
+    return None
+
+
+def check_fits(compiled: Any) -> dict[str, float]:
+    """Returns `program_memory`, before anything is run. Raises DoesNotFitError."""
+    memory, free = program_memory(compiled), free_memory_bytes()
+    needed = memory["program_mib"] * 2**20
+    if free is not None and needed > free:
+        raise DoesNotFitError(f"needs {needed / _GIB:.1f} GiB, {free / _GIB:.1f} GiB are free")
+    return memory
+
+
+def measure_row(about: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A row of a table: what it is `about` and what is measured, or why it was skipped.
+
+    A row that does not fit into memory is skipped, and said so on standard error. What it compiled
+    and kept is dropped, so that the next one finds the memory free.
+    """
+    label = " ".join(f"{key}={value}" for key, value in about.items())
+    progress(label)
+    try:
+        row = measure()
+    except DoesNotFitError as error:
+        row = {"skipped": str(error)}
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        row = {"skipped": f"out of memory: {(str(error).splitlines() or ['on the host'])[0]}"}
+    if "skipped" in row:
+        print(f"skipped {label}: {row['skipped']}", file=sys.stderr, flush=True)
+    jax.clear_caches()
+    gc.collect()
+    return {**about, **row}
+
+
+@contextlib.contextmanager
+def peak_of_row() -> Iterator[dict[str, Any]]:
+    """Watches the memory of a row; what is yielded tells when it is over.
+
+    Yields:
+      "peak_memory_mib" of the device where it tells, else of this process on the host. A device
+      keeps the largest so far: None where an earlier row needed more.
+    """
+    peak: dict[str, Any] = {"peak_memory_mib": None}
+    before = jax.devices()[0].memory_stats() or {}
+    with watched_memory() as host:
+        yield peak
+    after = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" not in after:
+        peak["peak_memory_mib"] = host["peak"]
+    elif after["peak_bytes_in_use"] > before["peak_bytes_in_use"]:
+        peak["peak_memory_mib"] = after["peak_bytes_in_use"] / 2**20
 
 
 def peak_memory_mib() -> float:
@@ -112,10 +297,26 @@ def write_result(
         path.write_text(text + "\n")
 
 
+def batch_clips(config: Any) -> int:
+    """The length of a configuration's longest videos. Raises ConfigError if the data decide it."""
+    if config.data.max_clips or config.data.buckets:
+        return config.data.max_clips or config.data.buckets[-1]
+    raise ConfigError(
+        f"{config.name}: neither config.data.max_clips nor config.data.buckets says how long "
+        "videos are; give their length in clips"
+    )
+
+
+def batch_shapes(config: Any, rows: int) -> Batch:
+    """The shapes of `random_batch`, to compile for before it is made."""
+    one = random_batch(config, 1)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), one)
+
+
 def random_batch(config: Any, rows: int, seed: int = 0) -> Batch:
     """A batch as a configuration's data shape it: full-length videos, queries of 5 to 30 words."""
     rng = np.random.default_rng(seed)
-    clips, words = config.data.max_clips or config.data.buckets[-1], config.data.max_words
+    clips, words = batch_clips(config), config.data.max_words
     video_width = sum(config.data.video_widths[name] for name in config.data.video_streams)
 
     def features(length: int, width: int) -> np.ndarray:

@@ -18,11 +18,6 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        (
-            "train_step",
-            {"compile_seconds", "step_seconds", "samples_per_second", "peak_memory_mib"},
-        ),
-        ("evaluate", {"rows"}),
         ("padding", {"config", "splits"}),
         ("collectives", {"config", "parameters", "rows_per_device", "rows"}),
         (
