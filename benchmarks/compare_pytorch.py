@@ -38,6 +38,7 @@ from measuring import DEVICES, make_parser
 from flashvtg_jax.config import load_config
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.files import write_atomically
+from flashvtg_jax.huge_pages import restart_with_huge_pages
 
 REPOSITORY = "https://github.com/Zhuo-Cao/FlashVTG"
 # Of their checkout, what is used.
@@ -215,4 +216,5 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

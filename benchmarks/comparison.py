@@ -252,10 +252,12 @@ class Comparison:
             first[side] = self.sides[side].ask(name, calls=1)["seconds"]
             if several_calls:  # the first call may have been slow
                 once = self.sides[side].ask(name, calls=1)["seconds"]
-                calls[side] = max(1, math.ceil(TURN_SECONDS / once))
+                calls[side] = max(2, math.ceil(TURN_SECONDS / once))
         for _ in range(repeats):
             for side in sides:
                 time.sleep(PAUSE)
+                if several_calls:  # memory and caches that the other side had meanwhile
+                    self.sides[side].ask(name, calls=1)
                 answer = self.sides[side].ask(name, calls=calls[side])
                 seconds[side].append(answer["seconds"])
         return first, seconds

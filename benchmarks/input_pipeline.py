@@ -32,6 +32,7 @@ from flashvtg_jax.data.pipeline import train_pipeline, train_plan
 from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.errors import FlashVTGError
+from flashvtg_jax.huge_pages import restart_with_huge_pages
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.feeding import open_feed
 from flashvtg_jax.training.open_runs import OpenRun
@@ -289,4 +290,5 @@ def forget_files(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

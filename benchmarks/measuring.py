@@ -22,6 +22,7 @@ import numpy as np
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
+from flashvtg_jax.memory import free_memory
 from flashvtg_jax.training.checkpoints import versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,6 +104,8 @@ def environment() -> dict[str, Any]:
         "versions": versions(),
         "commit": commit or os.environ.get("COMMIT", ""),
         "command": portable_command(sys.argv),
+        "large_pages": "hugetlb" in os.environ.get("GLIBC_TUNABLES", ""),
+        "smoke": "--smoke" in sys.argv,  # of no use as a measurement
         "compilation_cache": bool(jax.config.jax_compilation_cache_dir),  # programs may be loaded
     }
 
@@ -180,22 +183,9 @@ def program_memory(compiled: Any) -> dict[str, float]:
     return {"program_mib": total / 2**20, "temporary_mib": stats.temp_size_in_bytes / 2**20}
 
 
-def free_memory_bytes() -> int | None:
-    """Memory that is free for arrays: of the device, else of the host; None where neither tells."""
-    stats = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    path = Path("/proc/meminfo")
-    if jax.default_backend() == "cpu" and path.exists():
-        for line in path.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 2**10
-    return None
-
-
 def check_fits(compiled: Any) -> dict[str, float]:
     """Returns `program_memory`, before anything is run. Raises DoesNotFitError."""
-    memory, free = program_memory(compiled), free_memory_bytes()
+    memory, free = program_memory(compiled), free_memory(jax.devices()[0])
     needed = memory["program_mib"] * 2**20
     if free is not None and needed > free:
         raise DoesNotFitError(f"needs {needed / _GIB:.1f} GiB, {free / _GIB:.1f} GiB are free")

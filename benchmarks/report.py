@@ -101,8 +101,8 @@ def outdated(text: str, filled: str) -> list[str]:
 
 
 def of(results: Sequence[Result], benchmark: str, key: str = "rows") -> list[Result]:
-    """The results of a benchmark, those of an older shape, without `key`, left out."""
-    return [r for r in results if r["benchmark"] == benchmark and key in r]
+    """The results of a benchmark, without smoke runs and those of an older shape (no `key`)."""
+    return [r for r in results if r["benchmark"] == benchmark and key in r and not r.get("smoke")]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Cells], numbers_from: int = 1) -> str:
@@ -264,21 +264,28 @@ def devices_table(results: Sequence[Result]) -> str:
 
 
 def input_pipeline_table(results: Sequence[Result]) -> str:
-    """Samples a second of the data path, beside what the model takes."""
-    header = ["device", "configuration", "first pass, from disk", "later passes, kept in memory"]
-    header += ["training takes"]
+    """Samples a second of the data paths, beside what the model takes, and how long steps wait."""
+    header = ["device", "configuration", "first pass, from disk", "from host memory"]
+    header += ["from device memory", "training takes", "steps wait: host", "device"]
     rows = [
         [
             result["device"],
             result["config"],
             number(result.get("samples_per_second_first_pass")),
-            number(median(result, "samples_per_second"))
-            + ("" if result["cache"] else " (not kept)"),
+            number(median(result, "samples_per_second_host")),
+            number(median(result, "samples_per_second_device")),
             number(result.get("model_samples_per_second")),
+            percent(result.get("waiting_for_data_host")),
+            percent(result.get("waiting_for_data_device")),
         ]
-        for result in of(results, "input_pipeline", "samples_per_second")
+        for result in of(results, "input_pipeline", "samples_per_second_device")
     ]
     return markdown(header, rows, 2)
+
+
+def percent(share: float | None) -> str:
+    """A share of time; those below nothing are noise around it."""
+    return NONE if share is None else f"{100 * max(share, 0):.1f}%"
 
 
 def compare_pytorch_table(results: Sequence[Result]) -> str:

@@ -42,6 +42,7 @@ from measuring import (
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.errors import FlashVTGError
+from flashvtg_jax.huge_pages import restart_with_huge_pages
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer, param_count
 from flashvtg_jax.training.step import TrainStep, make_train_step
@@ -186,4 +187,5 @@ def profile(compiled: Callable, state: Any, batch: Any, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

@@ -38,7 +38,7 @@ from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.progress import progress_bar
-from flashvtg_jax.training.parallel import make_mesh, put_batch, replicated
+from flashvtg_jax.training.parallel import make_mesh, put_batch, replicated, split_rows
 from flashvtg_jax.training.processes import (
     all_or_none,
     by_first,
@@ -113,12 +113,15 @@ class Evaluator:
             return _Found(decoded, batch.example, batch.video_mask.sum(-1))
 
         def take_and_find(params: Any, split: CachedSplit, draw: Draw, take: TakeBatch) -> _Found:
-            return find(params, take(split, draw))
+            batch = take(split, draw)
+            return find(params, jax.lax.with_sharding_constraint(batch, split_rows(mesh)))
 
         def take_and_find_together(
             params: Any, split: CachedSplit, draw: Draw, take: TakeBatch
         ) -> _Found:
-            return jax.vmap(find)(params, jax.vmap(take, in_axes=(None, 0))(split, draw))
+            batches = jax.vmap(take, in_axes=(None, 0))(split, draw)
+            batches = jax.lax.with_sharding_constraint(batches, split_rows(mesh, 1))
+            return jax.vmap(find)(params, batches)
 
         compiled = partial(jax.jit, out_shardings=replicated(mesh))
         # By whether the runs are along a first axis.

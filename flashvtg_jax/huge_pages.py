@@ -21,7 +21,7 @@ def restart_with_huge_pages() -> None:
     systems that give large pages to all or to none, and without glibc 2.35. To be called first, by
     a program of its own.
     """
-    if _SETTING in os.environ or not _are_given_on_request():
+    if _SETTING in os.environ or not sys.executable or not _are_given_on_request():
         return
     os.environ[_SETTING] = "glibc.malloc.hugetlb=1"
     try:

@@ -24,7 +24,7 @@ from flashvtg_jax.data.labels import label_rule
 from flashvtg_jax.data.pipeline import clip_counts, evaluation_plan, video_ids
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
-from flashvtg_jax.memory import free_memory
+from flashvtg_jax.memory import free_host_memory, free_memory
 from flashvtg_jax.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flashvtg_jax.data.source import SplitSource
 
 _SHARE_OF_MEMORY = 0.25  # of what is free, that a split may take unasked
+_MOST_ROWS = 2**31  # clips of all examples: they are counted in int32
 
 
 @flax.struct.dataclass
@@ -94,43 +95,39 @@ class TakeBatch:
 
     def __call__(self, split: CachedSplit, draw: Draw) -> Batch:
         """Returns the batch [B, L, Dv], [B, Q, Dq]."""
-        return _take_batch(split, draw, self)
+        valid = draw.row >= 0
+        row = jnp.maximum(draw.row, 0)
 
+        def spread(values, first, count, length):
+            mask = (jnp.arange(length) < count[row][:, None]) & valid[:, None]
+            index = jnp.where(mask, first[row][:, None] + jnp.arange(length), 0)
+            taken = values.at[index].get(mode="promise_in_bounds")
+            return jnp.where(mask.reshape(mask.shape + (1,) * (taken.ndim - 2)), taken, 0), mask
 
-def _take_batch(split: CachedSplit, draw: Draw, shape: TakeBatch) -> Batch:
-    valid = draw.row >= 0
-    row = jnp.maximum(draw.row, 0)
-
-    def spread(values, first, count, length):
-        mask = (jnp.arange(length) < count[row][:, None]) & valid[:, None]
-        index = jnp.where(mask, first[row][:, None] + jnp.arange(length), 0)
-        taken = values.at[index].get(mode="promise_in_bounds")
-        return jnp.where(mask.reshape(mask.shape + (1,) * (taken.ndim - 2)), taken, 0), mask
-
-    streams = []
-    for stream in split.streams:
-        taken, video_mask = spread(stream, split.first_clip, split.num_clips, shape.clips)
-        streams.append(_normalized(taken))
-    query, query_mask = spread(split.words, split.first_word, split.num_words, shape.words)
-    labels, _ = spread(split.saliency_labels, split.first_label, split.num_clips, shape.clips)
-    window_mask = jnp.arange(split.windows.shape[1]) < split.num_windows[row][:, None]
-    window_mask &= valid[:, None]
-    return Batch(
-        video=jnp.concatenate(streams, axis=-1),
-        video_mask=video_mask,
-        query=_normalized(query) if shape.normalize_query else query.astype(jnp.float32),
-        query_mask=query_mask,
-        duration=jnp.where(valid, split.duration[row], 0),
-        example=draw.example,
-        targets=Targets(
-            windows=jnp.where(window_mask[..., None], split.windows[row], 0),
-            window_mask=window_mask,
-            saliency_labels=labels,
-            positive_clips=draw.positive_clips,
-            negative_clips=draw.negative_clips,
-            video_id=jnp.where(valid, split.video_id[row], -1),
-        ),
-    )
+        streams = []
+        for stream in split.streams:
+            taken, video_mask = spread(stream, split.first_clip, split.num_clips, self.clips)
+            streams.append(_normalized(taken))
+        query, query_mask = spread(split.words, split.first_word, split.num_words, self.words)
+        labels, _ = spread(split.saliency_labels, split.first_label, split.num_clips, self.clips)
+        window_mask = jnp.arange(split.windows.shape[1]) < split.num_windows[row][:, None]
+        window_mask &= valid[:, None]
+        return Batch(
+            video=jnp.concatenate(streams, axis=-1),
+            video_mask=video_mask,
+            query=_normalized(query) if self.normalize_query else query.astype(jnp.float32),
+            query_mask=query_mask,
+            duration=jnp.where(valid, split.duration[row], 0),
+            example=draw.example,
+            targets=Targets(
+                windows=jnp.where(window_mask[..., None], split.windows[row], 0),
+                window_mask=window_mask,
+                saliency_labels=labels,
+                positive_clips=draw.positive_clips,
+                negative_clips=draw.negative_clips,
+                video_id=jnp.where(valid, split.video_id[row], -1),
+            ),
+        )
 
 
 def _normalized(features: chex.Array) -> chex.Array:
@@ -180,22 +177,25 @@ class DeviceCache:
         first_of, video_of = _distinct_videos(annotations)
         names = tuple(data.video_streams)
         counts = clip_counts(source, config)
-        longest = np.zeros(len(first_of), np.int64)
-        np.maximum.at(longest, video_of, counts)
+        longest = _longest(source, counts)
 
-        def read_video(video: int) -> list[np.ndarray]:
-            streams = source.video(int(first_of[video]))
-            num_clips = min(int(longest[video]), *(len(streams[name]) for name in names))
-            return [streams[name][:num_clips] for name in names]
+        one, starts = source.video(0), _starts(longest)
+        streams = [np.zeros((longest.sum(), one[name].shape[1]), one[name].dtype) for name in names]
+
+        def read_video(video: int) -> int:
+            stored = source.video(int(first_of[video]))
+            length = min(int(longest[video]), *(len(stored[name]) for name in names))
+            for name, stream in zip(names, streams, strict=True):
+                stream[starts[video] : starts[video] + length] = stored[name][:length]
+            return length
 
         with concurrent.futures.ThreadPoolExecutor(data.num_threads) as pool:
             numbers = range(len(first_of))
-            videos = list(
-                progress_bar(pool.map(read_video, numbers), len(numbers), "loading", show_progress)
-            )
+            read = pool.map(read_video, numbers)
+            lengths = np.array([*progress_bar(read, len(numbers), "loading", show_progress)])
             queries = list(pool.map(source.query, range(len(source))))
+        source.forget()
         queries = [query[: self.num_words] for query in queries]
-        lengths = np.array([len(video[0]) for video in videos])
         num_clips = np.minimum(counts, lengths[video_of])
         labelled = [
             rule.label(annotation, int(count))
@@ -209,11 +209,9 @@ class DeviceCache:
             padded[row, : len(own)] = np.asarray(own, np.float32).reshape(-1, 2)
         self.split: CachedSplit = place(
             CachedSplit(
-                streams=tuple(
-                    np.concatenate([video[k] for video in videos]) for k in range(len(names))
-                ),
+                streams=tuple(streams),
                 words=np.concatenate(queries),
-                first_clip=_starts(lengths)[video_of],
+                first_clip=starts[video_of],
                 num_clips=num_clips.astype(np.int32),
                 first_word=_starts(num_words),
                 num_words=num_words.astype(np.int32),
@@ -277,25 +275,30 @@ def evaluation_draws(
 
 
 def cached_bytes(source: SplitSource, config: ml_collections.ConfigDict) -> int:
-    """Returns the memory that the features of a whole split take on a device, without reading it.
+    """Returns the memory that a whole split takes on a device, without reading its features.
 
-    Features alone: the rest is a few numbers an example.
+    Those and the labels of the clips; the rest is a few numbers an example.
     """
     source = source.select(())
-    first_of, video_of = _distinct_videos(source.annotations())
-    longest = np.zeros(len(first_of), np.int64)
-    np.maximum.at(longest, video_of, clip_counts(source, config))
+    counts = clip_counts(source, config)
+    longest = _longest(source, counts)
     streams, query = source.video(0), source.query(0)
-    widths = [streams[name] for name in config.data.video_streams]
-    a_clip = sum(stream.shape[1] * stream.itemsize for stream in widths)
+    used = [streams[name] for name in config.data.video_streams]
+    a_clip = sum(stream.shape[1] * stream.itemsize for stream in used)
     words = np.minimum(source.num_words, config.data.max_words).sum()
-    return int(longest.sum() * a_clip + words * query.shape[1] * query.itemsize)
+    a_word = query.shape[1] * query.itemsize
+    return int(longest.sum() * a_clip + words * a_word + counts.sum() * 4)
 
 
 def is_worth_caching(
-    source: SplitSource, config: ml_collections.ConfigDict, device: jax.Device
+    source: SplitSource, config: ml_collections.ConfigDict, devices: Sequence[jax.Device]
 ) -> bool:
     """Returns whether a split is to be kept on the devices: `config.data.cache_on_device`, or size.
+
+    Args:
+      source: the split, or domains of it.
+      config: the whole configuration.
+      devices: of this process, all of which get the split.
 
     Raises:
       ConfigError: it is asked for, and there is not enough memory.
@@ -303,18 +306,34 @@ def is_worth_caching(
     wanted = config.data.cache_on_device
     if wanted is False:
         return False
-    needed, free = cached_bytes(source, config), free_memory(device)
-    if device.platform == "cpu":
-        needed *= 2  # while it is put together, it is there twice
-    if not wanted:
-        return free is not None and needed <= _SHARE_OF_MEMORY * free
-    if free is not None and needed > free:
+    needed = cached_bytes(source, config)
+    # It is put together on the host; CPU devices have it there, too.
+    on_cpu = devices[0].platform == "cpu"
+    places = {
+        "the host": (needed * (1 + len(devices) * on_cpu), free_host_memory()),
+        devices[0].device_kind: (needed, free_memory(devices[0])),
+    }
+    problem = None
+    share = 1 if wanted else _SHARE_OF_MEMORY
+    for place, (takes, free) in places.items():
+        if free is not None and takes > share * free:
+            problem = f"takes {takes / 2**30:.1f} GiB on {place}, {free / 2**30:.1f} are free"
+    if clip_counts(source.select(()), config).sum() >= _MOST_ROWS:
+        problem = f"has {_MOST_ROWS} clips of all queries or more, which cannot be numbered"
+    if wanted and problem:
         raise ConfigError(
-            f"config.data.cache_on_device: {source.name} takes {needed / 2**30:.1f} GiB, "
-            f"{free / 2**30:.1f} are free on {device.device_kind}; leave it at None, then batches "
+            f"config.data.cache_on_device: {source.name} {problem}; leave it at None, then batches "
             "are sent from the host where the data do not fit"
         )
-    return True
+    return bool(wanted) or (problem is None and places[devices[0].device_kind][1] is not None)
+
+
+def _longest(source: SplitSource, counts: np.ndarray) -> np.ndarray:
+    """Returns the clips of each video that any example about it uses."""
+    first_of, video_of = _distinct_videos(source.annotations())
+    longest = np.zeros(len(first_of), np.int64)
+    np.maximum.at(longest, video_of, counts)
+    return longest
 
 
 def _distinct_videos(annotations: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

@@ -209,6 +209,6 @@ def label_rule(name: str) -> LabelRule:
     return LABEL_RULES[name]
 
 
-def _nothing_relevant(num_clips: int, num_pairs: int = 2) -> Labelled:
-    clips = np.zeros(num_pairs, np.int32)
+def _nothing_relevant(num_clips: int) -> Labelled:
+    clips = np.zeros(2, np.int32)
     return Labelled(np.zeros(num_clips, np.float32), lambda rng: (clips, clips))

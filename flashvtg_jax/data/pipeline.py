@@ -329,12 +329,16 @@ def prefetched(
     config: ml_collections.ConfigDict,
     *,
     start_step: int = 0,
+    ahead: int | None = None,
 ) -> grain.DatasetIterator[T]:
-    """Returns what `load` makes of each step, in order, in `config.data.num_threads` threads."""
+    """Returns what `load` makes of each step, in order, in `config.data.num_threads` threads.
+
+    `ahead` of them are made before they are asked for; None: `config.data.prefetch`.
+    """
+    ahead = config.data.prefetch if ahead is None else ahead
     # More threads than batches in flight would idle, and Grain warns about them.
     options = grain.ReadOptions(
-        num_threads=min(config.data.num_threads, config.data.prefetch),
-        prefetch_buffer_size=config.data.prefetch,
+        num_threads=min(config.data.num_threads, ahead), prefetch_buffer_size=ahead
     )
     iterator = iter(grain.MapDataset.range(num_steps).map(load).to_iter_dataset(options))
     if start_step:

@@ -140,6 +140,11 @@ class SplitSource:
         """Returns the word features of example `index` alone, as in `Example`."""
         return self._stored.query(int(self.rows[index]))
 
+    def forget(self) -> None:
+        """Frees what is kept of videos and queries in host memory; it is read again if need be."""
+        self._stored.video_cache.clear()
+        self._stored.query_cache.clear()
+
     def annotations(self) -> list[dict[str, Any]]:
         """Returns the annotation lines of the selected rows, in order; no video is read."""
         lines = self._stored.annotation_lines
@@ -213,8 +218,9 @@ class _StoredSplit:
 
     def example(self, row: int) -> Example:
         """Returns a row of the split with the features of its video."""
+        query = self._query(row)
         return Example(
-            json.loads(self._query(row)["annotation"]), dict(self.video(row)), self.query(row)
+            json.loads(query["annotation"]), dict(self._video(query["video_row"])), query["query"]
         )
 
     def video(self, row: int) -> dict[str, np.ndarray]:
@@ -284,6 +290,12 @@ class _Cache:
         self.num_bytes = 0
         self._rows: collections.OrderedDict[int, tuple[Any, int]] = collections.OrderedDict()
         self._lock = threading.Lock()
+
+    def clear(self) -> None:
+        """Drops all rows."""
+        with self._lock:
+            self._rows.clear()
+            self.num_bytes = 0
 
     def get(self, key: int) -> Any:
         """Returns what was put there; None if it is not kept."""

@@ -78,11 +78,14 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for domain in config.data.domains:
         if not isinstance(domain, str) or "/" in domain or domain in ("", ".", ".."):
             raise ConfigError(f"config.data.domains: {domain!r} cannot be the name of a folder")
-    if config.parallel.mode == "pmap" and config.data.cache_on_device:
-        raise ConfigError(
-            "config.data.cache_on_device=True needs config.parallel.mode='jit': under pmap each "
-            "batch is sent by the host"
-        )
+    if config.parallel.mode == "pmap":
+        for key in ("data.cache_on_device", "train.steps_per_dispatch"):
+            section, field = key.split(".")
+            if config[section][field]:
+                raise ConfigError(
+                    f"config.{key}={config[section][field]} needs config.parallel.mode='jit': "
+                    "under pmap each batch is sent by the host"
+                )
     if config.parallel.mode == "pmap" and config.parallel.shard_state:
         raise ConfigError(
             "config.parallel.shard_state needs config.parallel.mode='jit': under pmap every device "

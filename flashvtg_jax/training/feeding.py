@@ -84,7 +84,9 @@ class Cached(Feed):
         if self._asked_for is None and (jax.process_count() > 1 or on_cpu):
             self._asked_for = 1
         num_steps = settings.epochs * plan.steps_per_epoch
-        self._draws = prefetched(self._draw, num_steps, runs[0].config, start_step=start_step)
+        self._draws = prefetched(
+            self._draw, num_steps, runs[0].config, start_step=start_step, ahead=2 * _MOST_STEPS
+        )
         self._started = _Started()
 
     def advance(self, state: TrainState, step: int, limit: int) -> tuple[TrainState, Metrics, int]:
@@ -137,13 +139,15 @@ class _Started:
     def wait(self) -> float | None:
         """Waits until few dispatches are left; returns the seconds of a step, once it is known.
 
-        They are too many rather than too few: where the device had to wait, that is part of them.
+        Only dispatches that are really waited for tell them: one that was finished before, during
+        an evaluation perhaps, did so nobody knows when.
         """
         while len(self._waiting) >= _IN_FLIGHT:
             result, count = self._waiting.popleft()
+            was_ready = result.is_ready()
             jax.block_until_ready(result)
             now = time.perf_counter()
-            if self._finished is not None:
+            if self._finished is not None and not was_ready:
                 self._seconds = (now - self._finished) / count
             self._finished = now
         return self._seconds
@@ -171,9 +175,10 @@ class Caches:
             return None
         if source.name not in self._known:
             with all_or_none():
-                device = jax.local_devices()[0]
+                here = jax.process_index()
+                devices = [d for d in program.mesh.devices.flat if d.process_index == here]
                 cache = None
-                if is_worth_caching(source, config, device):
+                if is_worth_caching(source, config, devices):
                     place = partial(put_everywhere, mesh=program.mesh)
                     cache = DeviceCache(source, config, place, show_progress=self._show)
                 self._known[source.name] = cache

@@ -152,11 +152,7 @@ class TrainingLog:
         first = step - count + 1
         self._pending.append((range(first, step + 1), metrics))
         self._bar.update(count)
-        # Epochs shorter than an interval are not waited for.
-        parts = [self._interval]
-        if self._steps_per_epoch >= self._interval:
-            parts.append(self._steps_per_epoch)
-        if any(step // part > (first - 1) // part for part in parts):
+        if step // self._interval > (first - 1) // self._interval:
             self._flush(len(self._pending) - 1)  # the device may be busy with the last ones
 
     def flush(self) -> None:

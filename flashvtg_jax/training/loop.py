@@ -206,7 +206,9 @@ def train_together(
     with contextlib.ExitStack() as stack:
         for manager in checkpoints:
             stack.enter_context(contextlib.closing(manager))
-        train_cache = caches.get(runs[0].train_source, runs[0].config, program)
+        train_cache = None
+        if step < num_steps:
+            train_cache = caches.get(runs[0].train_source, runs[0].config, program)
         val_cache = caches.get(runs[0].val_source, runs[0].config, program)
         feed = stack.enter_context(
             contextlib.closing(open_feed(runs, program, train_cache, start_step=step))

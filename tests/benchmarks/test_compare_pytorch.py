@@ -170,7 +170,7 @@ def test_rows_of_a_training_batch_have_neighbours_of_other_videos(scripts):
 
 
 class Told:
-    """A side whose calls take as long as it is told, the first two of them for nothing."""
+    """A side whose calls take as long as it is told: two for nothing, and one before each."""
 
     def __init__(self, *seconds):
         self._seconds = [*seconds]
@@ -192,7 +192,10 @@ def test_turns_give_medians_and_ratios_of_pairs_and_a_row_that_fails_leaves_the_
             pass
 
         def start(self):
-            self.sides = {"theirs": Told(9, 9, 4, 6, 5), "ours": Told(3, 3, 2, 2, 1)}
+            self.sides = {
+                "theirs": Told(9, 9, 9, 4, 9, 6, 9, 5),
+                "ours": Told(3, 3, 3, 2, 3, 2, 3, 1),
+            }
             self.about = {"ours": {"device": "a CPU"}, "theirs": {"threads": 2}}
 
         def prepare_train_step(self, _):

@@ -69,24 +69,11 @@ def test_a_program_that_does_not_fit_is_not_run(monkeypatch):
     donated = jax.jit(lambda a: a + 1, donate_argnums=0).lower(matrix).compile()
     assert measuring.program_memory(donated)["program_mib"] == pytest.approx(0.25, rel=0.01)
 
-    monkeypatch.setattr(measuring, "free_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(measuring, "free_memory", lambda device: 1000)
     with pytest.raises(measuring.DoesNotFitError, match=r"^needs 0.0 GiB, 0.0 GiB are free$"):
         measuring.check_fits(compiled)
-    monkeypatch.setattr(measuring, "free_memory_bytes", lambda: None)
+    monkeypatch.setattr(measuring, "free_memory", lambda device: None)
     measuring.check_fits(compiled)  # where nothing tells, it is tried
-
-
-def test_free_memory_is_the_device_s_where_it_tells(monkeypatch):
-    stats = {"bytes_limit": 1000, "bytes_in_use": 300}
-    device = SimpleNamespace(memory_stats=lambda: stats)
-    monkeypatch.setattr(jax, "devices", lambda: [device])
-    assert measuring.free_memory_bytes() == 700
-
-
-@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux tells the memory there")
-def test_free_memory_of_the_host_is_within_what_it_has():
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < measuring.free_memory_bytes() <= pages
 
 
 def test_rows_that_do_not_fit_are_skipped_and_say_why(capsys):
