@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -85,7 +86,7 @@ class Comparison:
         except (SideError, DisagreementError) as error:
             print(f"skipped {row}: {error}", file=sys.stderr, flush=True)
             self.close()
-            return {"row": row, "skipped": str(error)}
+            return {"row": row, "skipped": without_folders(str(error))}
 
     def make_data(self) -> None:
         """Writes annotations and features, and builds our data set from them."""
@@ -416,3 +417,8 @@ def random_predictions(
             | {"pred_saliency_scores": saliency.tolist()}
         )
     return rows
+
+
+def without_folders(text: str) -> str:
+    """A message whose paths tell nothing of the machine: the last part of each is kept."""
+    return re.sub(r"/[^\s'\":]*/(?=[^\s'\":])", "", text)

@@ -14,7 +14,7 @@
 #   WHEELS     folder of wheels to install first, into a folder that is removed in the end
 #   REFERENCE  checkout of the authors' code, for compare_pytorch; without, it is left out
 #   REFERENCE_PYTHON  interpreter with PyTorch and nncore for it (default: that of compare_pytorch)
-#   DATA_DIR   of the built QVHighlights, for input_pipeline; without, it takes a small made-up one
+#   DATA_DIR   of the built QVHighlights, for input_pipeline; without, features are made up
 #   RESULTS    where to write (default: benchmarks/results)
 #   LIMIT      seconds for everything (default: 590)
 #   COMMIT     what results name as their commit where this is no git checkout
@@ -168,11 +168,17 @@ if [ -n "${REFERENCE:-}" ]; then
 else
   summary+=("compare_pytorch: left out, for REFERENCE names no checkout of the authors' code")
 fi
-input=(--smoke)
-if [ -n "${DATA_DIR:-}" ]; then
-  input=(--data_dir="$DATA_DIR")
+data=${DATA_DIR:-}
+if [ -z "$data" ] && [ "${SMOKE:-}" != 1 ]; then
+  echo "== making up features of the released widths" >&2
+  data=$scratch/data
+  { JAX_PLATFORMS=cpu timeout 90 "$python" -m flashvtg_jax synthesize --output="$scratch/raw" \
+      --dataset=qvhighlights/slowfast_clip --num_train=1024 --num_val=8 &&
+    JAX_PLATFORMS=cpu timeout 60 "$python" -m flashvtg_jax build --manual_dir="$scratch/raw" \
+      --dataset=qvhighlights/slowfast_clip --data_dir="$data"; } > /dev/null 2>&1 ||
+    summary+=("input_pipeline: its data could not be made")
 fi
-row input_pipeline 100 --config=$full "${input[@]}"
+row input_pipeline 120 "${on[@]}" --config=$full ${data:+--data_dir="$data"} --repeats=3
 row scaling 200 "${on[@]}" --attention=windowed --programs=training,inference \
   --clips=600,3600,7200 --max_levels=0 --repeats=3
 

@@ -23,11 +23,11 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from measuring import summary, watched_memory, write_result
+from measuring import make_parser, require_device, summary, watched_memory, write_result
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.data.batch_plan import BatchPlan
-from flashvtg_jax.data.device_cache import DeviceCache, Draw
+from flashvtg_jax.data.device_cache import DeviceCache, Draw, is_worth_caching
 from flashvtg_jax.data.pipeline import train_pipeline, train_plan
 from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
@@ -42,9 +42,7 @@ from flashvtg_jax.training.step import make_train_step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--config", default="qvhighlights_slowfast_clip")
     parser.add_argument("--data_dir", help="of built data sets; default: the configuration's")
     parser.add_argument(
@@ -54,9 +52,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="passes")
     parser.add_argument("--batches", type=int, default=100, help="of a pass, over several epochs")
     parser.add_argument("--steps", type=int, default=5, help="of the model, for each length")
-    parser.add_argument("--output", help="JSON file to write as well")
-    parser.add_argument("--smoke", action="store_true", help="a small model, to see that it runs")
     options = parser.parse_args()
+    require_device(options.device)
     if options.smoke:
         options.repeats, options.batches, options.steps = 2, 10, 2
 
@@ -105,7 +102,9 @@ def measure(
     read_batches(kept, config, 0, of_a_pass)
     again = [read_batches(kept, config, 0, of_a_pass) for _ in range(options.repeats)]
     del kept
-    cached, gathered = measure_cache(source, config, plan, options)
+    cached, gathered = None, {"skipped_device": "the split does not fit there"}
+    if is_worth_caching(source, config, jax.local_devices()[:1]):
+        cached, gathered = measure_cache(source, config, plan, options)
     values_a_row = plan.buckets[-1] * sum(data.video_widths[name] for name in data.video_streams)
     result = {
         "examples": len(source),
@@ -187,7 +186,7 @@ def measure_model(
     source: SplitSource,
     config: ml_collections.ConfigDict,
     plan: BatchPlan,
-    cache: DeviceCache,
+    cache: DeviceCache | None,
     steps: int,
 ) -> dict[str, Any]:
     """Returns what the training step consumes, each length as often as an epoch has it."""
@@ -240,7 +239,7 @@ def measure_model(
     }
 
 
-def measure_fed(run: OpenRun, cache: DeviceCache, steps: int) -> dict[str, Any]:
+def measure_fed(run: OpenRun, cache: DeviceCache | None, steps: int) -> dict[str, Any]:
     """Returns the seconds of the first steps of training, fed by each of the data paths.
 
     The same steps on batches that lie ready on the device are what they are compared with, in
@@ -249,7 +248,9 @@ def measure_fed(run: OpenRun, cache: DeviceCache, steps: int) -> dict[str, Any]:
     program = Program(run.config, 1, run.plan.steps_per_epoch)
     with contextlib.closing(open_feed([run], program, None, 0)) as feed:
         batches = [program.put(next(feed.batches)) for _ in range(steps)]
-    seconds: dict[str, list[float]] = {"ready": [], "host": [], "device": []}
+    seconds: dict[str, list[float]] = {"ready": [], "host": []}
+    if cache is not None:
+        seconds["device"] = []
     for repeat in range(4):  # the first compiles
         for name, times in seconds.items():
             state = program.init(np.uint32(run.config.seed))
@@ -270,7 +271,8 @@ def measure_fed(run: OpenRun, cache: DeviceCache, steps: int) -> dict[str, Any]:
     ready = statistics.median(seconds["ready"])
     return {f"fed_step_seconds_{name}": summary(times) for name, times in seconds.items()} | {
         f"waiting_for_data_{name}": 1 - ready / statistics.median(seconds[name])
-        for name in ("host", "device")
+        for name in seconds
+        if name != "ready"
     }
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from report_figures import write_figures
+from report_figures import COMPARED, write_figures
 
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.files import write_atomically
@@ -29,15 +29,6 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 Result = dict[str, Any]
 Row = Mapping[str, Any]
 Cells = list[str]
-
-COMPARED = {
-    "forward": "forward",
-    "forward_1": "forward, one query",
-    "train_step": "training step",
-    "evaluate": "evaluation with NMS",
-    "scoring": "scoring",
-    "epoch": "training epoch, data loading included",
-}
 
 
 def main() -> None:

@@ -20,13 +20,15 @@ _COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE)
 _MARKERS = ("o", "s", "^", "D", "v")
 _ATTENTION = {"full": BLUE, "windowed": VERMILLION}
 _PROGRAM = {"training": "-", "inference": "--"}
-_COMPARED = {
+
+# Rows of compare_pytorch, as people call them.
+COMPARED = {
     "forward": "forward",
     "forward_1": "forward, one query",
     "train_step": "training step",
     "evaluate": "evaluation with NMS",
     "scoring": "scoring",
-    "epoch": "training epoch",
+    "epoch": "training epoch, data loading included",
 }
 
 # Inches.
@@ -168,7 +170,7 @@ def _draw_fit(
 def _ratios(results: Sequence[Result]) -> "Figure":
     """Bars of how many times ours is as fast, with the spread over pairs of turns."""
     there = {row["row"] for result in results for row in _measured(result["rows"])}
-    names = [name for name in _COMPARED if name in there]
+    names = [name for name in COMPARED if name in there]
     labels = [f"{result['device']}, {result['dtype']}" for result in results]
     about = f"{labels[0]}, same run" if len(results) == 1 else "on each device, same run"
     thick = 0.8 / len(results)
@@ -203,7 +205,7 @@ def _ratios(results: Sequence[Result]) -> "Figure":
             )
     axes.set_xscale("log")
     axes.axvline(1, color=INK, linewidth=1)
-    axes.set_yticks(range(len(names)), [_COMPARED[name] for name in names], color=INK)
+    axes.set_yticks(range(len(names)), [COMPARED[name] for name in names], color=INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
     low, high = axes.get_xlim()
     low, high = min(low, 0.9), high * 1.4

@@ -55,7 +55,7 @@ def test_several_runs_take_several_steps_a_dispatch_as_each_would_alone(tiny_con
 def test_under_pmap_data_cannot_be_kept_on_the_device(tiny_config, tmp_path):
     for field in ("data__cache_on_device", "train__steps_per_dispatch"):
         config = tiny_config(parallel__mode="pmap", **{field: True if "cache" in field else 2})
-        with pytest.raises(ConfigError, match="needs config.parallel.mode='jit'"):
+        with pytest.raises(ConfigError, match=r"needs config\.parallel\.mode='jit'"):
             train(config, tmp_path, show_progress=False)
 
 
