@@ -28,7 +28,7 @@ COMPARED = {
     "train_step": "training step",
     "evaluate": "evaluation with NMS",
     "scoring": "scoring",
-    "epoch": "training epoch, data loading included",
+    "epoch": "training epoch",
 }
 
 # Inches.

@@ -119,7 +119,7 @@ def measure_size(
     step = make_train_step(model, optimizer, config.loss)
     steps = options.steps_per_dispatch
     if steps > 1:
-        step = repeat_step(step, steps)
+        step = steps_in_a_row(step, steps)
     init = jax.jit(lambda: init_state(model, optimizer, *feature_widths(config.data), 0))
 
     start = time.perf_counter()
@@ -165,7 +165,7 @@ def measure_size(
     }
 
 
-def repeat_step(step: TrainStep, steps: int) -> TrainStep:
+def steps_in_a_row(step: TrainStep, steps: int) -> TrainStep:
     """Several steps on one batch as one program, with the metrics of the last one."""
 
     def repeated(state: Any, batch: Any) -> Any:
