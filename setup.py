@@ -54,7 +54,7 @@ EXTRAS = {
     "test": [
         *EXPORT,
         "pytest>=8.3",
-        "pytest-xdist>=3.6.1",
+        "pytest-xdist>=3.7",
         "ruff>=0.17,<0.18",  # formatting differs from one minor release to the next
         "scipy>=1.15",
         "setuptools>=77.0.1",  # a test builds the wheel, without network

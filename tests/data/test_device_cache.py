@@ -45,6 +45,7 @@ def repeated_videos():
     return source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

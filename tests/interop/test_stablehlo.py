@@ -157,6 +157,7 @@ def test_moments_of_any_length_and_padding_are_those_of_the_evaluation(moments):
     moments.check(predictor(**moments.arrays(40, 9, fill=np.nan)))  # padding is not read
 
 
+@pytest.mark.slow
 def test_a_window_holds_for_every_length_of_a_program(tmp_path):
     # A program of any length attends in blocks of 16 clips, the evaluation of 21 clips in one.
     exported = make_exported(tmp_path, "demo", **{"model.attention_window": 3})
