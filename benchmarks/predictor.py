@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from measuring import peak_memory_mib, summary, write_result
+from measuring import peak_memory_mib, timed, write_result
 
 from flashvtg_jax.config import load_config
 from flashvtg_jax.models.flashvtg import build_model
@@ -124,17 +124,6 @@ def measure_apart(options: argparse.Namespace, clips: int) -> dict[str, Any]:
         command += [f"--config={options.config}", f"--repeats={options.repeats}"]
         subprocess.run([*command, f"--batch_size={options.batch_size}"], check=True)
         return json.loads(output.read_text())
-
-
-def timed(function: Any, repeats: int) -> dict[str, Any]:
-    """Median and spread of a call; the first one is not counted."""
-    seconds = []
-    for run in range(repeats + 1):
-        start = time.perf_counter()
-        function()
-        if run:
-            seconds.append(time.perf_counter() - start)
-    return summary(seconds)
 
 
 if __name__ == "__main__":

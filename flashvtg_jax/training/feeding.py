@@ -4,6 +4,7 @@ import collections
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Protocol
 
 import grain
 import jax
@@ -26,7 +27,7 @@ _MOST_STEPS = 32  # of a dispatch
 _IN_FLIGHT = 2  # dispatches: the device has work while the host prepares more
 
 
-class Feed:
+class Feed(Protocol):
     """Does the next steps of a group of runs; to be closed."""
 
     def advance(self, state: TrainState, step: int, limit: int) -> tuple[TrainState, Metrics, int]:
@@ -35,11 +36,9 @@ class Feed:
         Returns the state after them, the metrics [S, ...] of each, of which the first `count` are
         real, and `count`.
         """
-        raise NotImplementedError
 
     def close(self) -> None:
         """Ends what prepares batches ahead."""
-        raise NotImplementedError
 
 
 def open_feed(
@@ -51,7 +50,7 @@ def open_feed(
     return Cached(runs, program, cache, start_step)
 
 
-class Streamed(Feed):
+class Streamed:
     """Each batch is read, padded and sent by this process while earlier ones are computed."""
 
     def __init__(self, runs: Sequence[OpenRun], program: Program, start_step: int):
@@ -70,7 +69,7 @@ class Streamed(Feed):
         self.batches.close()
 
 
-class Cached(Feed):
+class Cached:
     """Batches are gathered on the devices, several steps a dispatch; the host draws clips ahead."""
 
     def __init__(
