@@ -6,6 +6,11 @@ from flashvtg_jax.metrics.highlight_detection import (
     youtube_average_precision,
 )
 from flashvtg_jax.metrics.names import METRIC_NAMES, is_metric_name
+from flashvtg_jax.metrics.per_query import (
+    metric_groups,
+    per_query_numbers,
+    score_iou_correlation,
+)
 from flashvtg_jax.metrics.report import format_table, mean_and_std
 
 __all__ = [
@@ -15,8 +20,11 @@ __all__ = [
     "format_table",
     "is_metric_name",
     "mean_and_std",
+    "metric_groups",
     "nested",
+    "per_query_numbers",
     "score_files",
+    "score_iou_correlation",
     "tvsum_top5_average_precision",
     "youtube_average_precision",
 ]

@@ -1,8 +1,11 @@
 """Predictions and annotations, in the format that the five data sets share -> their numbers."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines
@@ -29,6 +32,20 @@ from flashvtg_jax.metrics.rows import (
     predicted_windows,
     relevant_windows,
 )
+
+
+@dataclasses.dataclass
+class Compared:
+    """Predictions and ground truth as arrays, of N queries in the order of the predictions.
+
+    Each tuple is the arguments of the functions named, and None where a side lacks the fields.
+    """
+
+    order: list[int]  # the annotation row of each prediction
+    moments: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # moment_retrieval_*
+    highlights: tuple[list[np.ndarray], list[np.ndarray]] | None = None  # highlight_detection_*
+    # domain_*
+    labelled: tuple[list[np.ndarray], list[np.ndarray], list[str] | None] | None = None
 
 
 def evaluate_predictions(
@@ -111,7 +128,11 @@ def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
     return result
 
 
-def _evaluate(predictions: Rows, annotations: Rows, clip_length: float) -> dict[str, float]:
+def compared_arrays(predictions: Rows, annotations: Rows, clip_length: float) -> Compared:
+    """What there is to compare, checked and in the order of the predictions.
+
+    Raises DataError as `evaluate_predictions` does.
+    """
     if not clip_length > 0:
         raise DataError(f"clip_length is {clip_length!r}; expected seconds above 0")
     order = match_queries(predictions, annotations)
@@ -126,16 +147,27 @@ def _evaluate(predictions: Rows, annotations: Rows, clip_length: float) -> dict[
             "nothing to compare: expected 'pred_relevant_windows' with 'relevant_windows', or "
             "'pred_saliency_scores' with 'saliency_scores' or 'label'"
         )
-    numbers = {}
+    result = Compared(order)
     if moments:
         windows, mask = relevant_windows(annotations, order)
-        numbers |= moment_retrieval_numbers(predicted_windows(predictions), windows, mask)
+        result.moments = predicted_windows(predictions), windows, mask
     saliency = predicted_saliency(predictions) if highlights or labelled else []
     if highlights:
-        ratings = clip_ratings(annotations, order, clip_length)
-        numbers |= highlight_detection_numbers(saliency, ratings)
+        result.highlights = saliency, clip_ratings(annotations, order, clip_length)
     if labelled:
-        numbers |= domain_numbers(saliency, labels(annotations, order), domains(annotations, order))
+        result.labelled = saliency, labels(annotations, order), domains(annotations, order)
+    return result
+
+
+def _evaluate(predictions: Rows, annotations: Rows, clip_length: float) -> dict[str, float]:
+    compared = compared_arrays(predictions, annotations, clip_length)
+    numbers = {}
+    if compared.moments is not None:
+        numbers |= moment_retrieval_numbers(*compared.moments)
+    if compared.highlights is not None:
+        numbers |= highlight_detection_numbers(*compared.highlights)
+    if compared.labelled is not None:
+        numbers |= domain_numbers(*compared.labelled)
     return numbers
 
 

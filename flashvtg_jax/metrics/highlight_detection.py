@@ -29,6 +29,18 @@ def highlight_detection_numbers(
     Returns:
       For each level (Fair, Good, VeryGood): `HL-min-LEVEL-mAP` and `HL-min-LEVEL-Hit1`.
     """
+    values = highlight_detection_values(saliency, ratings)
+    return {name: percent(np.mean(fractions)) for name, fractions in values.items()}
+
+
+def highlight_detection_values(
+    saliency: Sequence[np.ndarray], ratings: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What each query has in each number of `highlight_detection_numbers`, of the same arguments.
+
+    Returns:
+      Fractions: [N, A] for mAP, one of each annotator, and [N] for HIT@1.
+    """
     queries = np.arange(len(ratings))
     clips = np.array([len(row) for row in ratings])
     annotators = ratings[0].shape[1]
@@ -47,17 +59,16 @@ def highlight_detection_numbers(
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked_scores = np.take_along_axis(scores, order, axis=1)
     ranked_rating = np.take_along_axis(rating, order[..., None], axis=1)
-    numbers = {}
+    result = {}
     for level, lowest in RATING_LEVELS.items():
         values = np.zeros((len(ratings), annotators))
         for annotator in range(annotators):
             values[:, annotator] = interpolated_average_precision(
                 ranked_scores, ranked_rating[..., annotator] >= lowest
             )
-        hits = top_in_video & (best_rating >= lowest)
-        numbers[f"HL-min-{level}-mAP"] = percent(np.mean(values))
-        numbers[f"HL-min-{level}-Hit1"] = percent(np.mean(hits))
-    return numbers
+        result[f"HL-min-{level}-mAP"] = values
+        result[f"HL-min-{level}-Hit1"] = top_in_video & (best_rating >= lowest)
+    return result
 
 
 def interpolated_average_precision(
@@ -106,16 +117,35 @@ def domain_numbers(
       `HD-mAP`, the mean over domains of the domain's mean over its videos, so that a domain of
       few videos weighs as much as one of many; and `HD-mAP-DOMAIN` of each, in alphabetical order.
     """
+    values = domain_values(saliency, labels, domains)
+    precision = values.pop(DOMAINS_MEAN)
+    if not values:
+        return {DOMAINS_MEAN: percent(precision.mean())}
+    means = {name: of_video[~np.isnan(of_video)].mean() for name, of_video in values.items()}
+    return {DOMAINS_MEAN: percent(np.mean(list(means.values())))} | {
+        name: percent(mean) for name, mean in means.items()
+    }
+
+
+def domain_values(
+    saliency: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    domains: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """What each video has in each number of `domain_numbers`, of the same arguments.
+
+    Returns:
+      Fractions [N], the average precision of each video; for a domain NaN where the video is of
+      another one.
+    """
     of_video = (
         youtube_average_precision if labels[0].shape[1] == 1 else tvsum_top5_average_precision
     )
     precision = np.array([of_video(*video) for video in zip(saliency, labels, strict=True)])
-    if domains is None:
-        return {DOMAINS_MEAN: percent(precision.mean())}
-    names = np.array(domains, object)
-    means = {name: precision[names == name].mean() for name in sorted(set(domains))}
-    return {DOMAINS_MEAN: percent(np.mean(list(means.values())))} | {
-        f"{DOMAINS_MEAN}-{name}": percent(mean) for name, mean in means.items()
+    names = np.array([] if domains is None else domains, object)
+    return {DOMAINS_MEAN: precision} | {
+        f"{DOMAINS_MEAN}-{name}": np.where(names == name, precision, np.nan)
+        for name in sorted(set(names))
     }
 
 

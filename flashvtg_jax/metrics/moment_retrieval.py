@@ -1,5 +1,7 @@
 """Moment retrieval: mAP, R1 and mIoU of the QVHighlights protocol, for all queries at once."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from flashvtg_jax.metrics.arithmetic import percent, sum_selected
@@ -29,25 +31,30 @@ def moment_retrieval_numbers(
     Returns:
       For each range R: `MR-R-mAP`, `MR-R-mAP@t`, `MR-R-R1@t` and `MR-R-mIoU`.
     """
-    predicted = predicted[:, :MAX_PREDICTIONS]
-    first = predicted[:, :1, :2]
-    first_iou = temporal_iou(first, windows)[:, 0]  # [N, M]
-    # R1 chooses the window by IoU and scores it by IoU over the hull. For windows that overlap
-    # the two differ in their rounding only, but so they may at a threshold.
-    first_hull_iou = temporal_iou(first, windows, hull=True)[:, 0]
-    ranking = np.argsort(-predicted[..., 2], axis=1, kind="stable")
-    ranked = np.take_along_axis(predicted, ranking[..., None], axis=1)
-    ranked_iou = temporal_iou(ranked[..., :2], windows)  # [N, K, M]
-    length = windows[..., 1] - windows[..., 0]
-
     numbers = {}
-    for name, (low, high) in LENGTH_RANGES.items():
-        in_range = window_mask & (low < length) & (length <= high)
-        rows = in_range.any(axis=1)
-        in_range = in_range[rows]
-        numbers |= _average_precision_numbers(name, ranked_iou[rows], in_range)
-        numbers |= _recall_numbers(name, first_iou[rows], first_hull_iou[rows], in_range)
+    for name, counted, fractions in _fractions_by_range(predicted, windows, window_mask):
+        if counted.any():
+            means = [values.mean(axis=0) for values in fractions]
+        else:
+            means = [np.zeros(values.shape[1:]) for values in fractions]
+        numbers |= {key: percent(mean) for key, mean in _named(name, *means).items()}
     return numbers
+
+
+def moment_retrieval_values(
+    predicted: np.ndarray, windows: np.ndarray, window_mask: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What each query has in each number of `moment_retrieval_numbers`, of the same arguments.
+
+    Returns:
+      For each number the queries' fractions [N], NaN for queries that it does not count.
+    """
+    result = {}
+    for name, counted, fractions in _fractions_by_range(predicted, windows, window_mask):
+        for key, values in _named(name, *fractions).items():
+            result[key] = np.full(len(counted), np.nan)
+            result[key][counted] = values
+    return result
 
 
 def temporal_iou(first: np.ndarray, second: np.ndarray, hull: bool = False) -> np.ndarray:
@@ -120,27 +127,45 @@ def _greedy_hits(iou: np.ndarray) -> np.ndarray:
     return hits
 
 
-def _average_precision_numbers(
-    name: str, iou: np.ndarray, window_mask: np.ndarray
-) -> dict[str, float]:
-    mean = np.zeros(len(AP_THRESHOLDS))
-    if len(iou):
-        mean = average_precision(iou, window_mask).mean(axis=0)
-    numbers = {f"MR-{name}-mAP": percent(np.mean(mean))}
-    for threshold, value in zip(AP_THRESHOLDS, mean, strict=True):
-        numbers[f"MR-{name}-mAP@{threshold:g}"] = percent(value)
-    return numbers
+def _fractions_by_range(
+    predicted: np.ndarray, windows: np.ndarray, window_mask: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Of each range of lengths: its name, which queries count [N], and what these n queries have.
+
+    That is the average precision [n, T], whether the first window reaches each threshold of
+    RECALL_THRESHOLDS [n, R], and its IoU [n].
+    """
+    predicted = predicted[:, :MAX_PREDICTIONS]
+    first = predicted[:, :1, :2]
+    first_iou = temporal_iou(first, windows)[:, 0]  # [N, M]
+    # R1 chooses the window by IoU and scores it by IoU over the hull. For windows that overlap
+    # the two differ in their rounding only, but so they may at a threshold.
+    first_hull_iou = temporal_iou(first, windows, hull=True)[:, 0]
+    ranking = np.argsort(-predicted[..., 2], axis=1, kind="stable")
+    ranked = np.take_along_axis(predicted, ranking[..., None], axis=1)
+    ranked_iou = temporal_iou(ranked[..., :2], windows)  # [N, K, M]
+    length = windows[..., 1] - windows[..., 0]
+
+    for name, (low, high) in LENGTH_RANGES.items():
+        in_range = window_mask & (low < length) & (length <= high)
+        rows = in_range.any(axis=1)
+        in_range = in_range[rows]
+        chosen = np.zeros((len(in_range), 1), int)
+        precision = np.zeros((len(in_range), len(AP_THRESHOLDS)))
+        if len(in_range):
+            precision = average_precision(ranked_iou[rows], in_range)
+            chosen = np.where(in_range, first_iou[rows], -1.0).argmax(axis=1)[:, None]
+        best = np.take_along_axis(first_hull_iou[rows], chosen, axis=1)[:, 0]
+        yield name, rows, (precision, best[:, None] >= np.array(RECALL_THRESHOLDS), best)
 
 
-def _recall_numbers(
-    name: str, iou: np.ndarray, hull_iou: np.ndarray, window_mask: np.ndarray
-) -> dict[str, float]:
-    best = np.zeros(1)
-    if len(iou):
-        chosen = np.where(window_mask, iou, -1.0).argmax(axis=1)[:, None]
-        best = np.take_along_axis(hull_iou, chosen, axis=1)[:, 0]
-    numbers = {
-        f"MR-{name}-R1@{threshold:g}": percent(np.mean(best >= threshold))
-        for threshold in RECALL_THRESHOLDS
-    }
-    return numbers | {f"MR-{name}-mIoU": percent(np.mean(best))}
+def _named(
+    name: str, precision: np.ndarray, reached: np.ndarray, iou: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The numbers of a range by their names, [...], from [..., T], [..., R] and [...]."""
+    numbers = {f"MR-{name}-mAP": precision.mean(axis=-1)}
+    for index, threshold in enumerate(AP_THRESHOLDS):
+        numbers[f"MR-{name}-mAP@{threshold:g}"] = precision[..., index]
+    for index, threshold in enumerate(RECALL_THRESHOLDS):
+        numbers[f"MR-{name}-R1@{threshold:g}"] = reached[..., index]
+    return numbers | {f"MR-{name}-mIoU": iou}

@@ -77,14 +77,21 @@ def predicted_windows(predictions: Rows) -> np.ndarray:
 
     Padding is a window of length zero with score -inf.
     """
-    field = "pred_relevant_windows"
     padded = np.zeros((len(predictions.rows), MAX_PREDICTIONS, 3))
     padded[..., 2] = -np.inf
-    for index, row in enumerate(predictions.rows):
-        values = _table(predictions, index, field, row[field], "[start, end, score]", 3)
-        values = values[:MAX_PREDICTIONS]
-        padded[index, : len(values)] = values
+    for index, windows in enumerate(all_predicted_windows(predictions)):
+        kept = windows[:MAX_PREDICTIONS]
+        padded[index, : len(kept)] = kept
     return padded
+
+
+def all_predicted_windows(predictions: Rows) -> list[np.ndarray]:
+    """The predicted windows of each query, [K, 3]: start, end, score."""
+    field = "pred_relevant_windows"
+    return [
+        _table(predictions, index, field, row[field], "[start, end, score]", 3)
+        for index, row in enumerate(predictions.rows)
+    ]
 
 
 def predicted_saliency(predictions: Rows) -> list[np.ndarray]:
