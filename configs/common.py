@@ -25,6 +25,9 @@ def get_common() -> ConfigDict:
     config.seeds = ()  # several seeds: a run of each, then their mean and standard deviation
     # Seconds a clip lasts. The data and the loss share this value under their own names.
     config.clip_length = FieldReference(2.0, required=True)
+    # Tokens that the features of a clip are made of, S: 1, or places in its frames, of which each
+    # query makes one by attention. The data and the model share it.
+    config.spatial_tokens = FieldReference(1, required=True)
 
     model = config.model = ConfigDict()
     model.hidden_dim = 256  # D, the width of every token
@@ -34,11 +37,22 @@ def get_common() -> ConfigDict:
     model.t2v_layers = 6  # layers of adaptive cross attention, from clips to words
     model.enc_layers = 3  # self-attention layers of the clip encoder
     model.dummy_layers = 2  # layers of the encoder of dummy tokens
-    model.num_dummies = 40  # dummy tokens, which clips attend to instead of words
+    # Dummy tokens, which clips attend to instead of words; 0, which leaves nothing to learn of how
+    # much they attend to words, goes with loss.lw_wattn=0.
+    model.num_dummies = 40
     model.strides = (1.0, 2.0, 4.0, 8.0)  # of the pyramid's levels, in clips; powers of 2, also 0.5
     model.kernel_size = 5  # of the convolutions of the score heads; odd
     model.num_conv_layers = 1  # convolutions of each score head
     model.num_mlp_layers = 5  # dense layers of each score head
+    # Scores within levels and across them: "learned" or "fixed" (half and half) mix of the two, or
+    # "intra" or "inter" alone.
+    model.score_refinement = "learned"
+    # What proposes moments: "pyramid", the points of temporal feature layering, or "queries", a
+    # DETR-style decoder: learned moment queries over a single scale.
+    model.moment_head = "pyramid"
+    model.num_queries = 10  # moments that the queries of moment_head="queries" propose
+    model.decoder_layers = 2  # of their decoder
+    model.spatial_tokens = config.get_ref("spatial_tokens")  # config.spatial_tokens
     model.input_dropout = 0.5  # on the features, in each block of the input projections
     model.dropout = 0.1  # on attention weights and in feed-forward blocks
     model.drop_path = 0.1  # stochastic depth: how often a residual branch is left out of a sample
@@ -69,6 +83,13 @@ def get_common() -> ConfigDict:
     loss.regression = True  # whether boundaries are learned; not in highlight detection
     loss.alignment_directions = ("row", "column")  # clips of a video; queries of the batch
     loss.negative_pair_weight = 1.0  # weight of the scores against another sample's query
+    loss.negative_pairs = True  # whether videos are scored against another query at all
+    # With model.moment_head="queries", in place of lw_cls and lw_reg, and in matching queries with
+    # moments as well; Moment-DETR's weights.
+    loss.query_class_weight = 4.0  # weight of the class: moment or background
+    loss.query_span_weight = 10.0  # weight of the distance (L1) of centre and width
+    loss.query_giou_weight = 1.0  # weight of the generalised IoU
+    loss.background_weight = 0.1  # in the class loss, of queries that are matched with no moment
 
     data = config.data = ConfigDict()
     data.dataset = "qvhighlights/slowfast_clip"  # TFDS name: builder/config
@@ -94,6 +115,11 @@ def get_common() -> ConfigDict:
     data.source_video = "youtube_id"  # what one source video's clips share; or "vid"
     data.num_threads = 4  # that read examples
     data.prefetch = 4  # batches made ready ahead
+    data.spatial_tokens = config.get_ref("spatial_tokens")  # config.spatial_tokens
+    # A perturbation of the training videos: "noise", "dropped_clips", "repeated_clips",
+    # "frame_rate", "shuffled_blocks" or "missing_stream"; None: as they are.
+    data.augment = optional(str)
+    data.augment_strength = 0.5  # the strongest; each video draws its own from 0 up to it
     data.cache = False  # keep in host memory all that was read once
     # Keep the features on the device and gather batches there; None: if they fit in a quarter of
     # the memory that is free, and there is one process. The numbers are the same, to rounding.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.models.flashvtg import FlashVTG
 
 Path = tuple[str, ...]
@@ -113,7 +113,11 @@ def _entries(model: FlashVTG) -> Iterable[tuple[str, Path, str]]:
 
 
 def torch_names(model: FlashVTG) -> dict[str, tuple[Path, str]]:
-    """Every PyTorch parameter name of `model`: its path in our params tree and its axes' order."""
+    """Every PyTorch parameter name of `model`: its path in our params tree and its axes' order.
+
+    Raises ConfigError for a variant that the authors' program does not have.
+    """
+    check_has_counterpart(model)
     return {name: (path, axes) for name, path, axes in _entries(model)}
 
 
@@ -244,6 +248,19 @@ def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = No
     return traverse_util.unflatten_dict(flat)
 
 
+def check_has_counterpart(model: FlashVTG) -> None:
+    """Raises ConfigError for a variant that the authors' PyTorch program does not have."""
+    known = {"moment_head": "pyramid", "score_refinement": "learned", "spatial_tokens": 1}
+    for name, value in known.items():
+        if getattr(model, name) != value:
+            raise ConfigError(
+                f"the authors' program has no model of config.model.{name}="
+                f"{getattr(model, name)!r}, only of {value!r}"
+            )
+    if not model.num_dummies:
+        raise ConfigError("the authors' program has no model of config.model.num_dummies=0")
+
+
 def params_to_torch(params: Mapping[str, Any], model: FlashVTG) -> dict[str, np.ndarray]:
     """The parameters under the names, and with the shapes, of the authors' PyTorch model.
 
@@ -254,7 +271,8 @@ def params_to_torch(params: Mapping[str, Any], model: FlashVTG) -> dict[str, np.
       params: the params tree of `model`.
       model: which names there are follows from its fields.
 
-    Raises CheckpointError with a list of what does not fit the model.
+    Raises CheckpointError with a list of what does not fit the model; ConfigError for a variant
+    that the authors' program does not have.
     """
     table = torch_names(model)
     flat = {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(params).items()}

@@ -11,6 +11,7 @@ from flashvtg_jax.losses.alignment import alignment_loss
 from flashvtg_jax.losses.assignment import assign_points
 from flashvtg_jax.losses.clip_aware import clip_aware_loss
 from flashvtg_jax.losses.masking import pick
+from flashvtg_jax.losses.matching import query_losses
 from flashvtg_jax.losses.moment import (
     boundary_regression,
     focal_classification,
@@ -38,13 +39,47 @@ def objective(
 
     Returns:
       The loss, and the unweighted terms `classification`, `regression`, `alignment`, `saliency`
-      and `clip_aware`.
+      and `clip_aware`. Of moment queries the first two are those of the queries and what they
+      match, there is `generalized_iou` besides, and no `clip_aware`: no point scores a clip.
 
     Raises:
       ConfigError: a classification or an alignment direction that does not exist.
     """
     _check_shapes(out, targets)
     out, targets = jax.tree.map(jnp.asarray, (out, targets))  # numpy indexes no traced arrays
+    labels = targets.saliency_labels
+    weights = {"alignment": config.lw_sal, "saliency": config.lw_saliency}
+    if out.auxiliary_logits is not None:
+        terms = query_losses(out, targets, config)
+        weights = {
+            "classification": config.query_class_weight,
+            "regression": config.query_span_weight,
+            "generalized_iou": config.query_giou_weight,
+            **weights,
+        }
+    else:
+        terms = _point_losses(out, targets, config)
+        weights = {
+            "classification": config.lw_cls,
+            "regression": config.lw_reg,
+            **weights,
+            "clip_aware": config.label_loss_coef,
+        }
+    terms["alignment"] = alignment_loss(
+        out.memory,
+        out.query_embedding,
+        out.video_mask,
+        labels,
+        targets.positive_clips,
+        temperature=config.temperature,
+        directions=config.alignment_directions,
+    )
+    terms["saliency"] = saliency_loss(out, targets, config)
+    return sum(weight * terms[name] for name, weight in weights.items()), terms
+
+
+def _point_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[str, chex.Array]:
+    """The terms of the points of the pyramid: classification, regression, clip_aware."""
     points = out.points.astype(jnp.float32)
     labels = targets.saliency_labels
     positive, target_offsets = assign_points(
@@ -72,29 +107,11 @@ def objective(
     if config.regression:
         regression = boundary_regression(out.offsets, target_offsets, positive)
 
-    terms = {
+    return {
         "classification": classification,
         "regression": regression,
-        "alignment": alignment_loss(
-            out.memory,
-            out.query_embedding,
-            out.video_mask,
-            labels,
-            targets.positive_clips,
-            temperature=config.temperature,
-            directions=config.alignment_directions,
-        ),
-        "saliency": saliency_loss(out, targets, config),
         "clip_aware": clip_aware_loss(out.logits, points, labels, out.video_mask),
     }
-    loss = (
-        config.lw_cls * terms["classification"]
-        + config.lw_reg * terms["regression"]
-        + config.lw_sal * terms["alignment"]
-        + config.lw_saliency * terms["saliency"]
-        + config.label_loss_coef * terms["clip_aware"]
-    )
-    return loss, terms
 
 
 def _check_shapes(out: FlashVTGOutput, targets: Targets) -> None:

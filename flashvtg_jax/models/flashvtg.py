@@ -20,11 +20,17 @@ from flashvtg_jax.models.layers import (
     sine_positions,
     temporal_endpoints,
 )
+from flashvtg_jax.models.moment_queries import MomentQueries
 from flashvtg_jax.models.negatives import negative_rows, stack_rows, take_rows, unstack_rows
 from flashvtg_jax.models.output import FlashVTGOutput
 from flashvtg_jax.models.pyramid import TemporalFeatureLayering, make_point_mask, make_points
 from flashvtg_jax.models.saliency import SaliencyHead
-from flashvtg_jax.models.score_refinement import AdaptiveScoreRefinement
+from flashvtg_jax.models.score_refinement import MIXES, AdaptiveScoreRefinement
+from flashvtg_jax.models.spatial_pooling import SpatialPooling
+
+MOMENT_HEADS = ("pyramid", "queries")
+
+_MAY_BE_ZERO = ("num_conv_layers", "num_dummies")
 
 
 class FlashVTG(nn.Module):
@@ -42,11 +48,16 @@ class FlashVTG(nn.Module):
     t2v_layers: int = 6  # of adaptive cross attention
     enc_layers: int = 3  # of the clip encoder
     dummy_layers: int = 2
-    num_dummies: int = 40
+    num_dummies: int = 40  # 0: none
     strides: Sequence[float] = (1, 2, 4, 8)  # of the pyramid, in clips
     kernel_size: int = 5  # of the score heads
     num_conv_layers: int = 1
     num_mlp_layers: int = 5
+    score_refinement: str = "learned"  # mix of the score heads; or "fixed", "intra", "inter"
+    moment_head: str = "pyramid"  # what proposes moments; or "queries": see `MomentQueries`
+    num_queries: int = 10
+    decoder_layers: int = 2
+    spatial_tokens: int = 1  # S, of each clip
     input_dropout: float = 0.5
     dropout: float = 0.1  # of attention and feed-forward layers
     drop_path: float = 0.1  # stochastic depth, per sample
@@ -77,17 +88,35 @@ class FlashVTG(nn.Module):
         self.clip_encoder = ClipEncoder(self.enc_layers, *block, *rates, *attention)
         self.saliency_head = SaliencyHead(self.dtype)
         self.query_pooling = AttentionPooling()
-        self.pyramid = TemporalFeatureLayering(self.strides, self.dtype)
-        self.score_refinement = AdaptiveScoreRefinement(
-            self.kernel_size, self.num_conv_layers, self.num_mlp_layers, self.dtype
-        )
-        self.boundary_head = BoundaryHead(len(self.strides), self.dtype)
+        if self.spatial_tokens > 1:
+            self.spatial_pooling = SpatialPooling(self.dtype)
+        if self.moment_head == "queries":
+            self.moment_queries = MomentQueries(
+                self.num_queries, self.decoder_layers, *block, *rates
+            )
+        else:
+            self.pyramid = TemporalFeatureLayering(self.strides, self.dtype)
+            self.refinement = AdaptiveScoreRefinement(
+                self.kernel_size,
+                self.num_conv_layers,
+                self.num_mlp_layers,
+                self.dtype,
+                self.score_refinement,
+                name="score_refinement",
+            )
+            self.boundary_head = BoundaryHead(len(self.strides), self.dtype)
 
     def project_video(
         self, video: chex.Array, video_mask: chex.Array, *, train: bool = False
     ) -> chex.Array:
-        """Features [B, L, Dv] -> clips [B, L, D]: the part that no query changes."""
+        """Features [B, L, Dv] -> clips [B, L, D]: the part that no query changes.
+
+        Of S > 1 spatial tokens: [B, L, S, Dv] -> [B, L, S, D], for `fuse` to make clips of.
+        """
         endpoints = temporal_endpoints(video_mask).astype(video.dtype)
+        if self.spatial_tokens > 1:
+            shape = (*video.shape[:3], endpoints.shape[-1])
+            endpoints = jnp.broadcast_to(endpoints[:, :, None], shape)
         clips = self.video_projection(jnp.concatenate([video, endpoints], -1), train=train)
         return clips + self.token_types[1].astype(clips.dtype)
 
@@ -97,6 +126,8 @@ class FlashVTG(nn.Module):
         """Word features [B, Q, Dq] -> words [B, Q, D] and dummy keys [B, N, D]: no video needed."""
         words = self.query_projection(query, train=train)
         words = words + self.token_types[0].astype(words.dtype)
+        if not self.num_dummies:
+            return words, jnp.zeros((len(words), 0, self.hidden_dim), words.dtype)
         return words, self.dummy_encoder(words, query_mask, train=train)
 
     def fuse(
@@ -110,6 +141,8 @@ class FlashVTG(nn.Module):
         train: bool = False,
     ) -> tuple[chex.Array, chex.Array, chex.Array]:
         """Clips read the query: memory [B, L, D], saliency [B, L] and query_attention [B, L]."""
+        if self.spatial_tokens > 1:
+            clips = self.spatial_pooling(clips, self.query_pooling(words, query_mask))
         positions = sine_positions(video_mask, self.hidden_dim).astype(clips.dtype)
         clips, query_attention = self.cross_attention(
             clips, positions, words, query_mask, dummy_keys, train=train
@@ -131,14 +164,21 @@ class FlashVTG(nn.Module):
         """Score moments and clips of each video for its query.
 
         Args:
-          video: [B, L, Dv] normalised features, without temporal endpoints (added here).
+          video: [B, L, Dv] normalised features, without temporal endpoints (added here); or
+            [B, L, S, Dv] with the S = `spatial_tokens` places of each clip.
           video_mask: [B, L] bool.
           query: [B, Q, Dq] word features.
           query_mask: [B, Q] bool.
           train: dropout and stochastic depth act; needs `rngs={"dropout": key}`.
           with_negatives: also score each video against another query of the batch.
         """
-        chex.assert_rank([video, video_mask, query, query_mask], [3, 2, 3, 2])
+        spatial = self.spatial_tokens > 1
+        chex.assert_rank(
+            [video, video_mask, query, query_mask], [4 if spatial else {3, 4}, 2, 3, 2]
+        )
+        if video.ndim == 4:
+            chex.assert_axis_dimension(video, 2, self.spatial_tokens)
+            video = video if spatial else video[:, :, 0]
         chex.assert_equal_shape_prefix([video, video_mask], 2)
         chex.assert_equal_shape_prefix([query, query_mask], 2)
         chex.assert_equal_shape_prefix([video, query], 1)
@@ -167,23 +207,53 @@ class FlashVTG(nn.Module):
                 "negative_index": index,
             }
 
-        levels = self.pyramid(memory)
-        masks = make_point_mask(video_mask, self.strides)
-        logits, intra, inter = self.score_refinement(levels, masks)
+        if self.moment_head == "queries":
+            proposals = self._query_moments(memory, video_mask, train=train)
+        else:
+            proposals = self._score_points(memory, video_mask)
         return FlashVTGOutput(
             memory=memory,
             query_embedding=self.query_pooling(words, query_mask),
-            intra_scale_logits=intra,
-            inter_scale_logits=inter,
-            logits=logits,
-            offsets=self.boundary_head(levels, masks),
-            points=make_points(video.shape[1], self.strides),
-            point_mask=jnp.concatenate(masks, axis=1),
             saliency=saliency,
             query_attention=query_attention,
             video_mask=video_mask,
+            **proposals,
             **negatives,
         )
+
+    def _score_points(self, memory: chex.Array, video_mask: chex.Array) -> dict[str, chex.Array]:
+        """The points of the pyramid: the fields of the output that are about moments."""
+        levels = self.pyramid(memory)
+        masks = make_point_mask(video_mask, self.strides)
+        logits, intra, inter = self.refinement(levels, masks)
+        return {
+            "intra_scale_logits": intra,
+            "inter_scale_logits": inter,
+            "logits": logits,
+            "offsets": self.boundary_head(levels, masks),
+            "points": make_points(memory.shape[1], self.strides),
+            "point_mask": jnp.concatenate(masks, axis=1),
+        }
+
+    def _query_moments(
+        self, memory: chex.Array, video_mask: chex.Array, *, train: bool
+    ) -> dict[str, chex.Array]:
+        """The moments of the queries, as points that all lie at clip 0: the same fields."""
+        positions = sine_positions(video_mask, self.hidden_dim)
+        logits, windows = self.moment_queries(memory, positions, video_mask, train=train)
+        offsets = windows * jnp.array([-1.0, 1.0])
+        point = jnp.array([0.0, 0.0, math.inf, 1.0], jnp.float32)
+        valid = video_mask.any(-1, keepdims=True)
+        return {
+            "intra_scale_logits": None,
+            "inter_scale_logits": None,
+            "logits": logits[:, -1],
+            "offsets": offsets[:, -1],
+            "points": jnp.broadcast_to(point, (self.num_queries, 4)),
+            "point_mask": jnp.broadcast_to(valid, (len(valid), self.num_queries)),
+            "auxiliary_logits": logits[:, :-1],
+            "auxiliary_offsets": offsets[:, :-1],
+        }
 
 
 def build_model(config: Mapping[str, Any]) -> FlashVTG:
@@ -203,8 +273,15 @@ def build_model(config: Mapping[str, Any]) -> FlashVTG:
         if "drop" in name:
             if not 0 <= value < 1:
                 raise ConfigError(f"config.model.{name}={value}; a rate is at least 0 and below 1")
-        elif isinstance(value, int) and value < (0 if name == "num_conv_layers" else 1):
+        elif isinstance(value, int) and value < (0 if name in _MAY_BE_ZERO else 1):
             raise ConfigError(f"config.model.{name}={value} is too small")
+    for name, known in (("score_refinement", MIXES), ("moment_head", MOMENT_HEADS)):
+        if values.get(name, known[0]) not in known:
+            raise ConfigError(
+                f"config.model.{name}={values[name]!r} is not one of {', '.join(known)}"
+            )
+    if model.moment_head == "queries":
+        _check_queries(model)
     if not model.strides or any(s <= 0 or not math.log2(s).is_integer() for s in model.strides):
         raise ConfigError(f"config.model.strides={model.strides}; they are powers of two")
     if model.hidden_dim % (2 * model.num_heads):
@@ -223,6 +300,21 @@ def build_model(config: Mapping[str, Any]) -> FlashVTG:
     if model.attention_kernel == "cudnn":
         _check_cudnn(model)
     return model
+
+
+def _check_queries(model: FlashVTG) -> None:
+    """Raises ConfigError for what makes no sense beside moment queries."""
+    if model.attention_window is not None:
+        raise ConfigError(
+            f"config.model.attention_window={model.attention_window} makes no sense with "
+            "config.model.moment_head='queries', which attend to the whole video all the same; "
+            "leave the window out, or use config.model.moment_head='pyramid'"
+        )
+    if model.score_refinement != MIXES[0]:
+        raise ConfigError(
+            f"config.model.score_refinement={model.score_refinement!r} mixes the scores of a "
+            "pyramid, which config.model.moment_head='queries' replaces; change one of the two"
+        )
 
 
 def _check_cudnn(model: FlashVTG) -> None:

@@ -10,12 +10,15 @@ class FlashVTGOutput:
 
     B samples, L clips, P points of all pyramid levels (level after level), D hidden size. Rows and
     positions that are padding hold finite values that mean nothing; the masks say which.
+
+    Moment queries (`moment_head="queries"`) are P points of stride 1 at clip 0, all of them valid:
+    their offsets are minus the start, and the end, in clips.
     """
 
     memory: chex.Array  # [B, L, D] fused clips after the ReLU: level 1 of the pyramid
     query_embedding: chex.Array  # [B, D] attention-pooled words
-    intra_scale_logits: chex.Array  # [B, P] score head applied level by level
-    inter_scale_logits: chex.Array  # [B, P] score head applied across levels
+    intra_scale_logits: chex.Array | None  # [B, P] score head applied level by level, if there
+    inter_scale_logits: chex.Array | None  # [B, P] score head applied across levels, if there
     logits: chex.Array  # [B, P] learned mix of the two
     offsets: chex.Array  # [B, P, 2] distance to start and end, > 0, in strides of the point
     points: chex.Array  # [P, 4] position (clips), regression range low and high (clips), stride
@@ -26,3 +29,5 @@ class FlashVTGOutput:
     negative_saliency: chex.Array | None = None  # [B, L] the same clips against another query
     negative_query_attention: chex.Array | None = None  # [B, L]
     negative_index: chex.Array | None = None  # [B] int32, the row whose query was that other one
+    auxiliary_logits: chex.Array | None = None  # [B, A, P] of the query decoder's earlier layers
+    auxiliary_offsets: chex.Array | None = None  # [B, A, P, 2]

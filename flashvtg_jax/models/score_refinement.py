@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from flashvtg_jax.models.layers import Convolution, Dtype, dense
 
+MIXES = ("learned", "fixed", "intra", "inter")
+
 
 def join_levels(levels: Sequence[chex.Array], gap: int) -> chex.Array:
     """Concatenate [B, L_k, ...] along time with `gap` zeros between: one array for one convolution.
@@ -78,6 +80,9 @@ class AdaptiveScoreRefinement(nn.Module):
     levels: per level [B, L_k, D]; masks: per level [B, L_k] bool, valid points first
     -> (logits, intra_scale_logits, inter_scale_logits), each [B, P] float32 with P the sum of L_k.
 
+    For ablations `mix` is "fixed", half of each, or "intra" or "inter": that head alone, which are
+    the logits then; the other one does not exist, and its logits are None.
+
     Across levels the convolution sees the last valid point of a level next to the first of the
     following one, wherever the padding lies: the points are packed before it and spread after it.
 
@@ -91,35 +96,54 @@ class AdaptiveScoreRefinement(nn.Module):
 
     Logits of masked points are finite and mean nothing: leave them out of losses and rankings.
     `kernel_size` is odd. There is no dropout, and nothing changes from training to use.
-    Raises AssertionError for arrays of other ranks.
+    Raises AssertionError for arrays of other ranks, ValueError for another `mix`.
     """
 
     kernel_size: int = 5
     num_conv_layers: int = 1
     num_mlp_layers: int = 5
     dtype: Dtype = jnp.float32
+    mix: str = "learned"
 
     @nn.compact
     def __call__(
         self, levels: Sequence[chex.Array], masks: Sequence[chex.Array]
-    ) -> tuple[chex.Array, chex.Array, chex.Array]:
+    ) -> tuple[chex.Array, chex.Array | None, chex.Array | None]:
         chex.assert_rank(list(levels), 3)
         chex.assert_rank(list(masks), 2)
-        lengths = [level.shape[1] for level in levels]
-        gap = self.kernel_size // 2
+        if self.mix not in MIXES:
+            raise ValueError(f"mix is one of {', '.join(MIXES)}, not {self.mix!r}")
+        if self.mix == "intra":
+            intra = self._within_levels(levels, masks)
+            return intra, intra, None
+        if self.mix == "inter":
+            inter = self._across_levels(levels, masks)
+            return inter, None, inter
+        intra, inter = self._within_levels(levels, masks), self._across_levels(levels, masks)
+        share: chex.Array | float = 0.5
+        if self.mix == "learned":
+            share = self.param("mix", nn.initializers.constant(share), (), jnp.float32)
+        return share * intra + (1 - share) * inter, intra, inter
+
+    def _score_head(self, name: str) -> ScoreHead:
         fields = (self.kernel_size, self.num_conv_layers, self.num_mlp_layers, self.dtype)
+        return ScoreHead(*fields, name=name)
 
-        intra_head = ScoreHead(*fields, name="intra_scale")
-        intra = intra_head(join_levels(levels, gap), join_levels(masks, gap))
-        intra = jnp.concatenate(split_levels(intra, lengths, gap), axis=1)
+    def _within_levels(
+        self, levels: Sequence[chex.Array], masks: Sequence[chex.Array]
+    ) -> chex.Array:
+        lengths, gap = [level.shape[1] for level in levels], self.kernel_size // 2
+        head = self._score_head("intra_scale")
+        intra = head(join_levels(levels, gap), join_levels(masks, gap))
+        return jnp.concatenate(split_levels(intra, lengths, gap), axis=1)
 
+    def _across_levels(
+        self, levels: Sequence[chex.Array], masks: Sequence[chex.Array]
+    ) -> chex.Array:
         mask = jnp.concatenate(masks, axis=1)
         order = jnp.argsort(~mask, axis=1, stable=True)
         inverse = jnp.argsort(order, axis=1)
         packed = permute(jnp.concatenate(levels, axis=1), order, inverse)
         packed_mask = jnp.take_along_axis(mask, order, axis=1)
-        inter = ScoreHead(*fields, name="inter_scale")(packed, packed_mask)
-        inter = jnp.take_along_axis(inter, inverse, axis=1)
-
-        mix = self.param("mix", nn.initializers.constant(0.5), (), jnp.float32)
-        return mix * intra + (1 - mix) * inter, intra, inter
+        inter = self._score_head("inter_scale")(packed, packed_mask)
+        return jnp.take_along_axis(inter, inverse, axis=1)

@@ -6,7 +6,7 @@ import pytest
 from flax import traverse_util
 
 from flashvtg_jax.config import load_config
-from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.interop.pytorch import (
     infer_model_fields,
     param_shapes,
@@ -86,6 +86,20 @@ def test_parameters_of_another_model_cannot_be_written():
     fields = infer_model_fields(reference.torch_shapes("tvsum_slowfast_clip"))
     with pytest.raises(CheckpointError, match=r"tokens is \(3, 256\), expected \(4, 256\)"):
         params_to_torch(params, FlashVTG(**fields | {"num_dummies": 4}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("moment_head", "queries"),
+        ("score_refinement", "intra"),
+        ("spatial_tokens", 4),
+        ("num_dummies", 0),
+    ],
+)
+def test_variants_have_no_counterpart(field, value):
+    with pytest.raises(ConfigError, match=f"no model of config.model.{field}="):
+        params_to_torch({}, FlashVTG(**{field: value}))
 
 
 def test_axes_are_turned():

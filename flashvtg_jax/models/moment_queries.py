@@ -1,0 +1,149 @@
+"""Moment queries: a DETR-style decoder in place of the pyramid (the paper's ablation without TFL).
+
+Learned queries read the clips at their single scale, and each proposes one moment, as in
+Moment-DETR (Lei et al., 2021); the blocks are those of the clip encoder.
+"""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flashvtg_jax.models.attention import attend, attention_weights, split_heads
+from flashvtg_jax.models.layers import Dropout, Dtype, FeedForward, dense, drop_path, layer_norm
+
+_SPAN_LAYERS = 3
+
+
+class Attention(nn.Module):
+    """Multi-head attention of one sequence to another.
+
+    query [B, N, D], key and value [B, L, D], mask [B, L] bool -> [B, N, D].
+    """
+
+    num_heads: int = 8
+    dropout: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        query: chex.Array,
+        key: chex.Array,
+        value: chex.Array,
+        mask: chex.Array,
+        *,
+        train: bool = False,
+    ) -> chex.Array:
+        width = query.shape[-1]
+        project = functools.partial(
+            dense,
+            width,
+            width,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.xavier_uniform(),
+            bias_init=nn.initializers.zeros,
+        )
+        # The keys have no bias: softmax would not see it, see `attention.SelfAttention`.
+        projected = (
+            project(name="query")(query),
+            project(name="key", use_bias=False)(key),
+            project(name="value")(value),
+        )
+        query, key, value = (split_heads(x, self.num_heads) for x in projected)
+        weights = attention_weights(query, key, mask[:, None])
+        weights = Dropout(self.dropout)(weights, train=train)
+        attended = attend(weights, value)
+        return project(name="out")(attended.reshape(*attended.shape[:2], width))
+
+
+class DecoderLayer(nn.Module):
+    """Post-norm decoder layer: queries see each other, then the clips.
+
+    x [B, N, D], its positions [N, D], clips and their positions [B, L, D], mask [B, L] bool
+    -> [B, N, D].
+    """
+
+    num_heads: int = 8
+    ffn_dim: int = 1024
+    dropout: float = 0.1
+    drop_path: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: chex.Array,
+        positions: chex.Array,
+        clips: chex.Array,
+        clip_positions: chex.Array,
+        mask: chex.Array,
+        *,
+        train: bool = False,
+    ) -> chex.Array:
+        attention = (self.num_heads, self.dropout, self.dtype)
+        positions = positions.astype(x.dtype)
+        everywhere = jnp.ones(x.shape[:2], bool)
+
+        def add(x: chex.Array, branch: chex.Array, name: str) -> chex.Array:
+            return layer_norm(self.dtype, name)(x + drop_path(self.drop_path, train)(branch))
+
+        placed = x + positions
+        among = Attention(*attention, name="self_attention")
+        x = add(x, among(placed, placed, x, everywhere, train=train), "norm_1")
+        over = Attention(*attention, name="cross_attention")
+        key = clips + clip_positions.astype(clips.dtype)
+        x = add(x, over(x + positions, key, clips, mask, train=train), "norm_2")
+        ffn = FeedForward(self.ffn_dim, self.dropout, dtype=self.dtype, name="ffn")
+        return add(x, ffn(x, train=train), "norm_3")
+
+
+class MomentQueries(nn.Module):
+    """Learned queries over the clips of a video, each with a score and a window, layer by layer.
+
+    clips, positions [B, L, D], mask [B, L] bool -> (logits [B, A, N] float32, windows [B, A, N, 2]
+    float32: start and end in clips), of each of A layers and N queries; the last layer's count, the
+    others are trained along. A logit is Moment-DETR's difference of foreground and background; a
+    window has its centre and its width within the video.
+    """
+
+    num_queries: int = 10
+    num_layers: int = 2
+    num_heads: int = 8
+    ffn_dim: int = 1024
+    dropout: float = 0.1
+    drop_path: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, clips: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
+    ) -> tuple[chex.Array, chex.Array]:
+        batch, _, width = clips.shape
+        embedding = nn.initializers.normal(1.0)
+        queries = self.param("queries", embedding, (self.num_queries, width), jnp.float32)
+        x = jnp.zeros((batch, self.num_queries, width), clips.dtype)
+        layers = []
+        for i in range(self.num_layers):
+            layer = DecoderLayer(
+                self.num_heads,
+                self.ffn_dim,
+                self.dropout,
+                self.drop_path,
+                self.dtype,
+                name=f"layer_{i}",
+            )
+            x = layer(x, queries, clips, positions, mask, train=train)
+            layers.append(x)
+        x = layer_norm(self.dtype, "norm")(jnp.stack(layers, axis=1))  # [B, A, N, D]
+
+        logits = dense(1, width, dtype=jnp.float32, name="class")(x)[..., 0]
+        for i in range(_SPAN_LAYERS - 1):
+            x = nn.relu(dense(width, width, dtype=self.dtype, name=f"span_{i}")(x))
+        last = f"span_{_SPAN_LAYERS - 1}"
+        span = jax.nn.sigmoid(dense(2, width, dtype=jnp.float32, name=last)(x))
+        centre, half = span[..., 0], span[..., 1] / 2
+        length = mask.sum(-1)[:, None, None, None].astype(jnp.float32)
+        return logits, jnp.stack([centre - half, centre + half], axis=-1) * length
