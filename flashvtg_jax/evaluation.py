@@ -25,6 +25,13 @@ from flashvtg_jax.data.device_cache import (
     TakeBatch,
     evaluation_draws,
 )
+from flashvtg_jax.data.perturbation import (
+    Perturbation,
+    check_perturbation,
+    check_strength,
+    perturb_split,
+    stream_widths,
+)
 from flashvtg_jax.data.pipeline import (
     evaluation_batches,
     joint_evaluation_batches,
@@ -108,27 +115,41 @@ class Evaluator:
         self.mesh = mesh
         self._share = (jax.process_index(), jax.process_count())
 
-        def find(params: Any, batch: Batch) -> _Found:
+        def find(params: Any, batch: Batch, perturbation: Perturbation | None) -> _Found:
+            if perturbation is not None:
+                batch = perturb_split(batch, perturbation, stream_widths(config.data))
             decoded = apply_and_decode(model, config, params, batch)
             return _Found(decoded, batch.example, batch.video_mask.sum(-1))
 
-        def take_and_find(params: Any, split: CachedSplit, draw: Draw, take: TakeBatch) -> _Found:
-            batch = take(split, draw)
-            return find(params, jax.lax.with_sharding_constraint(batch, split_rows(mesh)))
+        find_together = jax.vmap(find, in_axes=(0, 0, None))
+
+        def take_and_find(
+            params: Any,
+            split: CachedSplit,
+            draw: Draw,
+            perturbation: Perturbation | None,
+            take: TakeBatch,
+        ) -> _Found:
+            batch = jax.lax.with_sharding_constraint(take(split, draw), split_rows(mesh))
+            return find(params, batch, perturbation)
 
         def take_and_find_together(
-            params: Any, split: CachedSplit, draw: Draw, take: TakeBatch
+            params: Any,
+            split: CachedSplit,
+            draw: Draw,
+            perturbation: Perturbation | None,
+            take: TakeBatch,
         ) -> _Found:
             batches = jax.vmap(take, in_axes=(None, 0))(split, draw)
             batches = jax.lax.with_sharding_constraint(batches, split_rows(mesh, 1))
-            return jax.vmap(find)(params, batches)
+            return find_together(params, batches, perturbation)
 
         compiled = partial(jax.jit, out_shardings=replicated(mesh))
         # By whether the runs are along a first axis.
-        self._find = {False: compiled(find), True: compiled(jax.vmap(find))}
+        self._find = {False: compiled(find), True: compiled(find_together)}
         self._take_and_find = {
-            False: compiled(take_and_find, static_argnums=3),
-            True: compiled(take_and_find_together, static_argnums=3),
+            False: compiled(take_and_find, static_argnums=4),
+            True: compiled(take_and_find_together, static_argnums=4),
         }
 
     def evaluate(self, params: Any, source: SplitSource, **watch: Any) -> Results:
@@ -150,8 +171,9 @@ class Evaluator:
           params: of all runs, stacked along a first axis.
           sources: the split of each run.
           watch: `cache`, the split that the sources are of, if it is kept on the devices;
-            `show_progress`, to show a bar; `stop`, asked between batches: StoppedError is raised
-            when it says so.
+            `perturbation` of the videos, one compiled program for each kind: ConfigError is raised
+            if it does not fit them; `show_progress`, to show a bar; `stop`, asked between batches:
+            StoppedError is raised when it says so.
         """
         return self._evaluate(params, sources, together=True, **watch)
 
@@ -162,12 +184,16 @@ class Evaluator:
         *,
         together: bool,
         cache: DeviceCache | None = None,
+        perturbation: Perturbation | None = None,
         show_progress: bool = False,
         stop: Callable[[], bool] | None = None,
     ) -> list[Results]:
+        if perturbation is not None:
+            perturbation = self._checked(perturbation)
         total = joint_evaluation_steps(sources, [self.config] * len(sources))
         collected = [_Predictions(source) for source in sources]
-        with contextlib.closing(self._started(params, sources, together, cache)) as started:
+        started = self._started(params, sources, together, cache, perturbation)
+        with contextlib.closing(started):
             rows = _read_behind(started, stop)
             for found in progress_bar(rows, total, "evaluating", show_progress):
                 for run, predictions in enumerate(collected):
@@ -175,12 +201,22 @@ class Evaluator:
                     predictions.add(own)
         return [predictions.scored(self.config.clip_length) for predictions in collected]
 
+    def _checked(self, perturbation: Perturbation) -> Perturbation:
+        """The same in arrays, that one program serves all strengths. Raises ConfigError."""
+        streams = self.config.data.video_streams
+        check_perturbation(perturbation.kind, len(streams), name="perturbation.kind")
+        check_strength(perturbation.strength, name="perturbation.strength")
+        return perturbation.replace(
+            strength=np.float32(perturbation.strength), seed=np.uint32(perturbation.seed)
+        )
+
     def _started(
         self,
         params: Any,
         sources: Sequence[SplitSource],
         together: bool,
         cache: DeviceCache | None,
+        perturbation: Perturbation | None,
     ) -> Iterator[_Found]:
         """What is found for each batch, not waited for."""
         put = partial(put_batch, mesh=self.mesh, axis=int(together))
@@ -188,7 +224,7 @@ class Evaluator:
             find = self._take_and_find[together]
             for clips, draws in evaluation_draws(sources, self.config, cache, *self._share):
                 draw = jax.tree.map(lambda *rows: np.stack(rows), *draws) if together else draws[0]
-                yield find(params, cache.split, put(draw), cache.taking(clips))
+                yield find(params, cache.split, put(draw), perturbation, cache.taking(clips))
             return
         if together:
             configs = [self.config] * len(sources)
@@ -197,7 +233,7 @@ class Evaluator:
             batches = evaluation_batches(sources[0], self.config, *self._share)
         with contextlib.closing(batches):
             for batch in batches:
-                yield self._find[together](params, put(batch.replace(targets=None)))
+                yield self._find[together](params, put(batch.replace(targets=None)), perturbation)
 
 
 def _read_behind(started: Iterable[_Found], stop: Callable[[], bool] | None) -> Iterator[_Found]:

@@ -4,6 +4,7 @@ import difflib
 
 import ml_collections
 
+from flashvtg_jax.data.perturbation import check_perturbation, check_strength
 from flashvtg_jax.decoding import NMS_TYPES
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses.alignment import DIRECTIONS
@@ -23,6 +24,7 @@ _AT_LEAST_ONE = (
     "data.max_words",
     "data.num_threads",
     "data.prefetch",
+    "data.spatial_tokens",
 )
 
 _ONE_OF = {
@@ -44,6 +46,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         value = config.train[field]
         if value is not None and value < 1:
             raise ConfigError(f"config.train.{field} is {value}; it must be at least 1, or None")
+    data = config.data
+    if data.augment is not None:
+        check_perturbation(data.augment, len(data.video_streams), name="config.data.augment")
+    check_strength(data.augment_strength, name="config.data.augment_strength")
     window_range = config.evaluation.window_range
     if window_range is not None and not (
         len(window_range) == 2 and 0 <= window_range[0] < window_range[1]
@@ -78,6 +84,16 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for domain in config.data.domains:
         if not isinstance(domain, str) or "/" in domain or domain in ("", ".", ".."):
             raise ConfigError(f"config.data.domains: {domain!r} cannot be the name of a folder")
+    if config.model.moment_head == "queries" and not config.loss.regression:
+        raise ConfigError(
+            "config.model.moment_head='queries' proposes moments, and config.loss.regression=False "
+            "says that there are none to learn; use 'pyramid' for highlight detection"
+        )
+    if config.model.num_dummies == 0 and config.loss.lw_wattn != 0:
+        raise ConfigError(
+            "config.model.num_dummies=0 leaves clips nothing but words to attend to, so that how "
+            "much they do cannot be learned: set config.loss.lw_wattn=0"
+        )
     if config.parallel.mode == "pmap":
         for key in ("data.cache_on_device", "train.steps_per_dispatch"):
             section, field = key.split(".")

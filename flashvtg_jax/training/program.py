@@ -59,6 +59,7 @@ class Program:
             model,
             optimizer,
             config.loss,
+            data_config=config.data,
             skip_nonfinite=config.train.on_nan == "skip",
         )
         self._per_device = None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.data.perturbation import augment_videos, row_keys, stream_widths
 from flashvtg_jax.losses import objective
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.training.parallel import replicated
@@ -17,12 +18,16 @@ from flashvtg_jax.training.state import TrainState
 Metrics = dict[str, chex.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
+# Parts the keys of augmentation from those of dropout, which are the steps': no step is so large.
+_AUGMENTATION = 2**31
+
 
 def make_train_step(
     model: FlashVTG,
     optimizer: optax.GradientTransformation,
     loss_config: Any,
     *,
+    data_config: Any | None = None,
     axis_name: str | None = None,
     shardings: TrainState | None = None,
     skip_nonfinite: bool = False,
@@ -36,6 +41,7 @@ def make_train_step(
       model: the module.
       optimizer: of its parameters.
       loss_config: the `loss` section of a configuration.
+      data_config: the `data` section, for its augmentation of videos; None: without.
       axis_name: of the devices when the step runs under `jax.pmap`: each computes the losses of its
         own rows, with dropout masks of its own; gradients and metrics are their means.
       shardings: of the parts that each device keeps of the state, if it is split. A step gathers
@@ -52,12 +58,29 @@ def make_train_step(
             batch.query,
             batch.query_mask,
             train=True,
-            with_negatives=True,
+            with_negatives=loss_config.negative_pairs,
             rngs={"dropout": key},
         )
         return objective(output, batch.targets, loss_config)
 
+    def augmented(batch: Batch, state: TrainState) -> Batch:
+        if data_config is None or data_config.augment is None:
+            return batch
+        key = jax.random.fold_in(jax.random.key(state.seed), _AUGMENTATION)
+        key = jax.random.fold_in(key, state.step)
+        rows = jnp.arange(batch.video.shape[0])
+        if axis_name is not None:  # rows are counted over all devices
+            rows += jax.lax.axis_index(axis_name) * len(rows)
+        return augment_videos(
+            batch,
+            data_config.augment,
+            data_config.augment_strength,
+            row_keys(key, rows),
+            stream_widths(data_config),
+        )
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        batch = augmented(batch, state)
         key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
