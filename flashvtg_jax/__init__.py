@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from flashvtg_jax.decoding import decode_moments as decode_moments
     from flashvtg_jax.errors import FlashVTGError as FlashVTGError
     from flashvtg_jax.evaluation import evaluate as evaluate
+    from flashvtg_jax.figures.inspection import plot_inspection as plot_inspection
     from flashvtg_jax.figures.prediction import plot_prediction as plot_prediction
+    from flashvtg_jax.inspection import inspect_query as inspect_query
     from flashvtg_jax.interop.pytorch import params_from_torch as params_from_torch
     from flashvtg_jax.interop.pytorch import params_to_torch as params_to_torch
     from flashvtg_jax.losses import Targets as Targets
@@ -53,11 +55,13 @@ _HOMES = {
     "decode_moments": "decoding",
     "evaluate": "evaluation",
     "evaluate_predictions": "metrics",
+    "inspect_query": "inspection",
     "load_config": "config",
     "make_point_mask": "models.pyramid",
     "objective": "losses",
     "params_from_torch": "interop.pytorch",
     "params_to_torch": "interop.pytorch",
+    "plot_inspection": "figures.inspection",
     "plot_prediction": "figures.prediction",
     "train": "training.loop",
 }

@@ -54,13 +54,7 @@ def decode_moments(
     Raises ValueError for another `nms_type`.
     """
     duration = jnp.broadcast_to(jnp.asarray(duration, jnp.float32), output.logits.shape[:1])
-    mask = output.point_mask
-    # There may be fewer points than moments, or a symbolic number of them: rows of -1 follow.
-    # Sigmoid is monotone, but saturates: equal scores rank by position, as in the authors' code.
-    score = jnp.where(mask, jax.nn.sigmoid(output.logits), -1.0)
-    score = jnp.pad(score, ((0, 0), (0, max_moments)), constant_values=-1.0)
-    score, index = jax.lax.top_k(score, max_moments)
-
+    score, index = best_points(output, max_moments)
     windows = point_windows(output, clip_length)
     windows = jnp.pad(windows, ((0, 0), (0, max_moments), (0, 0)))
     windows = jnp.take_along_axis(windows, index[..., None], axis=1)
@@ -108,6 +102,18 @@ def decode_as_evaluated(
         round_decimals=True,
         round_to_clips=settings.round_to_clip_length,
     )
+
+
+def best_points(output: FlashVTGOutput, count: int) -> tuple[chex.Array, chex.Array]:
+    """Scores [B, count] and indices [B, count] of the points that `decode_moments` takes, in order.
+
+    Where a sample has fewer valid points, scores of -1 follow.
+    """
+    # There may be fewer points than asked for, or a symbolic number of them: rows of -1 follow.
+    # Sigmoid is monotone, but saturates: equal scores rank by position, as in the authors' code.
+    score = jnp.where(output.point_mask, jax.nn.sigmoid(output.logits), -1.0)
+    score = jnp.pad(score, ((0, 0), (0, count)), constant_values=-1.0)
+    return jax.lax.top_k(score, count)
 
 
 def num_moments(output: FlashVTGOutput, max_moments: int = 50) -> chex.Array:

@@ -70,14 +70,20 @@ def plot_files(
             plot_prediction(row, known.get(str(row["qid"])), clip_length=clip_length, path=path)
         except DataError as error:
             raise DataError(f"{predictions}:{line}: {error}") from error
-    missing = undrawable(clean_text("".join(str(row.get("query", "")) for _, row in rows)))
-    if missing and file_format == "png" and show_progress:
+    if file_format == "png" and show_progress:
+        tell_undrawable("".join(str(row.get("query", "")) for _, row in rows), "--format=svg")
+    return list(paths)
+
+
+def tell_undrawable(text: str, instead: str) -> None:
+    """Say on stderr which characters of a text are drawn as boxes, and what to do `instead`."""
+    missing = undrawable(clean_text(text))
+    if missing:
         print(
             f"no font on this machine has {missing[:20]}: drawn as boxes; install one, or use "
-            "--format=svg, whose text the viewer's own fonts show",
+            f"{instead}, whose text the viewer's own fonts show",
             file=sys.stderr,
         )
-    return list(paths)
 
 
 def safe_name(qid: str) -> str:

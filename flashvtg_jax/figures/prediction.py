@@ -223,7 +223,9 @@ def _draw(content: _Content) -> "Figure":
     if curve:
         axes = drawing.add_axes(figure, _LEFT, top, width, curve)
         drawing.set_time_axis(axes, content.end, width, label=not rows)
-        _draw_curves(axes, content)
+        behind = draw_saliency(axes, content.saliency, content.ratings, content.clip_length)
+        for start, end in content.truth:
+            behind.axvspan(start, end, facecolor=drawing.shade(ORANGE, 0.22), zorder=0.5)
     if rows:
         axes = drawing.add_axes(figure, _LEFT, below, width, rows * _ROW)
         drawing.set_time_axis(axes, content.end, width)
@@ -231,35 +233,39 @@ def _draw(content: _Content) -> "Figure":
     return figure
 
 
-def _draw_curves(axes: "Axes", content: _Content) -> None:
-    """The saliency of each clip; people's windows behind it, their ratings on a second scale."""
-    low, high = content.saliency.min(), content.saliency.max()
+def draw_saliency(
+    axes: "Axes", saliency: np.ndarray, ratings: np.ndarray | None, clip_length: float
+) -> "Axes":
+    """Draw the saliency of each clip [L]; behind it people's ratings [L'] on a scale of their own.
+
+    Returns the axes that are behind, for what belongs there.
+    """
+    low, high = saliency.min(), saliency.max()
     room = (high - low) * 0.06 or max(abs(high), 1.0) * 0.05
     axes.set_ylim(low - room, high + room)
-    edges, mean, lowest, highest = _steps(content.saliency, content.clip_length)
-    if len(mean) < len(content.saliency):
+    edges, mean, lowest, highest = _steps(saliency, clip_length)
+    if len(mean) < len(saliency):
         axes.stairs(highest, edges, baseline=lowest, fill=True, color=drawing.shade(BLUE, 0.3))
     axes.stairs(mean, edges, baseline=None, color=BLUE, linewidth=1.6, gid="saliency")
     axes.set_ylabel("saliency", color=BLUE)
     drawing.set_value_ticks(axes, 6)
-    behind = axes
-    if content.ratings is not None:
-        behind = axes.twinx()
-        _draw_ratings(behind, content)
-        # The model's curve goes over the ratings, and these over the windows.
-        axes.set_zorder(behind.get_zorder() + 1)
-        axes.patch.set_visible(False)
-    for start, end in content.truth:
-        behind.axvspan(start, end, facecolor=drawing.shade(ORANGE, 0.22), zorder=0.5)
+    if ratings is None:
+        return axes
+    behind = axes.twinx()
+    _draw_ratings(behind, ratings, clip_length)
+    # The model's curve goes over the ratings, and these over the windows.
+    axes.set_zorder(behind.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    return behind
 
 
-def _draw_ratings(axes: "Axes", content: _Content) -> None:
+def _draw_ratings(axes: "Axes", ratings: np.ndarray, clip_length: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    edges, mean, *_ = _steps(content.ratings, content.clip_length)
+    edges, mean, *_ = _steps(ratings, clip_length)
     color = drawing.shade(ORANGE, 0.8)
     axes.stairs(mean, edges, baseline=None, color=color, linewidth=1.0, gid="ratings")
-    high = content.ratings.max() or 1.0
+    high = ratings.max() or 1.0
     axes.set_ylim(-0.06 * high, 1.06 * high)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     axes.set_ylabel("rating by people", color=BROWN)
@@ -296,7 +302,7 @@ def _table(content: _Content) -> list[tuple[str, str, str]]:
         table.append(("", "", ""))
     elif moments is not None:
         for rank, (start, end, score) in enumerate(moments, start=1):
-            table.append((str(rank), span(start, end), _format_score(score)))
+            table.append((str(rank), span(start, end), format_score(score)))
     return table
 
 
@@ -342,7 +348,7 @@ def _draw_rows(
         look = {"va": "center_baseline", "color": GREY, "bbox": paper}
         axes.text(0.01, first + 0.5, "no moments predicted", transform=across, **look)
         return
-    strengths = _strengths(moments[:, 2])
+    strengths = bar_strengths(moments[:, 2])
     for index, ((start, end, _), strength) in enumerate(zip(moments, strengths, strict=True)):
         face, row = drawing.shade(BLUE, strength), first + index
         bar(row, start, end, f"moment-{index + 1}", facecolor=face, edgecolor=BLUE, linewidth=0.7)
@@ -362,7 +368,7 @@ def _decimals(content: _Content) -> int:
     return int(content.end <= 60 and bool((times % 1).any()))
 
 
-def _strengths(scores: Sequence[float]) -> np.ndarray:
+def bar_strengths(scores: Sequence[float]) -> np.ndarray:
     """How dark each bar is, 0.15 to 1, in proportion to the score.
 
     Scores from 0 to 1, which ours are, can be compared from figure to figure.
@@ -371,5 +377,6 @@ def _strengths(scores: Sequence[float]) -> np.ndarray:
     return 0.15 + 0.85 * (scores - low) / (high - low)
 
 
-def _format_score(score: float) -> str:
+def format_score(score: float) -> str:
+    """A score in few characters."""
     return f"{score:.3f}" if abs(score) < 1000 else f"{score:.3g}"

@@ -60,6 +60,9 @@ class CrossAttentionLayer(nn.Module):
     that a clip can attend to nothing. clips [B, L, D], positions [B, L, D], key [B, N + Q, H, D/H]
     and its mask [B, N + Q], value [B, Q, H, D/H]
     -> (clips [B, L, D], attention that reached words [B, L]).
+
+    Whoever asks for "intermediates" gets the weights as "attention": [B, L, N + Q] float32, the
+    mean over heads; first the dummies, then the words.
     """
 
     num_heads: int = 8
@@ -84,6 +87,8 @@ class CrossAttentionLayer(nn.Module):
         query = split_heads((clips + positions).astype(self.dtype), self.num_heads)
         weights = attention_weights(query, key, key_mask[:, None])
         on_words = weights[..., weights.shape[-1] - num_words :].sum(-1).mean(1)
+        if self.is_mutable_collection("intermediates"):  # else there is nothing to compute
+            self.sow("intermediates", "attention", weights.mean(1))
 
         weights = Dropout(self.dropout)(weights, train=train)
         attended = attend(weights[..., weights.shape[-1] - num_words :], value)
