@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import ml_collections
 from measuring import (
-    check_fits,
     int_list,
     make_parser,
     measure_row,
@@ -43,6 +42,7 @@ from flashvtg_jax.data.synthetic import synthesize
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.evaluation import Evaluator, Results, apply_and_decode
 from flashvtg_jax.huge_pages import restart_with_huge_pages
+from flashvtg_jax.memory import check_fits
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 from flashvtg_jax.training.parallel import make_mesh, put_everywhere, replicated

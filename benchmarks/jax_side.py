@@ -12,7 +12,7 @@ from unittest import mock
 import jax
 import ml_collections
 import numpy as np
-from measuring import check_fits, environment, platform_name, require_device
+from measuring import environment, platform_name, require_device
 from sides import Requests, handle, serve
 
 import flashvtg_jax as fv
@@ -24,6 +24,7 @@ from flashvtg_jax.errors import DataError
 from flashvtg_jax.evaluation import Evaluator, Results
 from flashvtg_jax.interop.pytorch import params_to_torch, unread_entries
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
+from flashvtg_jax.memory import check_fits
 from flashvtg_jax.training.parallel import make_mesh
 from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.state import (

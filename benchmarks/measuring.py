@@ -22,12 +22,11 @@ import numpy as np
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
-from flashvtg_jax.memory import free_memory
+from flashvtg_jax.memory import DoesNotFitError
 from flashvtg_jax.training.checkpoints import versions
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu", "tpu")
-_GIB = 2**30
 
 
 def make_parser(about: str | None) -> argparse.ArgumentParser:
@@ -165,31 +164,6 @@ def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | 
 def larger_half(count: int) -> int:
     """Where the larger half of so many ascending sizes begins, which has two at least."""
     return max(0, min(count // 2, count - 2))
-
-
-class DoesNotFitError(Exception):
-    """A program needs more memory than is free."""
-
-
-def program_memory(compiled: Any) -> dict[str, float]:
-    """MiB that a compiled program takes, as XLA planned it: in all, and for temporaries alone."""
-    stats = compiled.memory_analysis()
-    total = (
-        stats.argument_size_in_bytes
-        + stats.output_size_in_bytes
-        + stats.temp_size_in_bytes
-        - stats.alias_size_in_bytes
-    )
-    return {"program_mib": total / 2**20, "temporary_mib": stats.temp_size_in_bytes / 2**20}
-
-
-def check_fits(compiled: Any) -> dict[str, float]:
-    """Returns `program_memory`, before anything is run. Raises DoesNotFitError."""
-    memory, free = program_memory(compiled), free_memory(jax.devices()[0])
-    needed = memory["program_mib"] * 2**20
-    if free is not None and needed > free:
-        raise DoesNotFitError(f"needs {needed / _GIB:.1f} GiB, {free / _GIB:.1f} GiB are free")
-    return memory
 
 
 def measure_row(about: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ import jax
 import ml_collections
 from measuring import (
     batch_shapes,
-    check_fits,
     fitted_exponent,
     int_list,
     larger_half,
@@ -40,6 +39,7 @@ from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.evaluation import apply_and_decode
 from flashvtg_jax.huge_pages import restart_with_huge_pages
+from flashvtg_jax.memory import check_fits
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.state import feature_widths, init_params, init_state, make_optimizer
 from flashvtg_jax.training.step import make_train_step

@@ -28,7 +28,6 @@ from matrix_rate import measure_matrix_rate
 from measuring import (
     batch_clips,
     batch_shapes,
-    check_fits,
     int_list,
     make_parser,
     measure_row,
@@ -43,6 +42,7 @@ from measuring import (
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.huge_pages import restart_with_huge_pages
+from flashvtg_jax.memory import check_fits
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer, param_count
 from flashvtg_jax.training.step import TrainStep, make_train_step

@@ -1,11 +1,17 @@
-"""How much memory there is, before something large is put there."""
+"""How much memory there is, and how much a program takes, before something large is put there."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
 _TABLE = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
+_GIB = 2**30
+
+
+class DoesNotFitError(Exception):
+    """A program needs more memory than is free."""
 
 
 def free_memory(device: jax.Device) -> int | None:
@@ -35,3 +41,24 @@ def free_host_memory() -> int | None:
         return free if limit == "max" else max(0, min(free, int(limit) - used))
     except (OSError, ValueError):  # no such container
         return free
+
+
+def program_memory(compiled: Any) -> dict[str, float]:
+    """MiB that a compiled program takes, as XLA planned it: in all, and for temporaries alone."""
+    stats = compiled.memory_analysis()
+    total = (
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        + stats.temp_size_in_bytes
+        - stats.alias_size_in_bytes
+    )
+    return {"program_mib": total / 2**20, "temporary_mib": stats.temp_size_in_bytes / 2**20}
+
+
+def check_fits(compiled: Any) -> dict[str, float]:
+    """Returns `program_memory`, before anything is run. Raises DoesNotFitError."""
+    memory, free = program_memory(compiled), free_memory(jax.devices()[0])
+    needed = memory["program_mib"] * 2**20
+    if free is not None and needed > free:
+        raise DoesNotFitError(f"needs {needed / _GIB:.1f} GiB, {free / _GIB:.1f} GiB are free")
+    return memory

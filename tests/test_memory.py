@@ -1,11 +1,19 @@
-"""What devices and the system say of their memory."""
+"""What devices and the system say of their memory, and what programs take of it."""
 
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
 from flashvtg_jax import memory
-from flashvtg_jax.memory import free_host_memory, free_memory
+from flashvtg_jax.memory import (
+    DoesNotFitError,
+    check_fits,
+    free_host_memory,
+    free_memory,
+    program_memory,
+)
 
 
 def device(platform, stats=None):
@@ -40,3 +48,19 @@ def test_a_container_has_a_limit_of_its_own(system, limit, used, free):
 def test_other_systems_do_not_tell(system):
     (system / "meminfo").unlink()
     assert free_memory(device("cpu")) is None
+
+
+def test_a_program_that_does_not_fit_is_not_run(monkeypatch):
+    matrix = jax.ShapeDtypeStruct((256, 256), np.float32)
+    compiled = jax.jit(lambda a: a + 1).lower(matrix).compile()
+    planned = check_fits(compiled)
+    assert planned["program_mib"] == pytest.approx(2 * 256 * 256 * 4 / 2**20, rel=0.01)
+
+    donated = jax.jit(lambda a: a + 1, donate_argnums=0).lower(matrix).compile()
+    assert program_memory(donated)["program_mib"] == pytest.approx(0.25, rel=0.01)
+
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    with pytest.raises(DoesNotFitError, match=r"^needs 0.0 GiB, 0.0 GiB are free$"):
+        check_fits(compiled)
+    monkeypatch.setattr(memory, "free_memory", lambda device: None)
+    check_fits(compiled)  # where nothing tells, it is tried

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measuring
+from flashvtg_jax.memory import DoesNotFitError
 
 BENCHMARKS = Path(measuring.__file__).parent
 
@@ -60,25 +61,9 @@ def test_the_exponent_is_that_of_the_larger_half():
     assert measuring.fitted_exponent([], []) is None
 
 
-def test_a_program_that_does_not_fit_is_not_run(monkeypatch):
-    matrix = jax.ShapeDtypeStruct((256, 256), np.float32)
-    compiled = jax.jit(lambda a: a + 1).lower(matrix).compile()
-    memory = measuring.check_fits(compiled)
-    assert memory["program_mib"] == pytest.approx(2 * 256 * 256 * 4 / 2**20, rel=0.01)
-
-    donated = jax.jit(lambda a: a + 1, donate_argnums=0).lower(matrix).compile()
-    assert measuring.program_memory(donated)["program_mib"] == pytest.approx(0.25, rel=0.01)
-
-    monkeypatch.setattr(measuring, "free_memory", lambda device: 1000)
-    with pytest.raises(measuring.DoesNotFitError, match=r"^needs 0.0 GiB, 0.0 GiB are free$"):
-        measuring.check_fits(compiled)
-    monkeypatch.setattr(measuring, "free_memory", lambda device: None)
-    measuring.check_fits(compiled)  # where nothing tells, it is tried
-
-
 def test_rows_that_do_not_fit_are_skipped_and_say_why(capsys):
     def too_large():
-        raise measuring.DoesNotFitError("needs 31.2 GiB, 20.1 GiB are free")
+        raise DoesNotFitError("needs 31.2 GiB, 20.1 GiB are free")
 
     about = {"batch_size": 8}
     row = measuring.measure_row(about, too_large)
