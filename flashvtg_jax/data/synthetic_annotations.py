@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from flashvtg_jax.errors import ConfigError
+
 CLIP_LENGTH = 2  # seconds
-_MAX_CLIPS = 75
+MAX_CLIPS = 75  # of a video as QVHighlights has them
+_STRETCH_SECONDS = MAX_CLIPS * CLIP_LENGTH  # of a long video that there is a query about
 
 # Measured on QVHighlights' 7218 training lines.
 _SHARE_OF_FULL_VIDEOS = 0.97  # 150 s; the others last 120 to 148 s
@@ -58,13 +61,71 @@ def generate_annotations(
     return rows[:num_queries]
 
 
+def generate_long_annotations(
+    num_queries: int, minutes: float, *, seed: int, first_qid: int = 0
+) -> list[dict[str, Any]]:
+    """Generates annotation lines in QVHighlights' format about videos of any length.
+
+    A video has one query for each 2.5 minutes, so that moments are as dense at each length. Which
+    stretch of 2.5 minutes has the windows of which query is random; within it they lie as
+    `generate_annotations` draws them, and no other query's do. One seed gives the same queries,
+    windows and ratings at each length, in stretches of other videos: what differs is the length.
+
+    Args:
+      num_queries: lines to generate.
+      minutes: that each video lasts.
+      seed: of everything random.
+      first_qid: id of the first query; the others count on.
+
+    Returns:
+      The lines, ordered by qid.
+
+    Raises:
+      ConfigError: videos that are not a multiple of 2.5 minutes, or queries that do not fill the
+        last of them.
+    """
+    stretches = round(minutes * 60 / _STRETCH_SECONDS)
+    if stretches < 1 or stretches * _STRETCH_SECONDS != minutes * 60:
+        raise ConfigError(
+            f"videos of {minutes:g} minutes; expected a multiple of {_STRETCH_SECONDS / 60:g}"
+        )
+    if num_queries < 1 or num_queries % stretches:
+        raise ConfigError(
+            f"{num_queries} queries; expected a multiple of {stretches}, which a video of "
+            f"{minutes:g} minutes has"
+        )
+    # A third number sets these generators apart from those of `generate_annotations`.
+    rng = np.random.default_rng([seed, first_qid, 1])
+    place_rng = np.random.default_rng([seed, first_qid, 2, stretches])
+    duration = stretches * _STRETCH_SECONDS
+    vids = [
+        f"{''.join(place_rng.choice(_ID_CHARACTERS, 11))}_0.0_{duration:.1f}"
+        for _ in range(num_queries // stretches)
+    ]
+    rows = []
+    for position, place in enumerate(place_rng.permutation(num_queries).tolist()):
+        video, stretch = divmod(place, stretches)
+        row = _row(rng, first_qid + position, vids[video], MAX_CLIPS)
+        rows.append(_moved(row, stretch * MAX_CLIPS) | {"duration": duration})
+    return rows
+
+
+def _moved(row: dict[str, Any], clips: int) -> dict[str, Any]:
+    """An annotation line whose moments come so many clips later."""
+    seconds = clips * CLIP_LENGTH
+    return row | {
+        "relevant_clip_ids": [clip + clips for clip in row["relevant_clip_ids"]],
+        "relevant_windows": [[a + seconds, b + seconds] for a, b in row["relevant_windows"]],
+    }
+
+
 def _videos(rng: np.random.Generator) -> Iterator[tuple[str, int]]:
     """Yields (vid, number of clips), excerpts of one source after the other."""
     while True:
         source = "".join(rng.choice(_ID_CHARACTERS, 11))
         for excerpt in range(1 + rng.choice(3, p=_VIDEOS_PER_SOURCE)):
             full = rng.random() < _SHARE_OF_FULL_VIDEOS
-            num_clips = _MAX_CLIPS if full else int(rng.integers(60, _MAX_CLIPS))
+            num_clips = MAX_CLIPS if full else int(rng.integers(60, MAX_CLIPS))
             start = 60.0 + 150.0 * excerpt
             yield f"{source}_{start}_{start + 150.0}", num_clips
 

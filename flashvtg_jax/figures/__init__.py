@@ -1,1 +1,1 @@
-"""Figures: a query's moments and saliency, the curves of a training run."""
+"""Figures: a query's moments and saliency, the curves of a training run, studies."""

@@ -175,6 +175,18 @@ def format_power(value: float, _: object = None) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def spread_places(wanted: Sequence[float], gap: float) -> list[float]:
+    """Ascending places in 0 to 1, at least `gap` apart, each close to where it is wanted."""
+    places = list(wanted)
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + gap)
+    limit = 1.0
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], limit)
+        limit = places[index] - gap
+    return places
+
+
 def shade(color: str, strength: float) -> tuple[float, float, float]:
     """A colour laid over white: 1 is the colour itself, 0 is white."""
     from matplotlib.colors import to_rgb

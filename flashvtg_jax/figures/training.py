@@ -323,22 +323,10 @@ def _name_curves(axes: "Axes", scores: Mapping[str, Series]) -> None:
     height = 0.2 / _LARGE  # of a line of text
     wanted = {name: (series[1][-1] - low) / (high - low) for name, series in scores.items()}
     order = sorted(wanted, key=lambda name: wanted[name])
-    places = _spread([wanted[name] for name in order], height)
+    places = drawing.spread_places([wanted[name] for name in order], height)
     colors = dict(zip(scores, _LOOKS, strict=False))
     for name, place in zip(order, places, strict=True):
         text = f"{name} {scores[name][1][-1]:.2f}"
         color = drawing.darker(colors[name][0])
         look = {"va": "center", "size": 8.5, "color": color, "transform": axes.transAxes}
         axes.text(1.02, place, text, **look)
-
-
-def _spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places in 0 to 1, at least `gap` apart, each close to where it is wanted."""
-    places = list(wanted)
-    for index in range(1, len(places)):
-        places[index] = max(places[index], places[index - 1] + gap)
-    limit = 1.0
-    for index in reversed(range(len(places))):
-        places[index] = min(places[index], limit)
-        limit = places[index] - gap
-    return places

@@ -1,0 +1,268 @@
+"""Forest plots: a row for each variant, and how far it is from the full model."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flashvtg_jax.figures import drawing
+from flashvtg_jax.figures.drawing import GREEN, GREY, INK, VERMILLION
+from flashvtg_jax.figures.study_parts import (
+    GAP,
+    LINE,
+    MARGIN,
+    MAX_NAME,
+    PLUS_MINUS,
+    TICKS,
+    WIDTH,
+    chosen,
+    drawable,
+    headed_figure,
+    note_of,
+    reference_of,
+    text_width,
+    unique,
+    wrapped,
+    write,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from flashvtg_jax.studies.tables import Entry
+
+# Inches.
+_ROW = 0.36  # two lines of text
+_NARROWEST = 1.0  # panel
+
+_NOT_THERE = drawing.EN_DASH
+_MINUS = "\N{MINUS SIGN}"
+
+# What a colour says of a difference.
+_VERDICTS = {
+    GREEN: "better",
+    VERMILLION: "worse",
+    GREY: "undecided: the interval covers the dotted line",
+}
+
+
+def plot_forest(
+    entries: "Sequence[Entry]",
+    path: str | os.PathLike,
+    title: str,
+    first: Sequence[str],
+    *,
+    of_differences: bool,
+) -> None:
+    """Draw a row for each variant and condition, a column for each of at most four metrics.
+
+    Args:
+      entries: of a study; differences are to the first variant without any, which stands on top.
+      path: a .png or .svg file to write.
+      title: over the figure.
+      first: metrics to show rather than others.
+      of_differences: along x are differences to the full model; otherwise means, with the
+        intervals of the differences laid at the full model's mean.
+
+    Raises DataError if there is nothing to draw, or the file cannot be written.
+    """
+    drawing.check_format(path)
+    entries = drawable(entries, path)
+    reference = reference_of(entries)
+    metrics = chosen(entries, first)
+    entries = [entry for entry in entries if entry.metric in metrics]
+    rows = unique((entry.variant, entry.condition) for entry in entries)
+    rows.sort(key=lambda row: row[0] != reference)
+    columns = {metric: _cells(entries, rows, metric) for metric in metrics}
+
+    with drawing.drawing():
+        texts = {metric: _value_texts(cells) for metric, cells in columns.items()}
+        names = [", ".join(part for part in row if part) for row in rows]
+        name_width = min(MAX_NAME + 0.1, 1.13 * max(map(text_width, names)))  # some are bold
+        names = [wrapped(name, name_width / 1.13) for name in names]
+        widths = {  # of means, of deviations
+            metric: [max(map(text_width, part)) for part in zip(*pairs, strict=True)]
+            for metric, pairs in texts.items()
+        }
+        beside = sum(2.5 * GAP + sum(pair) for pair in widths.values())
+        left = MARGIN + name_width + GAP
+        panel = max((WIDTH - left - MARGIN - beside) / len(metrics), _NARROWEST)
+        width = left + MARGIN + beside + len(metrics) * panel
+        headings = {
+            metric: wrapped(metric, panel + GAP + sum(widths[metric])) for metric in metrics
+        }
+        compared = any(entry.difference is not None for entry in entries)
+        decided = any(_has_interval(entry) for entry in entries)
+        key = 0.24 if decided else 0.0
+        heading = 0.22 + LINE * max(map(len, headings.values()))
+        tall = _ROW * len(rows)
+        notes = [note_of(entries)]
+        if compared:
+            notes.append(_what_is_drawn(reference, of_differences, decided))
+        below = tall + TICKS + 0.1
+        figure, top = headed_figure(width, title, notes, key + heading + below)
+        if decided:
+            _draw_key(figure, top + 0.1)
+        top += key + heading
+        _draw_names(figure, top, names, has_reference=rows[0][0] == reference)
+        for metric, cells in columns.items():
+            for line, text in enumerate(reversed(headings[metric])):
+                write(figure, left, top - 0.12 - line * LINE, text, va="baseline", size=9.5)
+            axes = drawing.add_axes(figure, left, top, panel, tall)
+            _draw_cells(axes, cells, reference, of_differences)
+            _set_ticks(axes, panel, signed=of_differences)
+            right = left + panel + GAP + widths[metric][0]
+            for index, (mean, deviation) in enumerate(texts[metric]):
+                middle = top + (index + 0.5) * _ROW
+                write(figure, right, middle, mean, ha="right")
+                write(figure, right, middle, deviation, color=GREY)
+            left = right + widths[metric][1] + 1.5 * GAP
+        drawing.save_figure(figure, path)
+
+
+def _cells(
+    entries: "Sequence[Entry]", rows: Sequence[tuple[str, str]], metric: str
+) -> "list[Entry | None]":
+    """The entries of a metric, row by row; None where there is no finite mean."""
+    found = {
+        (entry.variant, entry.condition): entry
+        for entry in entries
+        if entry.metric == metric and math.isfinite(entry.mean)
+    }
+    return [found.get(row) for row in rows]
+
+
+def _value_texts(cells: "Sequence[Entry | None]") -> list[tuple[str, str]]:
+    """Means and standard deviations as they are written, with the same number of decimals."""
+    size = max(abs(cell.mean) for cell in cells if cell is not None)
+    decimals = 3 if size < 2 else (1 if size < 1000 else 0)
+    texts = []
+    for cell in cells:
+        mean, deviation = _NOT_THERE, ""
+        if cell is not None:
+            mean = f"{cell.mean:,.{decimals}f}".replace("-", _MINUS)
+            if cell.std is not None and math.isfinite(cell.std):
+                deviation = f" {PLUS_MINUS} {cell.std:,.{decimals}f}"
+        texts.append((mean, deviation))
+    return texts
+
+
+def _what_is_drawn(reference: str | None, of_differences: bool, decided: bool) -> str:
+    other = reference or "the full model"
+    dots = f"difference to {other}" if of_differences else "mean"
+    if not decided:
+        return f"dots: {dots}, without an interval"
+    lines = "its 95 % interval" if of_differences else f"95 % interval of the difference to {other}"
+    return f"dots: {dots}; lines: {lines}"
+
+
+def _draw_key(figure: "Figure", top: float) -> None:
+    """What the colours say, in their colours."""
+    from matplotlib.lines import Line2D
+
+    width, height = figure.get_size_inches()
+    left = MARGIN + 0.06
+    for color, name in _VERDICTS.items():
+        place = [left / width], [1 - top / height]
+        figure.add_artist(Line2D(*place, linestyle="none", **_dot_look(color)))
+        write(figure, left + 0.12, top, name, color=drawing.darker(color))
+        left += 0.42 + text_width(name)
+
+
+def _dot_look(color: str) -> dict[str, Any]:
+    return {
+        "color": color,
+        "marker": "D" if color == INK else "o",
+        "markersize": 5.5 if color == INK else 6,
+        "markerfacecolor": "white" if color == GREY else color,
+        "markeredgewidth": 1.3,
+    }
+
+
+def _draw_names(
+    figure: "Figure", top: float, names: Sequence[Sequence[str]], *, has_reference: bool
+) -> None:
+    """Names of the rows, and every second row shaded over the whole width."""
+    from matplotlib.patches import Rectangle
+
+    width, height = figure.get_size_inches()
+    for index, lines in enumerate(names):
+        if index % 2 == 0:
+            corner = (MARGIN - 0.08) / width, 1 - (top + (index + 1) * _ROW) / height
+            size = 1 - 2 * corner[0], _ROW / height
+            figure.add_artist(Rectangle(corner, *size, color="0.965", linewidth=0, zorder=-1))
+        bold = index == 0 and has_reference and len(names) > 1
+        for line, text in enumerate(lines):
+            middle = top + (index + 0.5) * _ROW + (line - (len(lines) - 1) / 2) * LINE
+            write(figure, MARGIN, middle, text, weight="bold" if bold else "normal")
+
+
+def _draw_cells(
+    axes: "Axes", cells: "Sequence[Entry | None]", reference: str | None, of_differences: bool
+) -> None:
+    """Dots and intervals of one metric, and its limits."""
+    known = [cell for cell in cells if cell is not None]
+    bases = {cell.condition: cell.mean for cell in known if cell.variant == reference}
+    if of_differences:
+        bases = dict.fromkeys(bases, 0.0) or {"": 0.0}
+    axes.set_ylim(len(cells), 0)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.patch.set_visible(False)
+    axes.grid(axis="x")
+    seen = list(bases.values())
+    for base in sorted(set(seen)):
+        axes.axvline(base, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=2, gid="base")
+    for index, cell in enumerate(cells):
+        if cell is None:
+            continue
+        color = INK if cell.variant == reference else _verdict(cell)
+        place = cell.mean
+        if of_differences:
+            place = 0.0 if cell.variant == reference else cell.difference
+        base = 0.0 if of_differences else bases.get(cell.condition)
+        if _has_interval(cell) and base is not None:
+            ends = [base + cell.low, base + cell.high]
+            axes.hlines(index + 0.5, *ends, color=color, linewidth=1.8, zorder=3, gid="interval")
+            seen += ends
+        if place is not None and math.isfinite(place):
+            axes.plot(place, index + 0.5, zorder=4, gid=f"dot-{cell.variant}", **_dot_look(color))
+            seen.append(place)
+    low, high = min(seen), max(seen)
+    room = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_xlim(low - room, high + room)
+
+
+def _has_interval(cell: "Entry") -> bool:
+    ends = cell.low, cell.high
+    return None not in ends and all(map(math.isfinite, ends))
+
+
+def _verdict(cell: "Entry") -> str:
+    """The colour of a difference: grey where its interval covers 0 or is not known."""
+    if not _has_interval(cell) or cell.low <= 0 <= cell.high:
+        return GREY
+    return GREEN if cell.low > 0 else VERMILLION
+
+
+def _set_ticks(axes: "Axes", width: float, *, signed: bool) -> None:
+    """Ticks of x at round values, all with the same decimals; `width` in inches."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+    low, high = axes.get_xlim()
+    locator = MaxNLocator(max(3, int(width / 0.5)), steps=[1, 2, 5, 10])
+    ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+    step = min(np.diff(ticks), default=1.0)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+
+    def text(value: float, _: object) -> str:
+        value = round(value, decimals) + 0.0  # no negative zero
+        sign = "+" if signed and value > 0 else ""
+        return f"{sign}{value:,.{decimals}f}".replace("-", _MINUS)
+
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FuncFormatter(text))
+    axes.tick_params(axis="x", length=3, labelsize=8.5)

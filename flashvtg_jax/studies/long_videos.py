@@ -1,0 +1,461 @@
+"""`flashvtg study long_videos`: accuracy, time and memory in videos of minutes to hours.
+
+Models learn from synthesised videos of 2.5 minutes and are asked about others of up to 120, in
+which moments are as dense: with and without the refinement of scores across scales, each with
+attention among all clips of a video and among near ones alone. The queries and their windows are
+the same at each length.
+"""
+
+import contextlib
+import gc
+import itertools
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from flashvtg_jax.config import apply_overrides
+from flashvtg_jax.data.building import build, find_builder
+from flashvtg_jax.data.layout import Layout
+from flashvtg_jax.data.pipeline import evaluation_batches
+from flashvtg_jax.data.source import built_folder, open_split
+from flashvtg_jax.data.synthetic import synthesize
+from flashvtg_jax.data.synthetic_annotations import (
+    CLIP_LENGTH,
+    MAX_CLIPS,
+    generate_annotations,
+    generate_long_annotations,
+)
+from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.evaluation import Evaluator, apply_and_decode
+from flashvtg_jax.files import write_atomically
+from flashvtg_jax.json_lines import write_json_lines
+from flashvtg_jax.memory import DoesNotFitError, check_fits
+from flashvtg_jax.metrics.per_query import per_query_numbers
+from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.studies.comparisons import entry
+from flashvtg_jax.studies.running import train_variants
+from flashvtg_jax.studies.tables import Entry, summarise
+from flashvtg_jax.studies.variants import FULL, Variant
+from flashvtg_jax.training.checks import check_config
+from flashvtg_jax.training.parallel import mesh_of, put_batch, replicated
+from flashvtg_jax.training.restoring import Restored, restore
+
+MINUTES = (2.5, 10.0, 30.0, 60.0, 120.0)
+NUM_QUERIES = 96
+ATTENTION_WINDOW = 32  # clips to each side, where the configuration has no window of its own
+
+_NUM_TRAIN, _NUM_VAL = 400, 100  # queries to learn from, where the configuration does not say
+_FIRST_QID = 1_000_000  # far from those of training: queries of one id and text share a topic
+_SPLIT = "val"
+_METRICS = ("MR-full-mAP", "MR-full-R1@0.5")  # in percent, kept for each query
+_MILLISECONDS, _MEMORY = "milliseconds a query", "memory, MiB"
+_REPEATS = 5  # of what is timed
+_CLIPS_OF_A_BATCH = 1200  # in evaluation, of all its rows; but one row at least
+
+METRICS = (*_METRICS, _MILLISECONDS, _MEMORY)  # of the entries
+
+Rows = list[dict[str, Any]]
+
+
+def variants(config: ml_collections.ConfigDict) -> list[Variant]:
+    """What is compared; the first one is the reference.
+
+    Moment queries have neither a refinement nor a window of attention: there is nothing beside the
+    full model then. Raises ConfigError for a model that has no refinement to leave out.
+    """
+    if config.model.moment_head == "queries":
+        return [FULL]
+    if config.model.score_refinement == "intra":
+        raise ConfigError(
+            "config.model.score_refinement='intra' leaves out the refinement that the study "
+            "compares with; use 'learned', 'fixed' or 'inter'"
+        )
+    intra = Variant("intra", "without refinement", {"model.score_refinement": "intra"})
+    near = {"model.attention_window": _window(config), "model.attention_kernel": "xla"}
+    windowed = [
+        Variant(
+            f"{variant.name}_windowed",
+            f"{variant.label}, windowed attention",
+            {**variant.overrides, **near},
+        )
+        for variant in (FULL, intra)
+    ]
+    return [FULL, intra, *windowed]
+
+
+def notes(config: ml_collections.ConfigDict) -> str:
+    """What a table of the study needs said beside its numbers."""
+    kind = jax.devices()[0].device_kind
+    device = "a CPU" if kind == "cpu" else kind
+    lines = (
+        "Models learned from videos of 2.5 minutes, with a query each; longer ones have the same "
+        "queries, one for each 2.5 minutes.",
+        f"Windowed attention: a clip attends to {_window(config)} clips on either side.",
+        f"Time and memory: of the program that answers one query at a time, features read, on "
+        f"{device}.",
+    )
+    return " ".join(lines if len(variants(config)) > 1 else lines[::2])
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    seeds: Sequence[int],
+    workdir: Path,
+    *,
+    compared: Sequence[Variant] | None = None,
+    minutes: Sequence[float] = MINUTES,
+    num_queries: int = NUM_QUERIES,
+    intervals: bool = True,
+    show_progress: bool = True,
+) -> list[Entry]:
+    """Trains each variant on short videos and evaluates it on videos of each length.
+
+    All is kept in the folder "long_videos" of `workdir`: data, runs, and a result for each variant,
+    length and seed. What is there already is not done again. What does not fit into the memory that
+    is free is skipped, which a line on stderr says.
+
+    Args:
+      config: a QVHighlights one; its `synthetic` section, if any, says how much is learned from.
+      seeds: of the runs.
+      workdir: of the study.
+      compared: some of `variants`, the reference first; None: all.
+      minutes: lengths of videos, multiples of 2.5.
+      num_queries: of each length; each length is to have whole videos of them.
+      intervals: of the differences, over queries and seeds, of which there are two or more then.
+      show_progress: show bars and reports on stderr.
+
+    Returns:
+      For each variant and length the entries of `METRICS`, time and memory of one query at a time.
+
+    Raises:
+      ConfigError: before training, if one of these cannot be used.
+      DataError: `workdir` cannot be written.
+    """
+    compared = variants(config) if compared is None else compared
+    for variant in compared:
+        changed = variant.config(config)
+        check_config(changed)
+        build_model(changed.model)
+    if intervals and len(compared) > 1 and len(seeds) < 2:
+        raise ConfigError(
+            f"{len(seeds)} seed: an interval needs the spread between seeds; use --seeds=2 or more"
+        )
+    if show_progress and config.model.moment_head == "queries":
+        _report("moment queries have neither refinement nor windowed attention: one variant")
+    folder = Path(workdir) / "long_videos"
+    options = {"seed": config.seed, "show_progress": show_progress}
+    lengths = prepare_lengths(config, minutes, num_queries, folder / "data", **options)
+    short = prepare_training(config, folder / "data", **options)
+    runs = train_variants(
+        training_config(config, short), compared, seeds, folder, show_progress=show_progress
+    )
+    found: dict[tuple[str, float], Rows] = {}
+    for variant, length in itertools.product(compared, minutes):
+        about = f"{variant.label}, {length:g} min"
+        place = folder / "results" / variant.name / folder_name(length)
+        if show_progress:
+            _report(about)
+        try:
+            found[variant.name, length] = _results(
+                runs[variant.name],
+                lengths[length],
+                [place / f"seed{seed}.json" for seed in seeds],
+                show_progress,
+            )
+        except DoesNotFitError as error:
+            _report(f"skipped {about}: {error}")
+    return _entries(compared, minutes, found, intervals)
+
+
+def _window(config: ml_collections.ConfigDict) -> int:
+    """Clips to either side that a clip attends to in windowed attention."""
+    return config.model.attention_window or ATTENTION_WINDOW
+
+
+def training_config(config: ml_collections.ConfigDict, data_dir: Path) -> ml_collections.ConfigDict:
+    """The configuration of all runs: on what `prepare_training` made, which is no longer made."""
+    config = apply_overrides(
+        config,
+        {
+            "data.data_dir": str(data_dir),
+            "data.manual_dir": None,
+            "data.train_split": "train",
+            "data.val_split": _SPLIT,
+            "data.max_clips": MAX_CLIPS,
+            "data.buckets": (MAX_CLIPS,),
+            "evaluation.window_range": None,
+            "model.attention_window": None,
+        },
+    )
+    if "synthetic" in config:
+        with config.unlocked():
+            del config.synthetic
+    return config
+
+
+def _results(
+    runs: Sequence[Path], data_dir: Path, paths: Sequence[Path], show_progress: bool
+) -> Rows:
+    """What each run of a variant finds in videos of one length, kept in a file for each of them.
+
+    Raises DoesNotFitError before anything is computed.
+    """
+    trial = None
+    for run_folder, path in zip(runs, paths, strict=True):
+        if not path.exists():
+            restored = restore(run_folder, sharding=replicated(_one_device()))
+            trial = trial or _Trial(restored, data_dir)
+            result = trial.result(restored.params, show_progress)
+            write_atomically(path, json.dumps(result) + "\n")
+    if trial is not None:
+        # The next one finds the memory free.
+        del trial, restored
+        jax.clear_caches()
+        gc.collect()
+    return [_read_json(path) for path in paths]
+
+
+class _Trial:
+    """Videos of one length, and the programs of one variant for them.
+
+    Raises DoesNotFitError if those do not fit into the memory of the first device.
+    """
+
+    def __init__(self, restored: Restored, data_dir: Path):
+        mesh = _one_device()
+        data = restored.config.data
+        self._source = open_split(data_dir, data.dataset, _SPLIT)
+        clips = int(self._source.num_clips.max())
+        rows = max(1, min(restored.config.evaluation.batch_size, _CLIPS_OF_A_BATCH // clips))
+        shared = {"data.max_clips": None, "data.buckets": None, "evaluation.batch_size": rows}
+        config = apply_overrides(restored.config, shared)
+        self._evaluator = Evaluator(restored.model, config, mesh)
+        self._clip_length = config.clip_length
+
+        one = apply_overrides(config, {"evaluation.batch_size": 1})
+        with contextlib.closing(evaluation_batches(self._source, one)) as batches:
+            self._batch = put_batch(next(batches).replace(targets=None), mesh)
+        find = jax.jit(partial(apply_and_decode, restored.model, one))
+        self._compiled = find.lower(restored.params, self._batch).compile()
+        self._memory = check_fits(self._compiled)
+
+    def result(self, params: Any, show_progress: bool) -> dict[str, Any]:
+        """Numbers of each query, seconds and memory of one query, with the parameters of a run."""
+        seconds = _median_seconds(
+            lambda: jax.block_until_ready(self._compiled(params, self._batch))
+        )
+        found = self._evaluator.evaluate(params, self._source, show_progress=show_progress)
+        numbers = per_query_numbers(
+            found.predictions, self._source.annotations(), self._clip_length, _METRICS
+        )
+        # JSON has no NaN.
+        of_query = {
+            name: [None if math.isnan(value) else value for value in values.tolist()]
+            for name, values in numbers.items()
+        }
+        device = jax.devices()[0].device_kind
+        return {"queries": of_query, "seconds": seconds, **self._memory, "device": device}
+
+
+def _one_device() -> Mesh:
+    """The first device: time and memory are those of one."""
+    return mesh_of(jax.devices()[:1])
+
+
+def _median_seconds(function: Callable[[], Any]) -> float:
+    """Seconds of a call, the median of several; one before them is not counted."""
+    function()
+    seconds = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _entries(
+    compared: Sequence[Variant],
+    minutes: Sequence[float],
+    found: Mapping[tuple[str, float], Rows],
+    intervals: bool,
+) -> list[Entry]:
+    """The entries of what was found, each compared with the first variant at the same length."""
+    entries = []
+    full = compared[0].name
+    for variant, length, metric in itertools.product(compared, minutes, METRICS):
+        if (variant.name, length) not in found:
+            continue
+        key = (variant.label, f"{length:g} min", float(length), metric)
+        values, reference = _values(found[variant.name, length], metric), None
+        if variant.name != full and (full, length) in found:
+            reference = _values(found[full, length], metric)
+        if metric in _METRICS:
+            entries.append(entry(key, values, reference, groups=None, intervals=intervals))
+        else:
+            entries.append(summarise(*key, values, reference))
+    return entries
+
+
+def _values(results: Rows, metric: str) -> np.ndarray:
+    """A number of each seed and query [S, N], or of each seed [S]."""
+    if metric == _MILLISECONDS:
+        return np.array([1000.0 * result["seconds"] for result in results])
+    if metric == _MEMORY:
+        return np.array([result["program_mib"] for result in results])
+    return np.array([result["queries"][metric] for result in results], np.float64)
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def prepare_lengths(
+    config: ml_collections.ConfigDict,
+    minutes: Sequence[float],
+    num_queries: int,
+    data_dir: Path,
+    seed: int,
+    *,
+    show_progress: bool = True,
+) -> dict[float, Path]:
+    """Synthesises and builds videos of each length, where they are not there yet.
+
+    Args:
+      config: its data set, widths and strength of what is planted.
+      minutes: lengths of videos, multiples of 2.5.
+      num_queries: of each length.
+      data_dir: a folder in it for each length, "10min".
+      seed: of all that is synthesised; what was learned holds for data of the same seed alone.
+      show_progress: show bars and reports on stderr.
+
+    Returns:
+      The folder of each length, for `open_split` with split "val".
+
+    Raises:
+      ConfigError: a data set of another format than QVHighlights'; queries that do not fill the
+        videos; `data_dir` holds what was made with other settings.
+      DataError: `data_dir` cannot be written.
+    """
+    check_dataset(config)
+    lines = {
+        length: generate_long_annotations(num_queries, length, seed=seed, first_qid=_FIRST_QID)
+        for length in minutes
+    }
+    folders = {length: data_dir / folder_name(length) for length in minutes}
+    for length, folder in folders.items():
+        _prepare(config, {_SPLIT: lines[length]}, folder, seed, show_progress)
+    return folders
+
+
+def prepare_training(
+    config: ml_collections.ConfigDict, data_dir: Path, seed: int, *, show_progress: bool = True
+) -> Path:
+    """Synthesises and builds what is learned from: videos of 2.5 minutes; as `prepare_lengths`.
+
+    As many queries as `config.synthetic` says, or 400 and 100.
+
+    Returns:
+      The folder "training" in `data_dir`, with splits "train" and "val".
+    """
+    check_dataset(config)
+    sizes = config.get("synthetic", {"num_train": _NUM_TRAIN, "num_val": _NUM_VAL})
+    lines = {
+        "train": generate_annotations(sizes["num_train"], seed=seed),
+        "val": generate_annotations(sizes["num_val"], seed=seed, first_qid=sizes["num_train"]),
+    }
+    folder = data_dir / "training"
+    _prepare(config, lines, folder, seed, show_progress)
+    return folder
+
+
+def check_dataset(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError for a data set that videos of any length cannot be synthesised for."""
+    dataset = config.data.dataset
+    layout = find_builder(dataset)[1].layout
+    if layout is None or layout.labels != "qvhighlights" or layout.clip_length != CLIP_LENGTH:
+        raise ConfigError(
+            f"config.data.dataset={dataset!r}: long videos are synthesised in QVHighlights' format "
+            f"only, with clips of {CLIP_LENGTH} s; use a configuration of that data set, "
+            "qvhighlights_slowfast_clip or demo"
+        )
+
+
+def folder_name(minutes: float) -> str:
+    """ "10min": of a length, in the folder of data as in that of results."""
+    return f"{minutes:g}min"
+
+
+def _prepare(
+    config: ml_collections.ConfigDict,
+    lines: Mapping[str, Rows],
+    folder: Path,
+    seed: int,
+    show_progress: bool,
+) -> None:
+    """Synthesises features for the annotation lines of some splits, and builds them."""
+    data = config.data
+    layout = find_builder(data.dataset)[1].layout
+    settings = {
+        "dataset": data.dataset,
+        "widths": _widths(config, layout),
+        "strength": config.synthetic.strength if "synthetic" in config else 1.0,
+        "seed": seed,
+        "spatial_tokens": data.spatial_tokens,
+    }
+    sizes = {f"num_{split}": len(rows) for split, rows in lines.items()}
+    _check_settings(folder / "settings.json", {**settings, **sizes})
+    if built_folder(folder, data.dataset):
+        return
+    features = folder / "synthetic"
+    paths = [features / layout.annotations[split][0] for split in lines]
+    for path, rows in zip(paths, lines.values(), strict=True):
+        write_json_lines(path, rows)
+    synthesize(features, annotations=paths, progress=show_progress, **settings)
+    widths = settings["widths"]
+    if data.spatial_tokens > 1:
+        # Tokens lie side by side in the files; opening the data set checks the widths.
+        widths = widths | {name: None for name in data.video_streams}
+    build(data.dataset, features, folder, widths=widths, progress=show_progress)
+
+
+def _widths(config: ml_collections.ConfigDict, layout: Layout) -> dict[str, int]:
+    known = {files.name for files in layout.feature_files}
+    widths = {**config.data.video_widths, "query": config.data.query_width}
+    return {name: width for name, width in widths.items() if name in known}
+
+
+def _check_settings(path: Path, wanted: dict[str, Any]) -> None:
+    """Writes down what data are made with. Raises ConfigError if there are some of another kind."""
+    if not path.exists():
+        write_atomically(path, json.dumps(wanted, indent=2) + "\n")
+        return
+    found = _read_json(path)
+    differing = [name for name, value in wanted.items() if found.get(name) != value]
+    if differing:
+        raise ConfigError(
+            f"{path.parent}: made with "
+            + ", ".join(f"{name}={found.get(name)!r}" for name in differing)
+            + ", but now it is "
+            + ", ".join(f"{name}={wanted[name]!r}" for name in differing)
+            + "; use another work directory."
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); remove it to have it made again") from (
+            error
+        )

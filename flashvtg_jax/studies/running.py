@@ -1,0 +1,207 @@
+"""Training the variants of a study over seeds, and what each of them gives for each query."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from flashvtg_jax.config import apply_overrides
+from flashvtg_jax.data.pipeline import clip_counts, train_pipeline, train_plan
+from flashvtg_jax.data.preparation import complete_config, prepare_data
+from flashvtg_jax.data.source import SplitSource, open_split
+from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
+from flashvtg_jax.evaluation import evaluate, has_ground_truth
+from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.memory import free_memory, program_memory
+from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.models.pyramid import level_length
+from flashvtg_jax.studies.variants import Variant
+from flashvtg_jax.training.checks import check_config
+from flashvtg_jax.training.loop import train
+from flashvtg_jax.training.program import Program
+from flashvtg_jax.training.workdir import data_folder
+
+# Folders of runs by name of the variant: seed by seed, and for each seed domain by domain.
+Runs = dict[str, list[Path]]
+
+_SHARE_OF_MEMORY = 0.8  # that seeds trained together may take
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What a study is about.
+
+    Attributes:
+      config: with the folder of its data, and complete.
+      source: the split that variants are compared on.
+      split: its name.
+      workdir: of the study: runs/VARIANT/seedN, and what it keeps besides.
+      seeds: each variant is trained with each.
+    """
+
+    config: ml_collections.ConfigDict
+    source: SplitSource
+    split: str
+    workdir: Path
+    seeds: tuple[int, ...]
+
+
+def open_subject(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    num_seeds: int,
+    *,
+    split: str | None = None,
+    show_progress: bool = True,
+) -> Subject:
+    """Make the data ready, and check that a study of them can end.
+
+    Args:
+      config: of the full model; its seed is the first of the seeds, which count on from it.
+      workdir: of the study.
+      num_seeds: of each variant.
+      split: to compare on; None: the validation split.
+      show_progress: while data are prepared.
+
+    Raises:
+      ConfigError: the configuration means nothing, or does not fit the data.
+      DataError: the data cannot be used, or the split has no labels to compare with.
+    """
+    if config.seeds:
+        raise ConfigError("config.seeds is for flashvtg train; a study has --seeds=NUMBER")
+    check_config(config)
+    build_model(config.model)
+    data_dir = data_folder(workdir, config).absolute()
+    config = apply_overrides(config, {"data.data_dir": str(data_dir)})
+    prepare_data(config, data_dir, show_progress=show_progress)
+    data = config.data
+    config = complete_config(config, open_split(data_dir, data.dataset, data.train_split))
+    split = split or data.val_split
+    source = open_split(data_dir, data.dataset, split, domains=data.domains)
+    if not has_ground_truth(source.annotations()):
+        raise DataError(
+            f"{source.name}: has no labels to compare variants by; choose another split, such as "
+            f"--split={data.val_split}"
+        )
+    seeds = tuple(range(config.seed, config.seed + num_seeds))
+    return Subject(config, source, split, workdir, seeds)
+
+
+def check_variants(subject: Subject, variants: Sequence[Variant]) -> None:
+    """Raises ConfigError for a variant that makes no sense, before any is trained."""
+    config, source = subject.config, subject.source
+    data = config.data
+    train_source = open_split(data.data_dir, data.dataset, data.train_split, domains=data.domains)
+    shortest = min(int(clip_counts(s, config).min()) for s in (train_source, source))
+    for variant in variants:
+        try:
+            changed = variant.config(config)
+            check_config(changed)
+            build_model(changed.model)
+        except ConfigError as error:
+            raise ConfigError(f"variant {variant.name!r}: {error}") from error
+        longest = max(changed.model.strides)
+        too_long = level_length(shortest, longest) == 0
+        if (
+            changed.model.moment_head == "pyramid"
+            and too_long
+            and longest > max(config.model.strides)
+        ):
+            raise ConfigError(
+                f"variant {variant.name!r}: its pyramid has a level of stride {longest:g}, but the "
+                f"shortest video has {shortest} clips and would have no point there; choose other "
+                "variants with --variants"
+            )
+
+
+def train_variants(
+    config: ml_collections.ConfigDict,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    workdir: Path,
+    *,
+    show_progress: bool = True,
+) -> Runs:
+    """Train each variant with each seed, in `workdir`/runs/VARIANT/seedSEED.
+
+    Seeds of a variant are one mapped program as far as memory allows, and each run ends as it would
+    have alone, to rounding. What is finished is not trained again, and what was interrupted goes
+    on. Raises as `flashvtg_jax.train`.
+    """
+    runs: Runs = {}
+    domains = config.data.domains or ("",)
+    together = None
+    for number, variant in enumerate(variants, start=1):
+        folder = workdir / "runs" / variant.name
+        folders = [folder / domain / f"seed{seed}" for seed in seeds for domain in domains]
+        changed = apply_overrides(variant.config(config), {"seeds": tuple(seeds)})
+        if not all((run / "metrics.json").exists() for run in folders):
+            if together is None:  # to know takes a compilation
+                together = seeds_together(changed, len(seeds))
+            changed = apply_overrides(changed, {"train.runs_together": together})
+        if show_progress:
+            print(f"variant {number} of {len(variants)}: {variant.label}", file=sys.stderr)
+        train(changed, folder, show_progress=show_progress)
+        runs[variant.name] = folders
+    return runs
+
+
+def seeds_together(config: ml_collections.ConfigDict, num_seeds: int) -> int:
+    """How many seeds can be trained as one program in the memory that is free, at least one."""
+    parallel = config.parallel
+    if num_seeds == 1 or parallel.mode == "pmap" or parallel.shard_state:
+        return 1
+    data = config.data
+    source = open_split(data.data_dir, data.dataset, data.train_split, domains=data.domains[:1])
+    plan = train_plan(source, config)
+    lengths = [batch.length for batch in plan.epoch(0)]
+    step = int(np.argmax(lengths))
+    with contextlib.closing(train_pipeline(source, config, start_step=step)) as batches:
+        batch = next(batches)
+    program = Program(config, 1, plan.steps_per_epoch)
+    state = jax.eval_shape(program.init, np.uint32(0))
+    memory = program_memory(program.step.lower(state, batch).compile())
+    free = free_memory(jax.local_devices()[0])
+    if free is None:
+        return num_seeds
+    fitting = int(_SHARE_OF_MEMORY * free / (memory["program_mib"] * 2**20))
+    return max(1, min(num_seeds, fitting))
+
+
+def predictions_of(folder: Path, split: str) -> list[dict[str, Any]]:
+    """The predictions of a run's best checkpoint for a split, without NMS; made if need be.
+
+    Raises CheckpointError where the run is not finished, DataError where they cannot be read.
+    """
+    try:
+        about = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: has no results yet; run the study again") from error
+    if about["split"] == split:
+        return read_json_lines(folder / "predictions.jsonl")
+    output = folder / f"split_{split}"
+    try:
+        known = json.loads((output / "metrics.json").read_text())
+    except (OSError, ValueError):
+        known = {}
+    if (known.get("split"), known.get("step")) != (split, about["step"]):
+        evaluate(folder, split=split, step=about["step"], output=output)
+    return read_json_lines(output / "predictions.jsonl")
+
+
+def by_seed(folders: Sequence[Path], num_seeds: int) -> list[Sequence[Path]]:
+    """The folders of a variant's runs, a list for each seed: one for each domain."""
+    size = len(folders) // num_seeds
+    return [folders[start : start + size] for start in range(0, len(folders), size)]
+
+
+def stacked(values: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Numbers [N] of each seed -> numbers [S, N]."""
+    return {name: np.stack([one[name] for one in values]) for name in values[0]}

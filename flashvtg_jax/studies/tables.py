@@ -1,0 +1,280 @@
+"""The numbers of a study: one entry each, their CSV file and their Markdown table."""
+
+import csv
+import dataclasses
+import io
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flashvtg_jax.errors import DataError
+from flashvtg_jax.files import write_atomically
+from flashvtg_jax.metrics.names import is_metric_name
+from flashvtg_jax.studies.statistics import (
+    LEVEL,
+    NUM_SAMPLES,
+    mean_and_std,
+    paired_bootstrap,
+    seed_means,
+)
+
+_FEW_SEEDS = 5  # below, intervals get a word of caution
+# Browsers break the lines of narrow cells at hyphens and spaces, but not at these.
+_MINUS = "\N{MINUS SIGN}"
+_SPACE = "\N{NO-BREAK SPACE}"
+_NO_NUMBER = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One number of a study: of a variant under a condition. A line of its CSV file."""
+
+    variant: str  # its label: "full model", "intra-scale only"
+    condition: str  # "10 min", "noise", "K = 3"; "" without
+    level: float | None  # the number behind the condition (minutes, strength, K), for x axes
+    metric: str  # "MR-full-mAP", "rank correlation", "seconds a query"
+    mean: float  # over seeds; NaN where no query counts
+    std: float | None  # sample standard deviation over seeds; None for one seed
+    difference: float | None  # to the reference under this condition; None for the reference
+    low: float | None  # of the interval of the difference
+    high: float | None
+    seeds: int
+    queries: int  # that count; 0 for numbers that are not of queries
+
+
+def summarise(
+    variant: str,
+    condition: str,
+    level: float | None,
+    metric: str,
+    values: np.ndarray | Sequence[float],
+    reference: np.ndarray | Sequence[float] | None = None,
+    *,
+    groups: np.ndarray | None = None,
+) -> Entry:
+    """The entry of a number, from what each seed and query has in it.
+
+    Args:
+      variant, condition, level, metric: as of `Entry`.
+      values: [S, N], NaN where a query does not count: the mean over seeds of the mean over
+        queries, and the interval of its difference. Or [S], for numbers that are not of queries
+        (seconds, bytes): their difference has no interval.
+      reference: what the reference has, of the same shape; None: this is the reference.
+      groups: [N], as of `paired_bootstrap`.
+
+    Raises:
+      ConfigError: an interval of fewer than two seeds.
+      DataError: shapes do not fit, or values and reference are not of the same queries.
+    """
+    values = np.asarray(values, np.float64)
+    difference = low = high = None
+    queries = 0
+    if values.ndim == 1:
+        mean, std = mean_and_std(values)
+        if reference is not None:
+            difference = mean - mean_and_std(reference)[0]
+    else:
+        mean, std = mean_and_std(seed_means(values, groups=groups))
+        queries = int((~np.isnan(values[0])).sum())
+        if reference is not None:
+            compared = paired_bootstrap(values, reference, groups=groups)
+            difference, low, high = dataclasses.astuple(compared)
+    key = (variant, condition, level, metric)
+    return Entry(*key, mean, std, difference, low, high, len(values), queries)
+
+
+def write_csv(path: str | os.PathLike, entries: Sequence[Entry]) -> None:
+    """Write entries, a line each below the names of the fields; None is an empty cell.
+
+    Raises DataError when the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for entry in entries:
+        writer.writerow([_to_text(value) for value in dataclasses.astuple(entry)])
+    write_atomically(path, text.getvalue())
+
+
+def read_csv(path: str | os.PathLike) -> list[Entry]:
+    """Read the entries of `write_csv`: equal to those written.
+
+    Raises DataError for a file that cannot be read or holds something else, naming the line.
+    """
+    try:
+        text = Path(path).read_bytes().decode()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not a CSV file of a study: {error}") from error
+    lines = csv.reader(io.StringIO(text, newline=""))
+    if next(lines, None) != list(_COLUMNS):
+        raise DataError(f"{path}: expected a first line of {','.join(_COLUMNS)}")
+    entries = []
+    for cells in lines:
+        try:
+            values = [read(cell) for read, cell in zip(_COLUMNS.values(), cells, strict=True)]
+        except ValueError as error:
+            raise DataError(f"{path}:{lines.line_num}: not a number of a study: {error}") from error
+        entries.append(Entry(*values))
+    return entries
+
+
+def markdown_table(
+    entries: Sequence[Entry],
+    metrics: Sequence[str],
+    *,
+    title: str,
+    command: str,
+    notes: str = "",
+) -> str:
+    """A page of Markdown: a row for each variant and condition, a column for each metric.
+
+    Rows keep the order of the entries. A cell holds mean and deviation, and below them the
+    difference to the reference with its interval, in bold where the interval excludes 0. Rows
+    without any difference are the reference where others have one.
+
+    Args:
+      entries: of the study; other metrics than `metrics` are left out.
+      metrics: the columns, in their order.
+      title: the heading.
+      command: that makes the page.
+      notes: Markdown to stand at the end; "": none.
+
+    Raises:
+      DataError: there is no entry of a metric, or two of one cell.
+    """
+    cells: dict[tuple[str, str], dict[str, Entry]] = {}
+    for entry in entries:
+        if entry.metric in metrics:
+            row = cells.setdefault((entry.variant, entry.condition), {})
+            if entry.metric in row:
+                raise DataError(
+                    f"two entries of {entry.metric} for {entry.variant!r}, {entry.condition!r}"
+                )
+            row[entry.metric] = entry
+    shown = {metric: [row[metric] for row in cells.values() if metric in row] for metric in metrics}
+    for metric, column in shown.items():
+        if not column:
+            raise DataError(f"{title}: no entries of {metric}")
+    decimals = {metric: _decimals(metric, column) for metric, column in shown.items()}
+    with_conditions = any(condition for _, condition in cells)
+    has_differences = any(_is_compared(row) for row in cells.values())
+
+    head = ["", *([""] if with_conditions else []), *metrics]
+    lines = [_line(head), "|---|" + "---|" * with_conditions + "---:|" * len(metrics)]
+    for (variant, condition), row in cells.items():
+        label = _escape(variant)
+        if has_differences and not _is_compared(row):
+            label += " (reference)"
+        texts = [
+            _cell(row[metric], decimals[metric]) if metric in row else _NO_NUMBER
+            for metric in metrics
+        ]
+        lines.append(_line([label, *([_escape(condition)] if with_conditions else []), *texts]))
+
+    everything = [entry for column in shown.values() for entry in column]
+    parts = [f"# {title}", "\n".join(lines), f"```sh\n{command}\n```", _counts(shown)]
+    if any(entry.low is not None for entry in everything):
+        parts.append(_how_intervals_were_made(min(entry.seeds for entry in everything)))
+    elif has_differences:
+        parts.append("Below a number: its difference to the reference.")
+    if notes:
+        parts.append(notes.strip())
+    return "\n\n".join(parts) + "\n"
+
+
+def _is_compared(row: dict[str, Entry]) -> bool:
+    return any(entry.difference is not None for entry in row.values())
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _decimals(metric: str, column: Sequence[Entry]) -> int:
+    """Two for percentages as they are published, else three digits of the smallest number."""
+    sizes = [abs(entry.mean) for entry in column if entry.mean and math.isfinite(entry.mean)]
+    if is_metric_name(metric) or not sizes:
+        return 2
+    return min(max(2 - math.floor(math.log10(min(sizes))), 0), 4)
+
+
+def _cell(entry: Entry, decimals: int) -> str:
+    if math.isnan(entry.mean):
+        return _NO_NUMBER
+
+    def number(value: float, sign: str = "") -> str:
+        text = f"{value:{sign}.{decimals}f}"
+        if not float(text):  # no sign where nothing is left
+            text = text.lstrip("+-")
+        return text.replace("-", _MINUS)
+
+    text = number(entry.mean)
+    if entry.std is not None:
+        text += f" ± {number(entry.std)}"
+    if entry.difference is None:
+        return text.replace(" ", _SPACE)
+    difference = number(entry.difference, "+")
+    if entry.low is not None and entry.high is not None:
+        difference += f" [{number(entry.low, '+')}, {number(entry.high, '+')}]"
+        if entry.low > 0 or entry.high < 0:
+            difference = f"**{difference}**"
+    return f"{text}<br>{difference}".replace(" ", _SPACE)
+
+
+def _counts(shown: dict[str, list[Entry]]) -> str:
+    """A sentence on how many seeds there are, and how many queries each metric counts."""
+    seeds = _span(entry.seeds for column in shown.values() for entry in column)
+    queries = {metric: _span(entry.queries for entry in column) for metric, column in shown.items()}
+    of_queries = {metric: span for metric, span in queries.items() if span != "0"}
+    text = f"Mean ± sample standard deviation over seeds. Seeds: {seeds}."
+    if seeds == "1":
+        text = "Of 1 seed."
+    if of_queries:
+        usual = Counter(of_queries.values()).most_common(1)[0][0]
+        others = [f"{metric} {span}" for metric, span in of_queries.items() if span != usual]
+        text += f" Queries: {usual}" + (f" ({', '.join(others)})" if others else "") + "."
+    return text
+
+
+def _span(counts: Iterable[int]) -> str:
+    ordered = sorted(set(counts))
+    return str(ordered[0]) if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
+
+
+def _how_intervals_were_made(seeds: int) -> str:
+    text = (
+        "Below a number: its difference to the reference and, in brackets, the interval of "
+        f"{100 * LEVEL:g} % of {NUM_SAMPLES} bootstrap samples, which draw seeds and queries in "
+        "pairs (the variant's with the reference's); bold where it excludes 0."
+    )
+    if seeds < _FEW_SEEDS:
+        text += (
+            f" {seeds} seeds show little of the spread between seeds: read the intervals as ones "
+            "over queries, and look at the deviations beside them."
+        )
+    return text
+
+
+def _optional(cell: str) -> float | None:
+    return float(cell) if cell else None
+
+
+def _to_text(value: str | float | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+# The columns of the CSV file, and how a cell of each is read.
+_READERS: dict[object, Callable] = {str: str, float: float, int: int, float | None: _optional}
+_COLUMNS = {field.name: _READERS[field.type] for field in dataclasses.fields(Entry)}

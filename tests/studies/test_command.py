@@ -1,0 +1,307 @@
+"""A study from its command to its table: what is trained, compared, kept, and refused."""
+
+import json
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+
+from flashvtg_jax.cli import main
+from flashvtg_jax.config import load_config
+from flashvtg_jax.data.annotations import load_annotations
+from flashvtg_jax.data.building import build
+from flashvtg_jax.data.synthetic import synthesize
+from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.json_lines import read_json_lines, write_json_lines
+from flashvtg_jax.metrics import evaluate_predictions
+from flashvtg_jax.studies import running
+from flashvtg_jax.studies.command import STUDIES, run_study
+from flashvtg_jax.studies.running import check_variants, open_subject, train_variants
+from flashvtg_jax.studies.tables import read_csv
+from flashvtg_jax.studies.variants import (
+    FULL,
+    Variant,
+    ablation_variants,
+    choose,
+    refinement_variants,
+    robustness_variants,
+    scale_variants,
+)
+from flashvtg_jax.training.loop import train
+from flashvtg_jax.training.restoring import restore
+from tests.training.conftest import TINY
+
+
+def study(name: str, config, workdir: Path, **options) -> Path:
+    options = {"num_seeds": 2, "command": "flashvtg study", "show_progress": False, **options}
+    return run_study(name, config, workdir, workdir, **options)
+
+
+def by_key(path: Path) -> dict:
+    return {(e.variant, e.condition, e.level, e.metric): e for e in read_csv(path)}
+
+
+# --- What is compared
+
+
+def test_the_ablation_takes_each_part_away():
+    config = load_config("qvhighlights_slowfast_clip")
+    names = [variant.name for variant in ablation_variants(config)]
+    assert names == [
+        "full",
+        "queries",
+        "intra",
+        "inter",
+        "fixed",
+        "no_clip_aware",
+        "no_negatives",
+        "no_dummies",
+    ]
+    # The InternVideo2 configuration has no clip-aware loss to take away.
+    assert "no_clip_aware" not in [
+        variant.name for variant in ablation_variants(load_config("qvhighlights_internvideo2"))
+    ]
+
+
+def test_highlight_detection_has_no_pyramid_to_take_away():
+    variants = ablation_variants(load_config("tvsum_slowfast_clip"))
+    assert [v.name for v in variants] == ["full", "no_clip_aware", "no_negatives", "no_dummies"]
+
+
+def test_scales_go_from_one_to_six_around_the_configurations_own():
+    variants = scale_variants(load_config("qvhighlights_slowfast_clip"))
+    names = ["k1", "k2", "k3", "full", "k5", "k6", "upsampled"]
+    assert [variant.name for variant in variants] == names
+    assert [variant.level for variant in variants] == [1, 2, 3, 4, 5, 6, None]
+    assert variants[5].overrides["model.strides"] == (1, 2, 4, 8, 16, 32)
+    assert variants[6].overrides["model.strides"] == (0.5, 1, 2, 4, 8)
+    own = scale_variants(load_config("demo", {"model.strides": (1.0, 4.0)}))
+    assert own[0].name == "full" and own[0].level is None and len(own) == 8
+
+
+def test_every_variant_of_every_study_is_a_configuration_that_can_be_trained():
+    for name in ("qvhighlights_slowfast_clip", "charades_sta_vgg", "demo"):
+        config = load_config(name)
+        for kind in (ablation_variants, scale_variants, refinement_variants, robustness_variants):
+            for variant in kind(config):
+                changed = variant.config(config)
+                running.check_config(changed)
+                running.build_model(changed.model)
+
+
+def test_a_single_stream_cannot_be_missing():
+    variants = robustness_variants(load_config("charades_sta_vgg"))
+    kinds = [variant.overrides.get("data.augment") for variant in variants]
+    assert "noise" in kinds and "missing_stream" not in kinds
+
+
+def test_the_full_model_is_always_among_the_chosen():
+    variants = ablation_variants(load_config("demo"))
+    assert [v.name for v in choose(variants, ("queries",))] == ["full", "queries"]
+    with pytest.raises(ConfigError, match="no variant 'querries' in this study; there are full, q"):
+        choose(variants, ("querries",))
+
+
+# --- What makes no sense
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "options", "message"),
+    [
+        ("ablation", {}, {"num_seeds": 1}, "--seeds=1: an interval needs"),
+        ("ablation", {}, {"num_seeds": 0, "intervals": False}, "--seeds=0"),
+        ("ablation", {"seeds": (1, 2)}, {}, "config.seeds is for flashvtg train"),
+        ("scales", {}, {"names": ("k7",)}, "no variant 'k7'"),
+        (
+            "ablation",
+            {"model__attention_window": 4},
+            {"names": ("queries",)},
+            "variant 'queries': .*attention_window=4 makes no sense",
+        ),
+        ("long_videos", {}, {"split": "val"}, "makes videos of its own"),
+    ],
+)
+def test_studies_that_make_no_sense_are_refused_before_training(
+    tiny_config, tmp_path, name, fields, options, message
+):
+    with pytest.raises(ConfigError, match=message):
+        study(name, tiny_config(**fields), tmp_path, **options)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", [n for n, s in STUDIES.items() if s.needs_moments])
+def test_studies_of_moments_refuse_highlight_detection(tmp_path, name):
+    with pytest.raises(ConfigError, match="is about moments, and tvsum_slowfast_clip learns none"):
+        study(name, load_config("tvsum_slowfast_clip"), tmp_path)
+
+
+def test_more_scales_than_the_shortest_video_has_are_refused(tiny_config, tmp_path):
+    # The shortest of the tiny videos has between 60 and 75 clips.
+    subject = open_subject(tiny_config(), tmp_path, 2, show_progress=False)
+    seven = Variant("k7", "K = 7", {"model.strides": tuple(2.0**k for k in range(8))})
+    with pytest.raises(ConfigError, match=r"'k7'.* stride 128, but the shortest video has [67]"):
+        check_variants(subject, [FULL, seven])
+    check_variants(subject, scale_variants(subject.config))
+
+
+def test_a_pyramid_whose_top_no_video_reaches_is_refused(tiny_config, tmp_path):
+    config = tiny_config(model__strides=(1.0, 128.0))
+    with pytest.raises(ConfigError, match=r"the longest video has 75 clips, .* stride 128"):
+        train(config, tmp_path, show_progress=False)
+
+
+def test_a_split_without_labels_is_refused(tmp_path):
+    widths = {"slowfast": 6, "clip": 4, "query": 4}
+    features = synthesize(tmp_path / "f", widths=widths, num_train=3, num_val=3, progress=False)
+    rows = load_annotations(features / "highlight_val_release.jsonl", clip_length=2.0)
+    hidden = ("relevant_windows", "relevant_clip_ids", "saliency_scores")
+    bare = [{key: row[key] for key in row if key not in hidden} for row in rows]
+    write_json_lines(features / "highlight_test_release.jsonl", bare)
+    build("qvhighlights/slowfast_clip", features, tmp_path / "d", widths=widths, progress=False)
+    fields = {key: value for key, value in TINY.items() if not key.startswith("synthetic")}
+    config = load_config("demo", {**fields, "data.data_dir": str(tmp_path / "d")})
+    with config.unlocked():
+        del config.synthetic
+    with pytest.raises(DataError, match=r"has no labels to compare variants by; .*--split=val"):
+        study("ablation", config, tmp_path / "w", split="test")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ablation", "--config=demo"],
+        ["ablation", "--config=demo", "--workdir=w", "--annotations=a.jsonl"],
+        ["label_correlation", "--annotations=a.jsonl"],
+        ["label_correlation", "--annotations=a.jsonl", "--config=demo", "--output=w"],
+    ],
+)
+def test_commands_that_lack_something_say_what(arguments, capsys):
+    assert main(["study", *arguments]) == 2
+    assert f"flashvtg study {arguments[0]}: give --" in capsys.readouterr().err
+
+
+def test_one_seed_on_the_command_line(tmp_path, capsys):
+    command = ["study", "ablation", "--config=demo", f"--workdir={tmp_path}", "--seeds=1"]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("flashvtg study: --seeds=1: an interval needs") and error[-1] == "\n"
+    assert not any(tmp_path.iterdir())
+
+
+# --- What is trained
+
+
+@pytest.mark.slow
+def test_a_study_trains_compares_and_goes_on(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(train__epochs=2)
+    path = study("refinement", config, tmp_path, names=("intra",))
+    page = path.read_text()
+    assert "| learned mix of scores (reference) |" in page and "refinement.png" in page
+    assert (tmp_path / "refinement.png").stat().st_size > 10_000
+    entries = by_key(tmp_path / "refinement.csv")
+    assert {key[0] for key in entries} == {"learned mix of scores", "intra-scale score only"}
+
+    # The numbers are those of the runs.
+    annotations = open_subject(config, tmp_path, 2, show_progress=False).source.annotations()
+    for name, label in (("full", "learned mix of scores"), ("intra", "intra-scale score only")):
+        of_seeds = [
+            evaluate_predictions(read_json_lines(folder / "predictions.jsonl"), annotations)
+            for folder in sorted((tmp_path / "runs" / name).glob("seed*"))
+        ]
+        assert len(of_seeds) == 2
+        for metric in ("MR-full-mAP", "MR-full-R1@0.5"):
+            mean = np.mean([numbers[metric] for numbers in of_seeds])
+            np.testing.assert_allclose(entries[label, "", None, metric].mean, mean, atol=0.01)
+    assert entries["intra-scale score only", "", None, "MR-full-mAP"].low is not None
+
+    # Another study takes the same runs; only what is missing is trained.
+    trained = []
+    monkeypatch.setattr(running, "train", lambda config, folder, **_: trained.append(folder.name))
+    study("refinement", config, tmp_path, names=("intra",))
+    assert trained == ["full", "intra"]
+    before = path.read_bytes()
+    assert study("refinement", config, tmp_path, names=("intra",)).read_bytes() == before
+
+
+@pytest.mark.slow
+def test_variants_of_a_study_end_as_they_would_have_alone(tiny_config, tmp_path):
+    config = tiny_config(train__epochs=2)
+    variants = [Variant("queries", "queries", {"model.moment_head": "queries"})]
+    runs = train_variants(config, variants, (5, 6), tmp_path, show_progress=False)
+    for seed, folder in zip((5, 6), runs["queries"], strict=True):
+        alone = tiny_config(train__epochs=2, seed=seed, model__moment_head="queries")
+        train(alone, tmp_path / f"alone{seed}", show_progress=False)
+        found, expected = restore(folder), restore(tmp_path / f"alone{seed}")
+        assert found.step == expected.step
+        chex.assert_trees_all_close(found.params, expected.params, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_robustness_meets_every_kind_at_every_strength(tiny_config, tmp_path):
+    config = tiny_config(train__epochs=1)
+    study("robustness", config, tmp_path, names=("augment_noise",))
+    entries = by_key(tmp_path / "robustness.csv")
+    strengths = {key[2] for key in entries if key[:2] == ("trained with it", "noise")}
+    assert strengths == {0.0, 0.1, 0.2, 0.4, 0.6, 0.8}
+    kept = sorted((tmp_path / "robustness").rglob("noise_*.json"))
+    assert len(kept) == 2 * 2 * 5  # models, seeds, strengths
+    times = [path.stat().st_mtime_ns for path in kept]
+    study("robustness", config, tmp_path, names=("augment_noise",))
+    assert [path.stat().st_mtime_ns for path in kept] == times
+
+
+@pytest.mark.slow
+def test_a_domain_set_is_compared_over_its_domains(tmp_path):
+    rows = [
+        {
+            "qid": f"{domain}{n}",
+            "query": f"about {domain}",
+            "vid": f"{domain}_v{n}",
+            "duration": 18.0,
+            "domain": domain,
+            "label": [[1 + (clip + n) % 5, 1 + clip % 3] for clip in range(9)],
+        }
+        for domain in ("BK", "BT")
+        for n in range(6)
+    ]
+    for split, part in (("train", [0, 1, 2, 3]), ("val", [4, 5])):
+        chosen = [row for row in rows if int(row["qid"][2:]) in part]
+        write_json_lines(tmp_path / f"tvsum_{split}.jsonl", chosen)
+    widths = {"slowfast": 6, "clip": 4, "query": 4}
+    features = synthesize(
+        tmp_path / "f",
+        annotations=[tmp_path / f"tvsum_{split}.jsonl" for split in ("train", "val")],
+        dataset="tvsum/slowfast_clip",
+        widths=widths,
+        progress=False,
+    )
+    config = load_config(
+        "tvsum_slowfast_clip",
+        {
+            **{key: v for key, v in TINY.items() if key.startswith("model.") and "str" not in key},
+            "data.video_widths.slowfast": 6,
+            "data.video_widths.clip": 4,
+            "data.query_width": 4,
+            "data.manual_dir": str(features),
+            "data.data_dir": str(tmp_path / "d"),
+            "data.domains": ("BK", "BT"),
+            "train.epochs": 1,
+        },
+    )
+    study("ablation", config, tmp_path / "w", names=("no_dummies",))
+    entries = by_key(tmp_path / "w" / "ablation.csv")
+    full = entries["full model", "", None, "HD-mAP"]
+    numbers = json.loads((tmp_path / "w" / "runs" / "full" / "metrics.json").read_text())
+    np.testing.assert_allclose(full.mean, numbers["HD-mAP"], atol=0.01)
+    assert full.queries == 4
+
+
+def test_seeds_are_trained_together_as_memory_allows(tiny_config, monkeypatch):
+    config = tiny_config(seeds=(1, 2, 3))
+    monkeypatch.setattr(running, "program_memory", lambda compiled: {"program_mib": 100.0})
+    for free, expected in ((1000, 3), (260, 2), (50, 1), (None, 3)):
+        given = None if free is None else free * 2**20
+        monkeypatch.setattr(running, "free_memory", lambda device, given=given: given)
+        assert running.seeds_together(config, 3) == expected
+    assert running.seeds_together(tiny_config(parallel__mode="pmap"), 3) == 1

@@ -1,0 +1,182 @@
+"""Means and bootstrap intervals, by hand and on simulated data whose truth is known."""
+
+import time
+
+import numpy as np
+import pytest
+
+from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.studies.statistics import (
+    Difference,
+    mean_and_std,
+    on_common_queries,
+    paired_bootstrap,
+    seed_means,
+)
+
+NAN = np.nan
+
+
+def values_of(seeds=3, queries=40, seed=0):
+    return np.random.default_rng(seed).uniform(0, 100, (seeds, queries))
+
+
+def test_mean_and_deviation_by_hand():
+    assert mean_and_std([52.0, 53.0, 54.0]) == (53.0, 1.0)
+    assert mean_and_std(np.array([61.5])) == (61.5, None)
+    with pytest.raises(DataError, match="no seeds"):
+        mean_and_std([])
+
+
+def test_the_number_of_a_seed_is_the_mean_over_queries_that_count():
+    values = np.array([[10.0, NAN, 30.0], [20.0, NAN, 60.0]])
+    np.testing.assert_allclose(seed_means(values), [20.0, 40.0])
+    assert np.isnan(seed_means(np.full((2, 3), NAN))).all()
+
+
+def test_groups_weigh_the_same_whatever_their_size():
+    values = np.array([[10.0, 20.0, 30.0, 80.0, NAN]])
+    groups = np.array(["dog", "dog", "dog", "surfing", "skiing"])
+    np.testing.assert_allclose(seed_means(values, groups=groups), [50.0])  # of 20 and 80
+
+
+def test_identical_values_differ_by_nothing():
+    assert paired_bootstrap(values_of(), values_of()) == Difference(0.0, 0.0, 0.0)
+
+
+def test_a_constant_shift_is_known_exactly():
+    # Eighths, so that no sum is rounded.
+    reference = np.round(8 * values_of()) / 8
+    groups = np.repeat(["a", "b"], [10, 30])
+    for kind in (None, groups):
+        result = paired_bootstrap(reference - 2.5, reference, groups=kind)
+        assert result == Difference(-2.5, -2.5, -2.5)
+
+
+def test_the_difference_is_that_of_the_means():
+    values, reference = values_of(seed=1), values_of(seed=2)
+    result = paired_bootstrap(values, reference)
+    assert result.difference == pytest.approx(values.mean() - reference.mean())
+    assert result.low < result.difference < result.high
+
+
+def test_draws_follow_from_the_seed_alone():
+    values, reference = values_of(seed=1), values_of(seed=2)
+    first = paired_bootstrap(values, reference, seed=5)
+    assert paired_bootstrap(values, reference, seed=5) == first
+    assert paired_bootstrap(values, reference, seed=6) != first
+    # Queries that do not count change nothing.
+    wide, wide_reference = np.full((3, 60), NAN), np.full((3, 60), NAN)
+    wide[:, 10:50], wide_reference[:, 10:50] = values, reference
+    assert paired_bootstrap(wide, wide_reference, seed=5) == first
+
+
+def test_interval_equals_a_plain_loop_over_samples():
+    values, reference = values_of(4, 25, seed=1), values_of(4, 25, seed=2)
+    rng = np.random.default_rng(7)
+    samples = []
+    for _ in range(4000):
+        seeds, queries = rng.integers(4, size=4), rng.integers(25, size=25)
+        drawn = np.ix_(seeds, queries)
+        samples.append(values[drawn].mean() - reference[drawn].mean())
+    result = paired_bootstrap(values, reference, num_samples=4000)
+    expected = np.quantile(samples, [0.025, 0.975])
+    # Percentiles of 4000 samples, whose deviation is 5.6 here, deviate by 0.25.
+    np.testing.assert_allclose([result.low, result.high], expected, atol=1.0)
+
+
+def test_groups_are_drawn_within_themselves():
+    # All that differs is the group: no draw within groups changes the mean.
+    difference = np.tile([1.0, 1.0, 1.0, 5.0, 5.0], (2, 1))
+    groups = np.array([0, 0, 0, 1, 1])
+    reference = values_of(2, 5).round()
+    assert paired_bootstrap(reference + difference, reference, groups=groups) == Difference(3, 3, 3)
+    without = paired_bootstrap(reference + difference, reference)
+    assert without.low < without.difference < without.high
+
+
+def test_a_higher_level_is_a_wider_interval():
+    values, reference = values_of(seed=1), values_of(seed=2)
+    half = paired_bootstrap(values, reference, level=0.5)
+    most = paired_bootstrap(values, reference, level=0.99)
+    assert most.low < half.low < half.high < most.high
+
+
+def test_the_interval_holds_the_true_difference_as_often_as_it_says():
+    # Queries of different difficulty, which both variants share, and noise of their own.
+    rng = np.random.default_rng(0)
+    simulations, held, seeds, queries, true = 300, 0, 5, 80, 1.5
+    for _ in range(simulations):
+        difficulty = rng.normal(50, 20, queries)
+        effect = true + rng.normal(0, 6, queries)  # differs from query to query
+        of_seed = rng.normal(0, 0.3, (2, seeds, 1))
+        noise = rng.normal(0, 4, (2, seeds, queries))
+        values, reference = difficulty + np.stack([effect, 0 * effect])[:, None] + of_seed + noise
+        result = paired_bootstrap(values, reference, num_samples=400)
+        held += result.low <= true <= result.high
+    assert 0.91 <= held / simulations <= 0.98
+
+
+def test_pairing_narrows_the_interval():
+    rng = np.random.default_rng(0)
+    difficulty = rng.normal(50, 20, 100)
+    reference = difficulty + rng.normal(0, 2, (3, 100))
+    values = difficulty + 1.0 + rng.normal(0, 2, (3, 100))
+    paired = paired_bootstrap(values, reference)
+    unpaired = paired_bootstrap(values, rng.permutation(reference, axis=1))
+    assert paired.difference == pytest.approx(unpaired.difference)
+    assert 4 * (paired.high - paired.low) < unpaired.high - unpaired.low
+    assert paired.low > 0 > unpaired.low
+
+
+def test_more_spread_between_seeds_is_a_wider_interval():
+    values, reference = values_of(4, seed=1), values_of(4, seed=2)
+    steady = paired_bootstrap(values, reference)
+    moved = values + np.array([-20.0, -10.0, 10.0, 20.0])[:, None]
+    spread = paired_bootstrap(moved, reference)
+    assert spread.high - spread.low > 1.2 * (steady.high - steady.low)
+
+
+def test_where_no_query_counts_there_is_no_difference():
+    result = paired_bootstrap(np.full((2, 3), NAN), np.full((2, 3), NAN))
+    assert np.isnan([result.difference, result.low, result.high]).all()
+
+
+def test_one_seed_has_no_interval():
+    with pytest.raises(ConfigError, match=r"1 seed: .* use --seeds=2 or more"):
+        paired_bootstrap(values_of(1), values_of(1))
+
+
+def test_what_is_compared_is_of_the_same_seeds_and_queries():
+    with pytest.raises(DataError, match=r"must be the same: \[3, 40\] and \[2, 40\]"):
+        paired_bootstrap(values_of(3), values_of(2))
+    reference = values_of()
+    values = reference.copy()
+    values[:, 3] = NAN
+    with pytest.raises(
+        DataError, match="1 of 40 queries count for the variant or for its reference"
+    ):
+        paired_bootstrap(values, reference)
+    some = reference.copy()
+    some[1, 5] = NAN
+    with pytest.raises(DataError, match="1 of 40 queries count in some of the seeds only"):
+        paired_bootstrap(some, some)
+    with pytest.raises(DataError, match="2 groups for 40 queries"):
+        seed_means(reference, groups=np.array(["a", "b"]))
+    with pytest.raises(DataError, match=r"expected values \[seeds, queries\]"):
+        seed_means(np.zeros(3))
+
+
+def test_common_queries_are_those_that_count_everywhere():
+    first, second = on_common_queries(
+        [np.array([[1.0, NAN, 3.0], [4.0, 5.0, 6.0]]), np.array([[7.0, 8.0, 9.0], [1.0, 2.0, NAN]])]
+    )
+    np.testing.assert_array_equal(first, [[1.0, NAN, NAN], [4.0, NAN, NAN]])
+    np.testing.assert_array_equal(second, [[7.0, NAN, NAN], [1.0, NAN, NAN]])
+
+
+def test_the_queries_of_a_data_set_take_no_time():
+    values, reference = values_of(2, 1550, seed=1), values_of(2, 1550, seed=2)
+    start = time.perf_counter()
+    paired_bootstrap(values, reference)
+    assert time.perf_counter() - start < 2.0
