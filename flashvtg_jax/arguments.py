@@ -7,6 +7,8 @@ from typing import Any
 
 from flashvtg_jax.version import __version__
 
+STUDIES = ("ablation", "scales", "refinement", "long_videos", "robustness", "label_correlation")
+
 
 def make_parser() -> argparse.ArgumentParser:
     """All commands, each with an example that runs."""
@@ -60,10 +62,21 @@ def make_parser() -> argparse.ArgumentParser:
     add("--clip_length", type=float, metavar="SECONDS", help="for custom/NAME only, which needs it")
     add("--num_train", type=int, default=512, help="queries to generate (default %(default)s)")
     add("--num_val", type=int, default=128, help="queries to generate (default %(default)s)")
+    add(
+        "--spatial_tokens",
+        type=int,
+        default=1,
+        metavar="S",
+        help="tokens of each clip, in one of which its moment is planted (default %(default)s); "
+        "above 1 the files of the videos are [clips, S, width]",
+    )
 
     add = command(
         "build",
-        "Build a data set from annotation and feature files, once, before training.",
+        "Build a data set from annotation and feature files, once, before training. Files of "
+        "videos are arrays [clips, width], or [clips, S, width]: S spatial tokens a clip, the same "
+        "in all files of a stream. Then --widths gives the width of one token, and train takes "
+        "--config.spatial_tokens=S.",
         "flashvtg build --dataset=qvhighlights/slowfast_clip --manual_dir=features --data_dir=data",
     ).add_argument
     add(
@@ -243,6 +256,57 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     add = command(
+        "study",
+        "Take the model apart: train or evaluate each variant of a study over several seeds, and "
+        "write a table, a CSV file and a figure. What is finished is not done again, and studies "
+        "of one work directory share their runs. Fields of the configuration are given as for "
+        "train. "
+        "ablation: each part taken away. scales: one to six scales, by length of moments. "
+        "refinement: ranking with and without the score across scales. long_videos: synthesised "
+        "videos of minutes to hours. robustness: perturbed videos. label_correlation: annotation "
+        "files alone, how saliency labels relate to moments.",
+        "flashvtg study ablation --config=demo --workdir=runs/study --seeds=2",
+    ).add_argument
+    add("name", metavar="NAME", choices=STUDIES, help=", ".join(STUDIES))
+    add("--config", metavar="NAME", help="of the full model: a name or a .py file")
+    add("--workdir", metavar="DIR", type=user_path, help="runs, and the results without --output")
+    add("--seeds", type=int, default=5, metavar="N", help="of each variant (default %(default)s)")
+    add("--output", metavar="DIR", type=user_path, help="folder for NAME.md, NAME.csv, NAME.png")
+    add("--split", metavar="NAME", help="to compare on (default: the validation split)")
+    add("--variants", metavar="A,B", type=names, help="these beside the full model (default: all)")
+    add("--no_intervals", action="store_true", help="no confidence intervals: one seed will do")
+    add(
+        "--annotations",
+        action="append",
+        metavar="FILE",
+        type=user_path,
+        help="of label_correlation, again for each file (default: those of config.data.manual_dir)",
+    )
+
+    add = command(
+        "inspect",
+        "Draw how a trained model came to its answer for one query: attention of clips to words, "
+        "logits of the pyramid's levels, saliency, moments, and what people said.",
+        "flashvtg inspect --workdir=runs/demo --qid=410",
+    ).add_argument
+    add("--workdir", required=True, metavar="DIR", type=user_path, help="of flashvtg train")
+    add("--qid", required=True, metavar="Q", help="of the query")
+    add("--split", metavar="NAME", help="train, val, test (default: the validation split)")
+    add("--step", type=int, metavar="N", help="of the checkpoint (default: the best one)")
+    add(
+        "--data_dir",
+        metavar="DIR",
+        type=user_path,
+        help="built data sets (default: as in training)",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        type=user_path,
+        help=".png or .svg (default: inspect_Q.png in the work directory)",
+    )
+
+    add = command(
         "convert",
         "Read a checkpoint of the authors' PyTorch program into a work directory, or write the "
         "model of a work directory as such a checkpoint. Nothing in a file is run. Needs PyTorch: "
@@ -299,6 +363,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="a program for each of these numbers of queries (default: for any number)",
     )
     return parser
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:

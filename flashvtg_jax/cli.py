@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     overrides = [text for text in rest if text.startswith("--config.")]
     unknown = [text for text in rest if text not in overrides]
-    if unknown or (overrides and options.command != "train"):
+    if unknown or (overrides and options.command not in CONFIGURED):
         hint = " (fields of the configuration are written --config.KEY=VALUE)" if overrides else ""
         parser.error(f"unknown arguments: {' '.join(unknown or overrides)}{hint}")
     # Orbax and TFDS log what they do at length; what goes wrong comes as an exception.
@@ -100,6 +101,7 @@ def run_synthesize(options: argparse.Namespace, _: Sequence[str]) -> int:
         clip_length=options.clip_length,
         num_train=options.num_train,
         num_val=options.num_val,
+        spatial_tokens=options.spatial_tokens,
     )
     return 0
 
@@ -322,6 +324,100 @@ def run_plot(options: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
+def run_study(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    command = shlex.join(["flashvtg", *sys.argv[1:]])
+    if options.name == "label_correlation":
+        return run_label_correlation(options, overrides, command)
+    if not options.config or not options.workdir or options.annotations:
+        print(
+            f"flashvtg study {options.name}: give --config=NAME and --workdir=DIR; --annotations "
+            "is for label_correlation",
+            file=sys.stderr,
+        )
+        return 2
+    from flashvtg_jax.compilation_cache import use_compilation_cache
+    from flashvtg_jax.config import load_config
+    from flashvtg_jax.studies.command import run_study as run
+    from flashvtg_jax.training.loop import Interrupted
+
+    config = load_config(options.config, overrides)
+    use_compilation_cache()
+    try:
+        path = run(
+            options.name,
+            config,
+            Path(options.workdir),
+            Path(options.output or options.workdir),
+            num_seeds=options.seeds,
+            command=command,
+            split=options.split,
+            names=options.variants,
+            intervals=not options.no_intervals,
+        )
+    except Interrupted as interruption:
+        print(
+            f"flashvtg study: stopped by {interruption}; everything is saved, the same command "
+            "continues",
+            file=sys.stderr,
+        )
+        return 128 + interruption.signal_number
+    print(path.read_text(encoding="utf-8"))
+    print(f"wrote {path}, and .csv and .png beside it")
+    return 0
+
+
+def run_label_correlation(
+    options: argparse.Namespace, overrides: Sequence[str], command: str
+) -> int:
+    """The study that trains nothing: of annotation files, given or of a configuration."""
+    from flashvtg_jax.studies.label_correlation import annotation_files, label_correlation
+
+    output = options.output or options.workdir
+    if not output or bool(options.annotations) == bool(options.config):
+        print(
+            "flashvtg study label_correlation: give --output=DIR, and either --annotations=FILE, "
+            "once or more, or --config=NAME with --config.data.manual_dir=DIR",
+            file=sys.stderr,
+        )
+        return 2
+    paths, clip_length = options.annotations, None
+    if options.config:
+        from flashvtg_jax.config import load_config
+
+        config = load_config(options.config, overrides)
+        paths, clip_length = annotation_files(config), config.clip_length
+    path = label_correlation(
+        [Path(path) for path in paths], Path(output), clip_length=clip_length, command=command
+    )
+    print(f"wrote {path}, and .csv and .png beside it")
+    return 0
+
+
+def run_inspect(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.compilation_cache import use_compilation_cache
+    from flashvtg_jax.figures.drawing import check_format
+    from flashvtg_jax.figures.files import safe_name, tell_undrawable
+    from flashvtg_jax.figures.inspection import plot_inspection
+    from flashvtg_jax.inspection import inspect_query
+
+    name = f"inspect_{safe_name(options.qid)}.png"
+    path = Path(options.output or Path(options.workdir) / name)
+    check_format(path)  # now, not after the work
+    use_compilation_cache()
+    inspection = inspect_query(
+        options.workdir,
+        options.qid,
+        split=options.split,
+        step=options.step,
+        data_dir=options.data_dir,
+    )
+    plot_inspection(inspection, path)
+    if path.suffix == ".png":
+        tell_undrawable(inspection.query, "--output=NAME.svg")
+    print(f"wrote {path}")
+    return 0
+
+
 def run_export(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.interop.exporting import export_checkpoint
 
@@ -356,10 +452,13 @@ RUN = {
     "score": run_score,
     "convert": run_convert,
     "plot": run_plot,
+    "inspect": run_inspect,
+    "study": run_study,
     "export": run_export,
 }
 
-COMPUTING = ("train", "evaluate", "predict")  # for longer than a moment
+COMPUTING = ("train", "evaluate", "predict", "study")  # for longer than a moment
+CONFIGURED = ("train", "study")  # take fields of a configuration
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from flashvtg_jax.data.features import normalize
+from flashvtg_jax.data.batch import clip_shape
+from flashvtg_jax.data.features import normalize, normalize_tokens
 from flashvtg_jax.data.layout import lengths_agree
 from flashvtg_jax.decoding import decode_as_evaluated, num_moments, suppress
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
@@ -22,6 +23,7 @@ GROWTH = 1.25  # of the lengths that videos are padded to
 _SHORTEST = 16  # clips that a video is padded to at least
 _USUAL = 75  # where the configuration names no length to count from
 _ATTENTION_BYTES = 256 << 20  # that attention among clips may take in a layer, unless one row does
+_TOKEN_BYTES = 256 << 20  # that features of spatial tokens may take, unless one row does
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +31,8 @@ class CheckedVideo:
     """A video as it is used: streams of one length, cut to what the model reads.
 
     Attributes:
-      streams: raw features [L, width] of each stream, in the model's order.
+      streams: raw features [L, width] of each stream, in the model's order; of clips of S tokens
+        [L, S * width], side by side, or one that stands for all.
       num_found: clips that all streams had, before the cut.
     """
 
@@ -114,7 +117,9 @@ class PredictionBatches:
         self._model = build_model(config.model)
         fields = {name: getattr(self._model, name) for name in config.model}
         self._model_of_clips = _FlashVTGOfClips(**fields)
-        self._video_width = sum(config.data.video_widths[s] for s in config.data.video_streams)
+        self._widths = [config.data.video_widths[name] for name in config.data.video_streams]
+        self._tokens = config.data.spatial_tokens
+        self._clip_shape = clip_shape(self._tokens, sum(self._widths))  # (Dv,) or (S, Dv)
         self._params = params
         self._lengths = _lengths(config.data)
         self._row_sizes = [1]
@@ -209,19 +214,26 @@ class PredictionBatches:
 
     def _sizes(self, length: int) -> list[int]:
         """Numbers of rows that batches of a length may have."""
-        row_bytes = 4 * self._model.num_heads * length**2
-        return [n for n in self._row_sizes if n == 1 or n * row_bytes <= _ATTENTION_BYTES]
+        attention_bytes = 4 * self._model.num_heads * length**2
+        widest = max(sum(self._widths), self._model.hidden_dim)
+        token_bytes = 4 * length * self._tokens * widest if self._tokens > 1 else 0
+        return [
+            n
+            for n in self._row_sizes
+            if n == 1
+            or (n * attention_bytes <= _ATTENTION_BYTES and n * token_bytes <= _TOKEN_BYTES)
+        ]
 
     def _pad_videos(
         self, videos: Sequence[CheckedVideo], rows: int, length: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Normalised features [V, L, Dv], streams side by side, and mask [V, L]."""
-        features = np.zeros((rows, length, self._video_width), np.float32)
+        """Normalised features [V, L, Dv] or [V, L, S, Dv], streams side by side; mask [V, L]."""
+        features = np.zeros((rows, length, *self._clip_shape), np.float32)
         mask = np.zeros((rows, length), bool)
+        edges = np.cumsum([0, *self._widths])
         for b, video in enumerate(videos):
-            edges = np.cumsum([0, *(stream.shape[1] for stream in video.streams)])
             for stream, low, high in zip(video.streams, edges[:-1], edges[1:], strict=True):
-                normalize(stream, out=features[b, : len(stream), low:high])
+                normalize_tokens(stream, features[b, : len(stream), ..., low:high])
             mask[b, : video.num_clips] = True
         return features, mask
 
@@ -241,12 +253,15 @@ class PredictionBatches:
         return features, mask
 
     def _projection(self, rows: int, length: int) -> Callable[..., Any]:
-        """(params, video [V, L, Dv], mask [V, L]) -> clips [V, L, D]: what no query changes."""
+        """(params, video [V, L, Dv], mask [V, L]) -> clips [V, L, D]: what no query changes.
+
+        Of space-time features [V, L, S, Dv] it makes [V, L, S, D]; so for the programs below.
+        """
 
         def project(params: Any, video: chex.Array, mask: chex.Array) -> chex.Array:
             return self._model.apply({"params": params}, video, mask, method="project_video")
 
-        shapes = (_array(rows, length, self._video_width), _array(rows, length, dtype=bool))
+        shapes = (_array(rows, length, *self._clip_shape), _array(rows, length, dtype=bool))
         return self._program(("project", rows, length), project, self._params, *shapes)
 
     def _selection(self, video_rows: int, rows: int, length: int) -> Callable[..., Any]:
@@ -300,7 +315,8 @@ class PredictionBatches:
 
     def _clips(self, rows: int, length: int) -> jax.ShapeDtypeStruct:
         dtype = jnp.dtype(self._model.dtype)
-        return _array(rows, length, self._model.hidden_dim, dtype=dtype)
+        clip = clip_shape(self._tokens, self._model.hidden_dim)
+        return _array(rows, length, *clip, dtype=dtype)
 
     def _program(self, key: tuple, function: Callable, *shapes: Any) -> Callable[..., Any]:
         """The compiled function; the first thread to need it compiles, others wait for that."""

@@ -10,10 +10,8 @@ import ml_collections
 
 from flashvtg_jax.data import custom
 from flashvtg_jax.data.glove import GloveWords
-from flashvtg_jax.data.layout import FeatureFiles, Features, Found, Item, Row
+from flashvtg_jax.data.layout import QUERY, FeatureFiles, Features, Found, Item, Row
 from flashvtg_jax.errors import ConfigError, DataError
-
-QUERY = "query"  # what the features of the words are called, beside the streams of the videos
 
 
 @dataclasses.dataclass(frozen=True)

@@ -205,11 +205,19 @@ def predict_pair(
             )
         parts.setdefault(stream or next(iter(predictor.streams)), []).append(Path(path))
     arrays = {
-        stream: FileItem(tuple(paths), None).read(predictor.streams.get(stream))
+        stream: FileItem(tuple(paths), None, spatial=True).read(_width(predictor, stream))
         for stream, paths in parts.items()
     }
     words = FileItem((Path(query),), None).read(predictor.query_width)
     return predictor(arrays, words, duration=duration, **choice).to_dict()
+
+
+def _width(predictor: Predictor, stream: str) -> int | None:
+    """What the files of a stream are to have; None: tokens may lie side by side, it is up to them.
+
+    The predictor checks the arrays anyway.
+    """
+    return predictor.streams.get(stream) if predictor.spatial_tokens == 1 else None
 
 
 # From lines to windows of tasks -------------------------------------------------------------------
@@ -333,8 +341,7 @@ class _Reader:
         if known is not None:
             return known.result()
         try:
-            widths = self._predictor.streams
-            arrays = {stream: item.read(widths[stream]) for stream, item in items}
+            arrays = {stream: item.read(_width(self._predictor, stream)) for stream, item in items}
             future.set_result(self._predictor.check_video(arrays))
         except BaseException as error:
             future.set_exception(error)

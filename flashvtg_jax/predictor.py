@@ -82,7 +82,8 @@ class Predictor:
       params: of the model, on the first device.
       step: of the checkpoint; None where there is none.
       batch_size: queries answered at once, at most.
-      streams: width of each video stream, in the model's order.
+      streams: width of each video stream, in the model's order; of each token, if there are more.
+      spatial_tokens: S, of each clip.
       query_width: width of a word's features.
     """
 
@@ -128,6 +129,7 @@ class Predictor:
         self.step = step
         self.batch_size = batch_size
         self.streams = {name: int(data.video_widths[name]) for name in data.video_streams}
+        self.spatial_tokens = int(data.spatial_tokens)
         self.query_width = int(data.query_width)
         self._batches = PredictionBatches(config, self.params, batch_size)
 
@@ -175,8 +177,9 @@ class Predictor:
         Args:
           video: features of each stream by name, {"slowfast": [L, 2304], "clip": [L, 512]}, or the
             array alone if the model has one stream; streams are cut to the shortest, videos to
-            `config.data.max_clips`. Or a list of videos; the same object given several times is
-            projected once.
+            `config.data.max_clips`. If clips have S spatial tokens, a stream is [L, S, width], or
+            [L, S * width] with the tokens of a clip side by side, or [L, width], one that stands
+            for all. Or a list of videos; the same object given several times is projected once.
           query: features of the words [Q, Dq]; those beyond `config.data.max_words` are cut. Or a
             list of queries: one for each of the videos, or all about the one video.
           duration: seconds of the video, where its moments end; None: those of all its clips. For
@@ -308,7 +311,7 @@ class Predictor:
 
     def _check_video(self, video: Video, name: str) -> CheckedVideo:
         if isinstance(video, CheckedVideo):
-            if [stream.shape[1] for stream in video.streams] != list(self.streams.values()):
+            if not self._reads(video):
                 raise DataError(f"{name}checked by the predictor of a model with other features")
             return video
         known = ", ".join(map(repr, self.streams))
@@ -328,9 +331,14 @@ class Predictor:
                 f"{name}unknown stream {', '.join(map(repr, unknown))}; the model reads {known}"
             )
         arrays = {
-            stream: _checked_array(f"{name}stream {stream!r}", video[stream], "clips", width)
+            stream: self._check_stream(f"{name}stream {stream!r}", video[stream], width)
             for stream, width in self.streams.items()
         }
+        if self.spatial_tokens > 1 and not self._has_tokens(arrays.values()):
+            raise DataError(
+                f"{name}one token a clip in each stream, but the model was trained on "
+                f"{self.spatial_tokens}"
+            )
         lengths = {stream: len(array) for stream, array in arrays.items()}
         shortest, longest = min(lengths.values()), max(lengths.values())
         if not lengths_agree(shortest, longest, clips=1):  # as `flashvtg build` checks it
@@ -343,6 +351,33 @@ class Predictor:
         # Copied where cut, so that the rest can be freed.
         cut = (array if len(array) == used else array[:used].copy() for array in arrays.values())
         return CheckedVideo(tuple(cut), shortest)
+
+    def _check_stream(self, name: str, value: Any, width: int) -> np.ndarray:
+        """A stream as data sets hold it: [L, width], or [L, S * width]. Raises DataError."""
+        array, tokens = np.asarray(value), self.spatial_tokens
+        if tokens == 1:
+            return _checked_array(name, array, "clips", width)
+        if array.ndim == 3:
+            if array.shape[1:] != (tokens, width):
+                raise DataError(
+                    f"{name}: expected an array [clips, {tokens}, {width}], got shape "
+                    f"{list(array.shape)}"
+                )
+            array = array.reshape(len(array), tokens * width)
+        one = array.ndim == 2 and array.shape[1] == width
+        return _checked_array(name, array, "clips", width if one else tokens * width)
+
+    def _has_tokens(self, streams: Iterable[np.ndarray]) -> bool:
+        pairs = zip(streams, self.streams.values(), strict=True)
+        return any(stream.shape[1] == self.spatial_tokens * width for stream, width in pairs)
+
+    def _reads(self, video: CheckedVideo) -> bool:
+        """Whether a checked video has the streams that the model reads."""
+        widths = self.streams.values()
+        return len(video.streams) == len(widths) and all(
+            stream.shape[1] in (width, self.spatial_tokens * width)
+            for stream, width in zip(video.streams, widths, strict=True)
+        )
 
     def _check_query(self, query: np.ndarray, name: str) -> np.ndarray:
         words = _checked_array(name, query, "words", self.query_width)

@@ -19,6 +19,8 @@ COMMANDS = [
     "predict",
     "score",
     "plot",
+    "inspect",
+    "study",
     "convert",
     "export",
 ]

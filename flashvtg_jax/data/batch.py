@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import flax.struct
 import numpy as np
 
-from flashvtg_jax.data.features import normalize
+from flashvtg_jax.data.features import normalize, normalize_tokens
 from flashvtg_jax.losses import Targets
 
 
@@ -20,7 +20,7 @@ class Batch:
     nothing.
 
     video: [B, L, Dv] float32, normalised features, streams side by side, without the temporal
-      endpoints, 0 where padded.
+      endpoints, 0 where padded; [B, L, S, Dv] if clips have S > 1 spatial tokens.
     video_mask: [B, L] bool, True for clips of the video.
     query: [B, Q, Dq] float32 word features, 0 where padded.
     query_mask: [B, Q] bool, True for words of the query.
@@ -47,8 +47,9 @@ class BatchShape:
     words: Q, words that rows are padded to.
     windows: M, moments that rows are padded to.
     pairs: positive and negative clips of each row.
-    stream_widths: widths of the video streams, in order; Dv is their sum.
+    stream_widths: widths of the video streams, in order, of each token; Dv is their sum.
     query_width: Dq.
+    spatial_tokens: S, of each clip.
     """
 
     rows: int
@@ -58,13 +59,20 @@ class BatchShape:
     pairs: int
     stream_widths: tuple[int, ...]
     query_width: int
+    spatial_tokens: int = 1
+
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """(S, Dv), or (Dv,) of clips of one token."""
+        return clip_shape(self.spatial_tokens, sum(self.stream_widths))
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One example before padding: features as stored, cut to the lengths that are used.
 
-    streams: one array [L, width] for each video stream, all of the same length L.
+    streams: one array [L, width] for each video stream, all of the same length L; or of width
+      S * width, the tokens of a clip side by side.
     query: [Q, Dq] word features.
     duration: seconds.
     windows: [M, 2] float32, seconds.
@@ -85,12 +93,17 @@ class Row:
     example: int
 
 
+def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:
+    """Returns the shape of a clip's features: (S, Dv), or (Dv,) where S is 1."""
+    return (width,) if spatial_tokens == 1 else (spatial_tokens, width)
+
+
 def empty_batch(shape: BatchShape, members: int | None = None) -> Batch:
     """Returns a batch of padding rows only; with `members` that many, along a leading axis."""
     clips = shape.clips
     rows = (shape.rows,) if members is None else (members, shape.rows)
     return Batch(
-        video=np.zeros((*rows, clips, sum(shape.stream_widths)), np.float32),
+        video=np.zeros((*rows, clips, *shape.clip_shape), np.float32),
         video_mask=np.zeros((*rows, clips), bool),
         query=np.zeros((*rows, shape.words, shape.query_width), np.float32),
         query_mask=np.zeros((*rows, shape.words), bool),
@@ -137,7 +150,7 @@ def collate(
             continue
         num_clips, num_words, num_windows = len(row.streams[0]), len(row.query), len(row.windows)
         for stream, low, high in zip(row.streams, edges[:-1], edges[1:], strict=True):
-            normalize(stream, out=batch.video[b, :num_clips, low:high])
+            normalize_tokens(stream, batch.video[b, :num_clips, ..., low:high])
         batch.video_mask[b, :num_clips] = True
         if normalize_query:
             normalize(row.query, out=batch.query[b, :num_words])

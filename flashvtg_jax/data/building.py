@@ -59,7 +59,8 @@ def build(
       overwrite: build again what is already built; the old one stays until the new one is whole.
       widths: feature widths other than the released ones, by name of the stream or "query":
         {"slowfast": 64, "query": 32}, or as text "slowfast=64,query=32". None as a width takes
-        the one that all files have.
+        the one that all files have. Of files [L, S, width], S spatial tokens a clip, it is the
+        width of one token; of files [L, S * width] that of all of them.
       clip_length: seconds of video that a row of one's own features stands for; the other data
         sets have theirs.
       progress: show bars and reports on stderr.
@@ -267,6 +268,13 @@ def _summary(dataset: str, inventory: Inventory, target: Path) -> Iterator[str]:
         f"built {dataset}: {', '.join(parts)} queries of {len(inventory.videos)} videos, "
         f"{inventory.total_bytes() / 1e9:.2f} GB of features, in {target}{words}"
     )
+    counts = {stream.files.name: stream.tokens for stream in inventory.streams}
+    if max(counts.values()) > 1:
+        listing = ", ".join(f"{name} {tokens}" for name, tokens in counts.items())
+        yield (
+            f"spatial tokens a clip: {listing}; to train on them, --config.spatial_tokens="
+            f"{max(counts.values())}"
+        )
     for split, qids in inventory.skipped.items():
         if qids:
             shown = ", ".join(map(str, itertools.islice(qids, 10)))

@@ -3,6 +3,8 @@
 DIR/train.jsonl, val.jsonl, test.jsonl    those there are; or in DIR/annotations or DIR/data
 DIR/video/STREAM/{vid}.npz                a folder for each kind of features of the videos
 DIR/query/{qid}.npz                       features of the words
+
+Arrays of the videos are [L, width], or [L, S, width] if a clip has S spatial tokens.
 """
 
 import collections

@@ -90,7 +90,8 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
             "query": _tensor(query, "Word features [Q, width]."),
         }
         for stream in streams:
-            features[stream.files.name] = _tensor(stream, "Clip features [L, width].")
+            of = f", {stream.tokens} tokens side by side" if stream.tokens > 1 else ""
+            features[stream.files.name] = _tensor(stream, f"Clip features [L, width]{of}.")
         documents = self.get_metadata()
         return _DatasetInfo(
             builder=self,
@@ -115,6 +116,12 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
                         f"{dl_manager.manual_dir}: {stream.files.name} features are not "
                         f"{stream.files.dtype}; build with `flashvtg build`, which takes other "
                         "types, too."
+                    )
+                if stream.tokens > 1:
+                    raise DataError(
+                        f"{dl_manager.manual_dir}: {stream.files.name} features have "
+                        f"{stream.tokens} tokens a clip; build with `flashvtg build`, which takes "
+                        "them, too."
                     )
             self.info.metadata.update(_metadata(inventory))
         num_rows = sum(map(len, inventory.queries.values())) + len(inventory.videos)
@@ -167,9 +174,11 @@ def _tensor(stream: Stream, doc: str) -> tfds.features.Tensor:
 
 def _metadata(inventory: Inventory) -> dict[str, Any]:
     """Returns what a reader needs to know before it reads a row."""
+    tokens = {s.files.name: s.tokens for s in inventory.streams if s.tokens > 1}
     return {
         "format_version": FORMAT_VERSION,
         "streams": {stream.files.name: stream.width for stream in inventory.streams},
+        **({"tokens": tokens} if tokens else {}),  # S; of other streams 1, as far as is known
         "query_width": inventory.query.width,
         "clip_length": inventory.layout.clip_length,
         "labels": inventory.layout.labels,
@@ -211,7 +220,7 @@ def _video_row(inventory: Inventory, video: Video) -> dict[str, Any]:
 
 
 def _read(stream: Stream, item: Item) -> np.ndarray:
-    return np.ascontiguousarray(item.read(stream.width), dtype=stream.dtype)
+    return np.ascontiguousarray(item.read(stream.files.width), dtype=stream.dtype)
 
 
 def _shards(

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.data.batch import Batch, clip_shape
 from flashvtg_jax.data.batch_plan import PADDING_ROW, PlannedBatch
 from flashvtg_jax.data.labels import label_rule
-from flashvtg_jax.data.pipeline import clip_counts, evaluation_plan, video_ids
+from flashvtg_jax.data.pipeline import checked_widths, clip_counts, evaluation_plan, video_ids
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
 from flashvtg_jax.memory import free_host_memory, free_memory
@@ -40,7 +40,8 @@ _MOST_ROWS = 2**31  # clips of all examples: they are counted in int32
 class CachedSplit:
     """The arrays of a split of N examples, on every device.
 
-    streams: for each video stream [clips of all videos, width], as stored.
+    streams: for each video stream [clips of all videos, width], as stored; the tokens of a clip,
+      where it has several, lie side by side.
     words: [words of all queries, Dq], as stored.
     first_clip, num_clips: [N] int32, the video of each example in `streams`.
     first_word, num_words: [N] int32, its query in `words`.
@@ -87,14 +88,18 @@ class TakeBatch:
     clips: L, clips that rows are padded to.
     words: Q, words that rows are padded to.
     normalize_query: whether word features are normalised.
+    stream_widths: widths of the video streams, in order, of each token; Dv is their sum.
+    spatial_tokens: S, of each clip.
     """
 
     clips: int
     words: int
     normalize_query: bool
+    stream_widths: tuple[int, ...]
+    spatial_tokens: int = 1
 
     def __call__(self, split: CachedSplit, draw: Draw) -> Batch:
-        """Returns the batch [B, L, Dv], [B, Q, Dq]."""
+        """Returns the batch [B, L, Dv] (or [B, L, S, Dv]), [B, Q, Dq]."""
         valid = draw.row >= 0
         row = jnp.maximum(draw.row, 0)
 
@@ -105,9 +110,12 @@ class TakeBatch:
             return jnp.where(mask.reshape(mask.shape + (1,) * (taken.ndim - 2)), taken, 0), mask
 
         streams = []
-        for stream in split.streams:
+        for stream, width in zip(split.streams, self.stream_widths, strict=True):
             taken, video_mask = spread(stream, split.first_clip, split.num_clips, self.clips)
-            streams.append(_normalized(taken))
+            if self.spatial_tokens > 1:  # those stored, or one, which stands for all
+                taken = taken.reshape(*taken.shape[:2], -1, width)
+            clip = clip_shape(self.spatial_tokens, width)
+            streams.append(jnp.broadcast_to(_normalized(taken), (*taken.shape[:2], *clip)))
         query, query_mask = spread(split.words, split.first_word, split.num_words, self.words)
         labels, _ = spread(split.saliency_labels, split.first_label, split.num_clips, self.clips)
         window_mask = jnp.arange(split.windows.shape[1]) < split.num_windows[row][:, None]
@@ -165,12 +173,17 @@ class DeviceCache:
 
         Raises:
           DataError: a row cannot be read, or its labels do not fit its clips.
+          ConfigError: widths or tokens that are not those of the data set.
         """
         data = config.data
         source = source.select(())
         annotations = source.annotations()
         rule = label_rule(data.labels)
         self.normalize_query = data.normalize_query
+        self._clip = {
+            "stream_widths": checked_widths(source, config),
+            "spatial_tokens": data.spatial_tokens,
+        }
         self.num_words = min(data.max_words, int(source.num_words.max()))
         self.num_pairs = rule.num_pairs
 
@@ -246,7 +259,7 @@ class DeviceCache:
 
     def taking(self, clips: int) -> TakeBatch:
         """Returns what gathers batches of so many clips."""
-        return TakeBatch(clips, self.num_words, self.normalize_query)
+        return TakeBatch(clips, self.num_words, self.normalize_query, **self._clip)
 
 
 def evaluation_draws(

@@ -1,5 +1,8 @@
 """Feature files: `.npz`, `.npy` and `.pt` into arrays [rows, width].
 
+The rows of space-time features are the S tokens of a clip side by side: a file of [L, S, width] is
+read as [L, S * width].
+
 Nothing that a file holds is ever executed: pickled objects are refused in all three.
 """
 
@@ -51,11 +54,14 @@ class FeatureHeader(NamedTuple):
     """What a feature file says of itself before its numbers are read."""
 
     rows: int  # clips of a video, words of a query
-    width: int
+    width: int  # of a row; of one token, where a row has several
     dtype: np.dtype
+    tokens: int = 1  # S, of each row
 
 
-def read_feature(path: str | os.PathLike, key: str | None, width: int | None = None) -> np.ndarray:
+def read_feature(
+    path: str | os.PathLike, key: str | None, width: int | None = None, spatial: bool = False
+) -> np.ndarray:
     """Reads one feature file as an array [rows, width], in the precision it was released in.
 
     Args:
@@ -63,14 +69,19 @@ def read_feature(path: str | os.PathLike, key: str | None, width: int | None = N
       key: name of the array in a `.npz` file or a `.pt` dictionary; a bare array needs none. None
         takes the only array, or of several the one of `USUAL_KEYS`.
       width: the width the array must have; None takes any.
+      spatial: take arrays [rows, S, width], too, as [rows, S * width].
 
     Raises:
       DataError: a missing or damaged file, another key, rank or width, no rows, NaN or infinity,
         in float32, too.
     """
     path = Path(path)
-    array = _read_torch(path, key) if path.suffix == ".pt" else _read_numpy(path, key, width)
-    _check_header(path, array.shape, array.dtype, width)
+    if path.suffix == ".pt":
+        array = _read_torch(path, key)
+    else:
+        array = _read_numpy(path, key, width, spatial)
+    header = _check_header(path, array.shape, array.dtype, width, spatial)
+    array = array.reshape(header.rows, header.tokens * header.width)
     finite = np.isfinite(array)
     if not finite.all():
         rows = np.flatnonzero(~finite.all(axis=1))
@@ -88,7 +99,7 @@ def read_feature(path: str | os.PathLike, key: str | None, width: int | None = N
 
 
 def feature_header(
-    path: str | os.PathLike, key: str | None, width: int | None = None
+    path: str | os.PathLike, key: str | None, width: int | None = None, spatial: bool = False
 ) -> FeatureHeader:
     """Reads rows, width and dtype of a feature file without reading its numbers (`.pt`: with).
 
@@ -96,6 +107,7 @@ def feature_header(
       path: a `.npz`, `.npy` or `.pt` file.
       key: name of the array, as for `read_feature`.
       width: the width the array must have; None takes any.
+      spatial: take arrays [rows, S, width], too.
 
     Raises:
       DataError: as `read_feature`, except for NaN and infinity.
@@ -103,9 +115,11 @@ def feature_header(
     path = Path(path)
     if path.suffix == ".pt":
         array = _read_torch(path, key)
-        return _check_header(path, array.shape, array.dtype, width)
+        return _check_header(path, array.shape, array.dtype, width, spatial)
     with _open_array(path, key) as (opened, available):
-        return _from_start(opened, lambda stream: _numpy_header(path, stream, available, width))
+        return _from_start(
+            opened, lambda stream: _numpy_header(path, stream, available, width, spatial)
+        )
 
 
 def normalize(features: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -135,6 +149,25 @@ def normalize(features: np.ndarray, *, out: np.ndarray | None = None) -> np.ndar
         norms = np.sqrt(np.einsum("...d,...d->...", out, out))
     norms += np.float32(1e-5)
     return np.divide(out, norms[..., None], out=out)
+
+
+def normalize_tokens(features: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Normalises the clips of a video, each of their tokens by its own norm.
+
+    Args:
+      features: [L, S * width] of any float type, the tokens of a clip side by side; or [L, width],
+        a single token, which is repeated.
+      out: float32 array to write into: [L, S, width], or [L, width] for clips without tokens.
+
+    Returns:
+      `out`.
+    """
+    if out.ndim == 2:
+        return normalize(features, out=out)
+    if features.shape[1] == out.shape[2]:
+        out[...] = normalize(features)[:, None]
+        return out
+    return normalize(features.reshape(out.shape), out=out)
 
 
 def _widen(features: np.ndarray, out: np.ndarray) -> None:
@@ -178,10 +211,10 @@ def _open_array(path: Path, key: str | None) -> Iterator[tuple[Callable[[], IO[b
         raise _unreadable(path, error) from error
 
 
-def _read_numpy(path: Path, key: str | None, width: int | None) -> np.ndarray:
+def _read_numpy(path: Path, key: str | None, width: int | None, spatial: bool) -> np.ndarray:
     with _open_array(path, key) as (opened, available):
         # Before memory is taken for what a damaged header says.
-        _from_start(opened, lambda stream: _numpy_header(path, stream, available, width))
+        _from_start(opened, lambda stream: _numpy_header(path, stream, available, width, spatial))
         return _from_start(opened, lambda s: np.lib.format.read_array(s, allow_pickle=False))
 
 
@@ -198,12 +231,12 @@ def _from_start(opened: Callable[[], IO[bytes]], read: Callable[[IO[bytes]], T])
 
 
 def _numpy_header(
-    path: Path, stream: IO[bytes], available: int, width: int | None
+    path: Path, stream: IO[bytes], available: int, width: int | None, spatial: bool
 ) -> FeatureHeader:
     """Returns the header of an open `.npy` stream of so many bytes, if its array fits in them."""
     shape, dtype, start = _npy_header(stream)
-    header = _check_header(path, shape, dtype, width)
-    expected = start + header.rows * header.width * dtype.itemsize
+    header = _check_header(path, shape, dtype, width, spatial)
+    expected = start + header.rows * header.tokens * header.width * dtype.itemsize
     if available < expected:
         raise _unreadable(path, f"cut short, {available} of {expected} bytes")
     return header
@@ -268,20 +301,27 @@ def _read_torch(path: Path, key: str | None) -> np.ndarray:
         raise _unreadable(path, error) from error
 
 
-def _check_header(path: Path, shape, dtype: np.dtype, width: int | None) -> FeatureHeader:
+def _check_header(
+    path: Path, shape, dtype: np.dtype, width: int | None, spatial: bool
+) -> FeatureHeader:
     """Returns the header of an array of this shape and dtype, or raises what is wrong with it."""
-    if len(shape) != 2:
-        raise DataError(f"{path}: expected an array [rows, width], found shape {list(shape)}.")
+    if len(shape) not in ((2, 3) if spatial else (2,)):
+        raise DataError(
+            f"{path}: expected an array [rows, width]{' or [rows, tokens, width]' * spatial}, "
+            f"found shape {list(shape)}."
+        )
     if dtype.name not in _FLOATS:
         raise DataError(f"{path}: expected floating-point numbers, found {dtype}.")
-    rows, found = shape
+    rows, found = shape[0], shape[-1]
+    tokens = shape[1] if len(shape) == 3 else 1
     if width is not None and found != width:
+        of = f" for each of {tokens} tokens" if tokens > 1 else ""
         raise DataError(
-            f"{path}: expected width {width}, got {found}: features of another backbone?"
+            f"{path}: expected width {width}{of}, got {found}: features of another backbone?"
         )
-    if rows <= 0 or found <= 0:  # below 0 in a damaged header
+    if rows <= 0 or tokens <= 0 or found <= 0:  # below 0 in a damaged header
         raise DataError(f"{path}: empty, shape {list(shape)}; extract or download it again.")
-    return FeatureHeader(rows, found, dtype)
+    return FeatureHeader(rows, found, dtype, tokens)
 
 
 def _key(path: Path, key: str | None, keys: list[str]) -> str:

@@ -29,17 +29,19 @@ class Stream:
     """One kind of features, as the files at hand have it.
 
     Attributes:
-      files: where they are; `width` is set.
+      files: where they are; `width` is set, to that of one token.
       dtype: float16 when all files are float16, else float32.
+      tokens: S, of each row.
     """
 
     files: Features
     dtype: np.dtype
+    tokens: int = 1
 
     @property
     def width(self) -> int:
-        """Features a row."""
-        return self.files.width
+        """Features a row, those of all its tokens."""
+        return self.tokens * self.files.width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +131,10 @@ def take_inventory(
 
     Raises:
       DataError: annotations that cannot be used; missing files, the first ten named and all
-        counted; files of another key, rank, width or type, without rows or cut short, up to ten
-        in one message; a split without any query left; videos whose streams differ in length, or
-        that have other lengths than their annotations or labels say, up to ten in one message.
+        counted; files of another key, rank, width or type, of other tokens, without rows or cut
+        short, up to ten in one message; a split without any query left; videos whose streams
+        differ in length, or that have other lengths than their annotations or labels say, up to
+        ten in one message.
     """
     manual_dir = Path(manual_dir).expanduser()
     paths = layout.find_annotations(manual_dir)
@@ -289,17 +292,26 @@ def _width(item: Item) -> int | None:
 
 
 def _agree(files: Features, headers: Mapping[Item, FeatureHeader]) -> Stream:
-    """Returns the width and type of one kind of features, which all its files must share."""
+    """Returns the width, tokens and type of one kind of features, which all its files share.
+
+    Raises DataError for a file of another width, or of other tokens, than most.
+    """
     ((width, _),) = collections.Counter(h.width for h in headers.values()).most_common(1)
+    ((tokens, _),) = collections.Counter(h.tokens for h in headers.values()).most_common(1)
     for item, header in headers.items():
         if header.width != width:
             raise DataError(
                 f"{item}: expected width {width}, as most {files.name} files have, "
                 f"got {header.width}: features of another backbone?"
             )
+        if header.tokens != tokens:
+            raise DataError(
+                f"{item}: expected {tokens} tokens a row, as most {files.name} files have, "
+                f"got {header.tokens}: features of another grid?"
+            )
     half = all(header.dtype == np.float16 for header in headers.values())
     dtype = np.dtype(np.float16 if half else np.float32)
-    return Stream(dataclasses.replace(files, width=width), dtype)
+    return Stream(dataclasses.replace(files, width=width), dtype, tokens)
 
 
 def _check_lengths(

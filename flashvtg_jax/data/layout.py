@@ -15,6 +15,8 @@ from flashvtg_jax.errors import ConfigError, DataError
 # An annotation file is looked for in these subfolders of manual_dir, in this order.
 ANNOTATION_FOLDERS = (".", "annotations", "data")
 
+QUERY = "query"  # what the features of the words are called, beside the streams of the videos
+
 Row = Mapping[str, Any]
 
 
@@ -25,7 +27,7 @@ class Item(Protocol):
         """Returns rows, width and dtype without reading numbers; DataError as `feature_header`."""
 
     def read(self, width: int | None) -> np.ndarray:
-        """Returns the features [rows, width]; DataError as `read_feature`."""
+        """Returns the features [rows, tokens * width]; DataError as `read_feature`."""
 
 
 class Found(Protocol):
@@ -68,7 +70,8 @@ class FeatureFiles:
       pattern: path below manual_dir without suffix, with a field of the annotation line in it:
         "slowfast_features/{vid}".
       key: name of the array in a `.npz` file; None takes the only one, or a usual one.
-      width: features a row; None where any width will do, as long as all files agree.
+      width: features a row, or of each of its tokens in arrays [L, S, width]; None where any width
+        will do, as long as all files agree.
       suffix: of the released files. Files of the same names in the other formats are read, too.
       parts: endings of the names, before the suffix, of the files that hold a share of the
         features each: ("_rgb", "_opt"). They are concatenated along the width.
@@ -88,6 +91,11 @@ class FeatureFiles:
     def dtype(self) -> np.dtype:
         """The type of the released features."""
         return np.dtype(np.float16)
+
+    @property
+    def spatial(self) -> bool:
+        """Whether a row may have several tokens: clips may, words do not."""
+        return self.name != QUERY
 
     @property
     def folder(self) -> str:
@@ -144,7 +152,9 @@ class FoundFiles:
     def item(self, row: Row) -> "FileItem | None":
         """Returns the files of an annotation line, None where one is missing."""
         paths = self._paths(row)
-        return None if None in paths else FileItem(tuple(paths), self.files.key)
+        if None in paths:
+            return None
+        return FileItem(tuple(paths), self.files.key, self.files.spatial)
 
     def missing(self, row: Row) -> list[Path]:
         """Returns the files that an annotation line needs and that are not there."""
@@ -169,34 +179,36 @@ class FileItem:
     Attributes:
       paths: one for each part.
       key: name of the array in a `.npz` file, as for `read_feature`.
+      spatial: take arrays [rows, S, width], too.
     """
 
     paths: tuple[Path, ...]
     key: str | None
+    spatial: bool = False
 
     def header(self, width: int | None) -> FeatureHeader:
         """Reads rows, width and dtype; the parts' shortest, their sum and their widest.
 
         Raises:
-          DataError: as `feature_header`; parts of very different length.
+          DataError: as `feature_header`; parts of very different length, or of other tokens.
         """
         if len(self.paths) == 1:
-            return feature_header(self.paths[0], self.key, width)
-        headers = [feature_header(path, self.key) for path in self.paths]
+            return feature_header(self.paths[0], self.key, width, self.spatial)
+        headers = [feature_header(path, self.key, spatial=self.spatial) for path in self.paths]
         return self._joined(headers, width)
 
     def read(self, width: int | None) -> np.ndarray:
-        """Reads the features [rows, width], parts side by side and cut to the shortest.
+        """Reads the features [rows, tokens * width], parts side by side and cut to the shortest.
 
         Raises:
           DataError: as `read_feature`; as `header`.
         """
         if len(self.paths) == 1:
-            return read_feature(self.paths[0], self.key, width)
-        parts = [read_feature(path, self.key) for path in self.paths]
-        headers = [FeatureHeader(*part.shape, part.dtype) for part in parts]
-        rows = self._joined(headers, width).rows
-        return np.concatenate([part[:rows] for part in parts], axis=1)
+            return read_feature(self.paths[0], self.key, width, self.spatial)
+        header = self.header(width)
+        parts = [read_feature(path, self.key, spatial=self.spatial) for path in self.paths]
+        tokens = [part[: header.rows].reshape(header.rows, header.tokens, -1) for part in parts]
+        return np.concatenate(tokens, axis=2).reshape(header.rows, -1)
 
     def _joined(self, headers: Sequence[FeatureHeader], width: int | None) -> FeatureHeader:
         """Returns the header of the parts side by side, or raises what does not fit."""
@@ -207,6 +219,13 @@ class FileItem:
                 + ", ".join(f"{p} has {n} rows" for p, n in zip(self.paths, rows, strict=True))
                 + "; one of them is cut short, or of another clip length."
             )
+        tokens = [header.tokens for header in headers]
+        if len(set(tokens)) > 1:
+            raise DataError(
+                "parts of one video differ in tokens: "
+                + ", ".join(f"{p} has {n} a row" for p, n in zip(self.paths, tokens, strict=True))
+                + "; extract them with the same grid."
+            )
         found = sum(header.width for header in headers)
         if width is not None and found != width:
             widths = " + ".join(str(header.width) for header in headers)
@@ -214,7 +233,8 @@ class FileItem:
                 f"{self}: expected width {width} together, got {widths}: features of another "
                 "backbone?"
             )
-        return FeatureHeader(min(rows), found, np.result_type(*(h.dtype for h in headers)))
+        dtype = np.result_type(*(header.dtype for header in headers))
+        return FeatureHeader(min(rows), found, dtype, tokens[0])
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.paths))

@@ -33,6 +33,7 @@ _SET_BY = {
     "pairs": "config.data.labels",
     "stream_widths": "config.data.video_streams",
     "query_width": "config.data.query_width",
+    "spatial_tokens": "config.spatial_tokens",
 }
 
 if TYPE_CHECKING:
@@ -138,6 +139,15 @@ def evaluation_batches(
     plan = evaluation_plan(source, config)
     loader = _BatchLoader(source, config, plan, process_index, process_count)
     return prefetched(loader, plan.steps_per_epoch, config)
+
+
+def example_batch(source: SplitSource, config: ml_collections.ConfigDict, example: int) -> Batch:
+    """Returns one example of a split as `evaluation_batches` has it, but alone and not padded.
+
+    Raises:
+      ConfigError, DataError: as `evaluation_batches`.
+    """
+    return _BatchLoader(source, config, evaluation_plan(source, config), 0, 1).alone(example)
 
 
 def joint_evaluation_batches(
@@ -250,8 +260,9 @@ class _BatchLoader:
             words=min(data.max_words, int(np.max(source.all_num_words))),
             windows=max(1, int(np.max(source.num_windows))),
             pairs=self._rule.num_pairs,
-            stream_widths=_checked_widths(source, config),
+            stream_widths=checked_widths(source, config),
             query_width=source.query_dim,
+            spatial_tokens=data.spatial_tokens,
         )
 
     def __call__(self, step: int) -> Batch:
@@ -270,6 +281,13 @@ class _BatchLoader:
             for example in planned.share(*self._process)
         )
         return collate(rows, shape, normalize_query=self._normalize_query, into=into)
+
+    def alone(self, example: int) -> Batch:
+        """Reads one example, as in epoch 0, into a batch of its own lengths."""
+        row = self._row(example, epoch=0)
+        sizes = {"rows": 1, "clips": len(row.streams[0]), "words": len(row.query)}
+        shape = dataclasses.replace(self.shape, **sizes)
+        return collate([row], shape, normalize_query=self._normalize_query)
 
     def _row(self, example: int, epoch: int) -> Row:
         stored = self._source[example]
@@ -411,23 +429,44 @@ def _check_clips_and_labels(source: SplitSource, config: ml_collections.ConfigDi
         )
 
 
-def _checked_widths(source: SplitSource, config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """Returns the width of each configured stream; the query's width is checked with them."""
-    expected = config.data.video_widths
-    widths = []
+def checked_widths(source: SplitSource, config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Returns the width of each configured stream; the query's width is checked with them.
+
+    It is that of one of the S tokens of a clip; the data set has all of them side by side, or one,
+    which stands for all.
+
+    Raises:
+      ConfigError: a stream that the data set does not have, or another width or S than it has.
+    """
+    tokens, expected = config.data.spatial_tokens, config.data.video_widths
+    widths, any_tokens = [], False
     for name in config.data.video_streams:
         if name not in source.streams:
             raise ConfigError(
                 f"config.data.video_streams names {name!r}, but data set "
                 f"{config.data.dataset!r} has {', '.join(map(repr, source.streams))}"
             )
-        width = source.streams[name]
-        if expected.get(name, width) != width:  # a stream added by hand may have no width there
-            raise ConfigError(
-                f"video stream {name!r}: config.data.video_widths expects width "
-                f"{expected[name]}, data set {config.data.dataset!r} has {width}"
-            )
+        found, known = source.streams[name], source.tokens.get(name, 1)
+        width = expected.get(name, found // known)  # a stream added by hand may have none there
+        # Where the files told of tokens, these are neither cut anew nor, unasked, taken for one.
+        has_one = found == width and 1 in (known, tokens)
+        has_tokens = found == tokens * width and known in (1, tokens)
+        if not (has_one or has_tokens):
+            problem = f"video stream {name!r}: config.data.video_widths expects width {width}"
+            if tokens > 1:
+                problem += f", or {tokens * width} for config.spatial_tokens={tokens}"
+            problem += f", data set {config.data.dataset!r} has {found}"
+            if known > 1:
+                problem += f": {known} tokens of {found // known} (config.spatial_tokens={known})"
+            raise ConfigError(problem)
         widths.append(width)
+        any_tokens |= has_tokens
+    if tokens > 1 and not any_tokens:
+        raise ConfigError(
+            f"config.spatial_tokens={tokens}, but each stream of data set {config.data.dataset!r} "
+            f"has one token a clip; build it from arrays [L, {tokens}, width], or "
+            f"[L, {tokens} * width] where config.data.video_widths gives the width of a token"
+        )
     if config.data.query_width != source.query_dim:
         raise ConfigError(
             f"query features: config.data.query_width expects width {config.data.query_width}, "

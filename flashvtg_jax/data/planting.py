@@ -9,6 +9,9 @@ meant. What is learned from some queries, the maps, holds for all others.
 Where a data set is divided into domains, a video carries the topic of its query all the time, and
 its highlights another topic besides, which all videos of a domain share and the words do not know:
 so that four videos tell what a highlight is, and which query is about which video.
+
+Where clips have several spatial tokens, all of them look like their video and scene, and one of
+them, another one in each clip, shows the clip's topic: the same place in all streams.
 """
 
 import dataclasses
@@ -95,25 +98,41 @@ class Planting:
         return _scaled(features, 1.0 + _COMMON_WORD_SIZE**2)[0]
 
     def clips(
-        self, rows: Sequence[Mapping[str, Any]], widths: Mapping[str, int]
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        widths: Mapping[str, int],
+        spatial_tokens: int = 1,
     ) -> dict[str, np.ndarray]:
-        """Returns the clip features of a video, [L, width] float16 for each stream.
+        """Returns the clip features of a video, float16 for each stream.
 
         Args:
           rows: all annotation lines about the video.
-          widths: features a clip, by name of the stream.
+          widths: features a clip, or a token, by name of the stream.
+          spatial_tokens: S, of each clip.
+
+        Returns:
+          [L, width] for each stream; [L, S, width] if S is above 1.
         """
         vid = rows[0]["vid"]
         topics, scene_of = self._storyline(rows)
+        places = self.places(rows, spatial_tokens)
         streams = {}
         for stream, width in widths.items():
             scenes = self._noise(self._rng("scenes", vid, stream), scene_of[-1] + 1, width)
-            features = self._noise(self._rng("clips", vid, stream), len(scene_of), width)
+            rng = self._rng("clips", vid, stream)
+            features = self._noise(rng, len(scene_of) * spatial_tokens, width)
             features += _VIDEO_SIZE * self._direction("video", f"{vid} {stream}", width)
-            features += _SCENE_SIZE * scenes[scene_of]
-            features += topics @ self._map(stream, width)
-            streams[stream] = _scaled(features, 1.0 + _VIDEO_SIZE**2 + _SCENE_SIZE**2)
+            features = features.reshape(len(scene_of), spatial_tokens, width)
+            features += (_SCENE_SIZE * scenes[scene_of])[:, None]
+            features[np.arange(len(scene_of)), places] += topics @ self._map(stream, width)
+            features = _scaled(features, 1.0 + _VIDEO_SIZE**2 + _SCENE_SIZE**2)
+            streams[stream] = features[:, 0] if spatial_tokens == 1 else features
         return streams
+
+    def places(self, rows: Sequence[Mapping[str, Any]], spatial_tokens: int) -> np.ndarray:
+        """Returns the token of each clip of a video that shows its topic [L]."""
+        rng = self._rng("places", rows[0]["vid"], spatial_tokens)
+        return rng.integers(spatial_tokens, size=self.num_clips(rows))
 
     def _storyline(self, rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         """Returns topic times strength of each clip [L, T] and the scene it belongs to [L]."""

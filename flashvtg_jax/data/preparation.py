@@ -48,6 +48,7 @@ def prepare_data(
             "widths": widths,
             "clip_length": clip_length,
             "seed": config.seed,
+            "spatial_tokens": data.spatial_tokens,
             **config.synthetic,
         }
         if built:
@@ -60,6 +61,9 @@ def prepare_data(
         _check_before_building(config, layout, Path(manual_dir).expanduser())
         # A configuration that is used for other streams than its own has widths of no use.
         known = {files.name for files in layout.feature_files}
+        if data.spatial_tokens > 1:
+            # Tokens may lie side by side in the files; opening the data set checks the widths.
+            widths |= {name: None for name in data.video_streams}
         build(
             data.dataset,
             manual_dir,
@@ -161,7 +165,7 @@ def complete_config(
     with widths.unlocked():
         for name in streams:
             if name not in widths:
-                widths[name] = source.streams[name]
+                widths[name] = source.streams[name] // source.tokens.get(name, 1)
     return config
 
 

@@ -29,8 +29,8 @@ class Example:
 
     Attributes:
       annotation: the annotation line.
-      streams: for each video stream an array [L_s, width], not normalised. Streams differ in
-        length by a clip or so.
+      streams: for each video stream an array [L_s, width], not normalised; of space-time features
+        the tokens of a clip lie side by side. Streams differ in length by a clip or so.
       query: word features [Q, Dq], not normalised.
     """
 
@@ -44,6 +44,8 @@ class SplitSource:
 
     Attributes:
       streams: width of each video stream, in order.
+      tokens: S, of the streams whose files had rows of S tokens, which lie side by side. (So may
+        those of other streams, whose files did not tell.)
       query_dim: width of the word features.
       num_clips: clips of each example, those of its shortest stream [N].
       num_words: words of each example [N].
@@ -98,6 +100,7 @@ class SplitSource:
         self._domains = tuple(domains)
         self.name = f"{stored.folder}/{stored.split}"
         self.streams = stored.streams
+        self.tokens = stored.tokens
         self.query_dim = stored.query_dim
         self.clip_length = stored.clip_length
         self.labels = stored.labels
@@ -202,6 +205,7 @@ class _StoredSplit:
                 f"annotation file into manual_dir and build again: {self._command(metadata)}"
             )
         self.streams: dict[str, int] = metadata["streams"]
+        self.tokens: dict[str, int] = dict(metadata.get("tokens", {}))
         self.query_dim: int = metadata["query_width"]
         self.clip_length: float = metadata["clip_length"]
         self.labels: str = metadata["labels"]

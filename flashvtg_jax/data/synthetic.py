@@ -53,6 +53,7 @@ def synthesize(
     clip_length: float | None = None,
     num_train: int = 512,
     num_val: int = 128,
+    spatial_tokens: int = 1,
     progress: bool = True,
 ) -> Path:
     """Writes features with planted moments, and their annotation files, ready for `build`.
@@ -75,6 +76,8 @@ def synthesize(
       clip_length: seconds, for "custom/NAME" only.
       num_train: queries to generate for the train split, without `annotations`.
       num_val: the same for the val split.
+      spatial_tokens: S, of each clip of all streams: their files are [L, S, width] if it is above
+        1, with the topic of a clip in one of its tokens.
       progress: show bars and a report on stderr.
 
     Returns:
@@ -87,7 +90,7 @@ def synthesize(
         made with other settings, or cannot be written.
     """
     layout = _layout(dataset, widths, clip_length)
-    settings = _settings(dataset, layout, strength, seed)
+    settings = _settings(dataset, layout, strength, seed, spatial_tokens)
     output = Path(output).expanduser()
     if annotations is None:
         if limit is not None:
@@ -107,7 +110,7 @@ def synthesize(
         planting = Planting(seed, strength, layout.clip_length, _topics(layout))
         rows, others = (list(itertools.chain(*x.values())) for x in (splits, earlier))
         items = [
-            *_video_items(layout, planting, output, rows, others),
+            *_video_items(layout, planting, spatial_tokens, output, rows, others),
             *_query_items(layout.query, planting, output, rows, others),
         ]
         num_written = folder.write(items, progress)
@@ -137,6 +140,7 @@ def check_generated(
     num_train: int,
     num_val: int,
     clip_length: float | None = None,
+    spatial_tokens: int = 1,
 ) -> None:
     """Checks that `output`, where it still is there, is what `synthesize` generates with these.
 
@@ -147,8 +151,9 @@ def check_generated(
     output, layout = Path(output), _layout(dataset, widths, clip_length)
     if not (output / MANIFEST).exists():
         return
-    found = read_manifest(output / MANIFEST)["settings"]
-    wanted = _settings(dataset, layout, strength, seed)
+    one = {"spatial_tokens": 1}  # which no manifest names
+    found = one | read_manifest(output / MANIFEST)["settings"]
+    wanted = one | _settings(dataset, layout, strength, seed, spatial_tokens)
     for split, size in (("train", num_train), ("val", num_val)):
         found[f"num_{split}"] = len(read_json_lines(output / layout.annotations[split][0]))
         wanted[f"num_{split}"] = size
@@ -179,18 +184,24 @@ def _layout(
     return layout
 
 
-def _settings(dataset: str, layout: Layout, strength: float, seed: int) -> dict[str, Any]:
+def _settings(
+    dataset: str, layout: Layout, strength: float, seed: int, spatial_tokens: int
+) -> dict[str, Any]:
     """Returns all that the features depend on, beside the annotations."""
     if not 0 <= strength <= _MAX_STRENGTH:
         raise ConfigError(f"strength {strength}; expected a number from 0 to {_MAX_STRENGTH:g}.")
     if seed < 0:
         raise ConfigError(f"seed {seed}; expected an integer from 0.")
+    if spatial_tokens < 1:
+        raise ConfigError(f"spatial_tokens {spatial_tokens}; expected 1 or more.")
     settings = {
         "dataset": dataset,
         "strength": float(strength),
         "seed": int(seed),
         "widths": {files.name: files.width for files in layout.feature_files},
     }
+    if spatial_tokens > 1:
+        settings["spatial_tokens"] = int(spatial_tokens)
     # The others have theirs by name.
     return settings | ({"clip_length": layout.clip_length} if custom.is_custom(dataset) else {})
 
@@ -286,7 +297,12 @@ def _topics(layout: Layout) -> str:
 
 
 def _video_items(
-    layout: Layout, planting: Planting, output: Path, rows: Sequence[Row], earlier: Sequence[Row]
+    layout: Layout,
+    planting: Planting,
+    spatial_tokens: int,
+    output: Path,
+    rows: Sequence[Row],
+    earlier: Sequence[Row],
 ) -> list[Item]:
     """Returns the videos of `rows`; `earlier` rows only add to them."""
     about: dict[str, list[Row]] = {row["vid"]: [] for row in rows}
@@ -297,20 +313,21 @@ def _video_items(
     for vid, lines in about.items():
         lines.sort(key=lambda row: str(row["qid"]))  # the order of the calls does not matter
         paths = [p for files in layout.streams for p in paths_to_write(files, output, lines[0])]
-        make = functools.partial(_video, layout.streams, planting, lines)
+        make = functools.partial(_video, layout.streams, planting, spatial_tokens, lines)
         items.append(Item(f"vid {vid}", _fingerprint(lines), tuple(paths), make))
     return items
 
 
 def _video(
-    streams: Sequence[FeatureFiles], planting: Planting, rows: Sequence[Row]
+    streams: Sequence[FeatureFiles], planting: Planting, spatial_tokens: int, rows: Sequence[Row]
 ) -> list[Content]:
-    clips = planting.clips(rows, {files.name: files.width for files in streams})
+    widths = {files.name: files.width for files in streams}
+    clips = planting.clips(rows, widths, spatial_tokens)
     contents = []
     for files in streams:
         features = clips[files.name]
         extra = np.repeat(features[-1:], _EXTRA_ROWS.get(files.name, 0), axis=0)
-        parts = np.array_split(np.concatenate([features, extra]), len(files.parts), axis=1)
+        parts = np.array_split(np.concatenate([features, extra]), len(files.parts), axis=-1)
         contents += [{files.key: np.ascontiguousarray(part)} for part in parts]
     return contents
 

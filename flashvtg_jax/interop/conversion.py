@@ -121,7 +121,10 @@ def to_torch_file(workdir: str | Path, file: str | Path, step: int | None = None
             "has no windows and would find other moments with these parameters. Train without one, "
             "or with one that covers config.data.max_clips"
         )
-    state_dict = params_to_torch(jax.device_get(restored.params), model)
+    try:
+        state_dict = params_to_torch(jax.device_get(restored.params), model)
+    except ConfigError as error:
+        raise ConfigError(f"{workdir}: {error}") from error
     unread = unread_entries(model.hidden_dim, config.data.max_words)
     kept = Path(workdir).expanduser() / UNREAD_FILE
     if kept.is_file():

@@ -17,7 +17,7 @@ from flax import traverse_util
 from jax import export
 
 from flashvtg_jax.config import config_to_json
-from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.data.batch import Batch, clip_shape
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.evaluation import apply_and_decode
 from flashvtg_jax.interop.stablehlo import FORMAT, MANIFEST, PARAMS, check_flatbuffers, sha256
@@ -197,13 +197,16 @@ def make_program(model: FlashVTG, config: ml_collections.ConfigDict) -> Callable
         clips = streams[0].shape[1]
         padded = (clips + multiple - 1) // multiple * multiple
         streams = [
-            jnp.pad(stream, ((0, 0), (0, multiple - 1), (0, 0)))[:, :padded] for stream in streams
+            jnp.pad(stream, [(0, multiple - 1 if axis == 1 else 0) for axis in range(stream.ndim)])
+            for stream in streams
         ]
+        streams = [stream[:, :padded] for stream in streams]
         video_mask = jnp.arange(padded) < inputs["num_clips"][:, None]
         query = inputs["query"]
         query_mask = jnp.arange(query.shape[1]) < inputs["num_words"][:, None]
         # Whatever stands in the padding, NaN as well, is not read.
-        streams = [jnp.where(video_mask[..., None], stream, 0) for stream in streams]
+        mask = video_mask.reshape(*video_mask.shape, *[1] * (streams[0].ndim - 2))
+        streams = [jnp.where(mask, stream, 0) for stream in streams]
         query = jnp.where(query_mask[..., None], query, 0)
         batch = Batch(
             video=jnp.concatenate([_normalize(stream) for stream in streams], axis=-1),
@@ -239,13 +242,15 @@ def describe_inputs(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
     def row(name: str, dtype: str, shape: Sequence[int | str], meaning: str) -> dict[str, Any]:
         return {"name": name, "dtype": dtype, "shape": list(shape), "meaning": meaning}
 
+    tokens = data.spatial_tokens
+    what = "each clip" if tokens == 1 else f"each of {tokens} spatial tokens of each clip"
     features = "as extracted, normalised inside; what stands after num_clips is not read"
     rows = [
         row(
             f"video_{name}",
             "float32",
-            ("b", "l", data.video_widths[name]),
-            f"features of each clip from {name}, {features}",
+            ("b", "l", *clip_shape(tokens, data.video_widths[name])),
+            f"features of {what} from {name}, {features}",
         )
         for name in data.video_streams
     ]

@@ -34,7 +34,7 @@ class ExportedPredictor:
         predictor = load_exported("exported/qvhighlights")
         found = predictor(
             video_slowfast=slowfast,  # [B, L, 2304] raw features, as extracted
-            video_clip=clip,  # [B, L, 512]
+            video_clip=clip,  # [B, L, 512]; [B, L, S, 512] if clips have S > 1 spatial tokens
             num_clips=[75, 60],  # [B] clips that are not padding
             query=query,  # [B, Q, 512] raw features of the words
             num_words=[12, 7],  # [B] words that are not padding
@@ -138,7 +138,8 @@ class ExportedPredictor:
                 raise DataError(f"{count}: from 1 to {length}, got {inputs[count].tolist()}")
             valid = np.arange(length) < inputs[count][:, None]
             for name in features:
-                finite = np.isfinite(inputs[name]).all(axis=-1) | ~valid
+                axes = tuple(range(2, inputs[name].ndim))  # clips may have several tokens
+                finite = np.isfinite(inputs[name]).all(axis=axes) | ~valid
                 if not finite.all():
                     raise DataError(f"{name}: NaN or infinity in row {finite.all(1).argmin()}")
         if "duration" in inputs and not (np.isfinite(inputs["duration"]).all()):

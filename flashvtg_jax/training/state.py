@@ -38,13 +38,17 @@ def make_optimizer(config: Any, steps_per_epoch: int) -> optax.GradientTransform
 
 
 def feature_widths(config: Any) -> tuple[int, int]:
-    """Widths of a clip's and of a word's features, from the `data` section of a configuration."""
+    """Widths of a clip's (or of its tokens') and of a word's features, by the `data` section."""
     return sum(config.video_widths[name] for name in config.video_streams), config.query_width
 
 
 def init_params(model: FlashVTG, key: chex.PRNGKey, video_dim: int, query_dim: int) -> Any:
-    """Fresh parameters; widths are those of the features, without the temporal endpoints."""
-    video, query = jnp.zeros((1, 2, video_dim)), jnp.zeros((1, 2, query_dim))
+    """Fresh parameters; widths are those of the features, without the temporal endpoints.
+
+    Of space-time features it is the width of one token.
+    """
+    tokens = () if model.spatial_tokens == 1 else (model.spatial_tokens,)
+    video, query = jnp.zeros((1, 2, *tokens, video_dim)), jnp.zeros((1, 2, query_dim))
     masks = jnp.ones((1, 2), bool)
     return model.init(key, video, masks, query, masks)["params"]
 

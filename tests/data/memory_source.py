@@ -28,6 +28,7 @@ class MemorySource:
         self.stream_clips = self.all_stream_clips = {}
         self.num_windows = rng.integers(1, 4, len(num_clips)) * with_targets
         self.streams = dict(WIDTHS)
+        self.tokens = {}
         self.query_dim = QUERY_WIDTH
         self.clip_length = 2.0
         self.labels = "qvhighlights"
@@ -96,6 +97,7 @@ def small_config(**changes):
                 "video_streams": ("slowfast", "clip"),
                 "video_widths": dict(WIDTHS),
                 "query_width": QUERY_WIDTH,
+                "spatial_tokens": 1,
                 "buckets": (5, 12),
                 "labels": "qvhighlights",
                 "source_video": "youtube_id",

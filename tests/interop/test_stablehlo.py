@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from flashvtg_jax.cli import main
 from flashvtg_jax.config import config_to_json, load_config
-from flashvtg_jax.data.batch import BatchShape, Row, collate
+from flashvtg_jax.data.batch import BatchShape, Row, clip_shape, collate
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError, FlashVTGError
 from flashvtg_jax.evaluation import apply_and_decode
 from flashvtg_jax.interop import exporting, stablehlo
@@ -56,7 +56,7 @@ class Exported:
         """Raw inputs by name, padded with `fill`."""
 
         def padded(parts, length):
-            out = np.full((len(parts), length, parts[0].shape[1]), fill, np.float32)
+            out = np.full((len(parts), length, *parts[0].shape[1:]), fill, np.float32)
             for b, part in enumerate(parts):
                 out[b, : len(part)] = part
             return out
@@ -106,7 +106,7 @@ def make_batch(config, streams, queries):
     """The rows as the pipeline makes them: normalised and padded by numpy."""
     rows = [
         Row(
-            parts,
+            [part.reshape(len(part), -1) for part in parts],
             query,
             len(parts[0]) * config.clip_length,
             windows=np.zeros((0, 2), np.float32),
@@ -119,7 +119,8 @@ def make_batch(config, streams, queries):
         for b, (parts, query) in enumerate(zip(streams, queries, strict=True))
     ]
     widths = tuple(config.data.video_widths[name] for name in config.data.video_streams)
-    sizes = BatchShape(len(rows), max(LENGTHS), max(WORDS), 0, 1, widths, config.data.query_width)
+    features = widths, config.data.query_width, config.data.spatial_tokens
+    sizes = BatchShape(len(rows), max(LENGTHS), max(WORDS), 0, 1, *features)
     batch = collate(rows, sizes, normalize_query=config.data.normalize_query)
     return batch.replace(targets=None)
 
@@ -129,7 +130,8 @@ def make_exported(folder, name, **overrides):
     model, params = make_workdir(folder / "run", config)
     rng = np.random.default_rng(2)
     widths = [config.data.video_widths[stream] for stream in config.data.video_streams]
-    streams = [[3 * rng.standard_normal((n, w)) for w in widths] for n in LENGTHS]
+    clips = [clip_shape(config.data.spatial_tokens, width) for width in widths]
+    streams = [[3 * rng.standard_normal((n, *clip)) for clip in clips] for n in LENGTHS]
     queries = [3 * rng.standard_normal((n, config.data.query_width)) for n in WORDS]
     expected = jax.jit(functools.partial(apply_and_decode, model, config))(
         params, make_batch(config, streams, queries)
@@ -164,6 +166,22 @@ def test_a_window_holds_for_every_length_of_a_program(tmp_path):
     predictor = load_exported(exported.folder)
     exported.check(predictor(**exported.arrays(21, 6)))
     exported.check(predictor(**exported.arrays(40, 9, fill=np.nan)))
+
+
+@pytest.mark.slow
+def test_clips_of_spatial_tokens_are_exported(tmp_path):
+    exported = make_exported(tmp_path, "demo", spatial_tokens=3)
+    predictor = load_exported(exported.folder)
+    about = {row["name"]: row["shape"] for row in predictor.manifest["inputs"]}
+    assert about["video_clip"] == ["b", "l", 3, 4]
+    exported.check(predictor(**exported.arrays(21, 6)))
+    exported.check(predictor(**exported.arrays(40, 9, fill=np.nan)))
+    arrays = exported.arrays(21, 6)
+    with pytest.raises(DataError, match=r"video_clip: expected shape \(b, l, 3, 4\)"):
+        predictor(**{**arrays, "video_clip": arrays["video_clip"][:, :, 0]})
+    arrays["video_clip"][1, 2, 2] = np.nan
+    with pytest.raises(DataError, match="video_clip: NaN or infinity in row 1"):
+        predictor(**arrays)
 
 
 def test_programs_for_many_platforms_leave_cudnn_out(monkeypatch):
