@@ -50,7 +50,7 @@ def get_common() -> ConfigDict:
     # What proposes moments: "pyramid", the points of temporal feature layering, or "queries", a
     # DETR-style decoder: learned moment queries over a single scale.
     model.moment_head = "pyramid"
-    model.num_queries = 10  # moments that the queries of moment_head="queries" propose
+    model.num_moment_queries = 10  # moments that the queries of moment_head="queries" propose
     model.decoder_layers = 2  # of their decoder
     model.spatial_tokens = config.get_ref("spatial_tokens")  # config.spatial_tokens
     model.input_dropout = 0.5  # on the features, in each block of the input projections
@@ -82,13 +82,14 @@ def get_common() -> ConfigDict:
     loss.classification = "focal"  # or "binary_cross_entropy" against the saliency labels
     loss.regression = True  # whether boundaries are learned; not in highlight detection
     loss.alignment_directions = ("row", "column")  # clips of a video; queries of the batch
-    loss.negative_pair_weight = 1.0  # weight of the scores against another sample's query
+    # Weight of the scores against another sample's query; 0 still ranks against them.
+    loss.negative_pair_weight = 1.0
     loss.negative_pairs = True  # whether videos are scored against another query at all
     # With model.moment_head="queries", in place of lw_cls and lw_reg, and in matching queries with
     # moments as well; Moment-DETR's weights.
-    loss.query_class_weight = 4.0  # weight of the class: moment or background
-    loss.query_span_weight = 10.0  # weight of the distance (L1) of centre and width
-    loss.query_giou_weight = 1.0  # weight of the generalised IoU
+    loss.match_class_weight = 4.0  # weight of the class: moment or background
+    loss.match_span_weight = 10.0  # weight of the distance (L1) of centre and width
+    loss.match_giou_weight = 1.0  # weight of the generalised IoU
     loss.background_weight = 0.1  # in the class loss, of queries that are matched with no moment
 
     data = config.data = ConfigDict()

@@ -282,6 +282,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=user_path,
         help="of label_correlation, again for each file (default: those of config.data.manual_dir)",
     )
+    add("--clip_length", type=float, metavar="SECONDS", help="of these files' clips (default 2)")
 
     add = command(
         "inspect",

@@ -380,7 +380,16 @@ def run_label_correlation(
             file=sys.stderr,
         )
         return 2
-    paths, clip_length = options.annotations, None
+    unused = [name for name in ("split", "variants", "no_intervals") if getattr(options, name)]
+    unused += [] if options.config else overrides
+    if unused or (options.config and options.clip_length):
+        print(
+            f"flashvtg study label_correlation: it has no use for {' '.join(unused)}; of "
+            "annotation files alone the length of clips is --clip_length=SECONDS",
+            file=sys.stderr,
+        )
+        return 2
+    paths, clip_length = options.annotations, options.clip_length
     if options.config:
         from flashvtg_jax.config import load_config
 

@@ -34,7 +34,7 @@ _CLIP_PIECES = re.compile(r"'(?:s|t|re|ve|m|ll|d)\b|[^\W\d_]+|\d|(?:[^\w\s]|_)+"
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """The points of one level of the pyramid, in order: point i covers its stride from i on.
+    """The points of one level of the pyramid, in order: point i covers clips from i * stride on.
 
     Attributes:
       stride: clips.

@@ -374,9 +374,13 @@ class Predictor:
     def _reads(self, video: CheckedVideo) -> bool:
         """Whether a checked video has the streams that the model reads."""
         widths = self.streams.values()
-        return len(video.streams) == len(widths) and all(
-            stream.shape[1] in (width, self.spatial_tokens * width)
-            for stream, width in zip(video.streams, widths, strict=True)
+        return (
+            len(video.streams) == len(widths)
+            and all(
+                stream.shape[1] in (width, self.spatial_tokens * width)
+                for stream, width in zip(video.streams, widths, strict=True)
+            )
+            and self._has_tokens(video.streams)
         )
 
     def _check_query(self, query: np.ndarray, name: str) -> np.ndarray:

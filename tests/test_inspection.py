@@ -41,7 +41,7 @@ VARIANTS = {
         "model.score_refinement": "intra",
         "data.max_words": 4,
     },
-    "moment queries": {"model.moment_head": "queries", "model.num_queries": 5},
+    "moment queries": {"model.moment_head": "queries", "model.num_moment_queries": 5},
 }
 
 

@@ -115,6 +115,10 @@ def without(entries, **fields):
     ]
 
 
+def of_two_seeds(entries):
+    return [dataclasses.replace(entry, seeds=2) for entry in entries]
+
+
 def stripped(entries):
     """Of one seed: no deviations, no intervals."""
     return [dataclasses.replace(e, std=None, low=None, high=None, seeds=1) for e in entries]
@@ -131,6 +135,8 @@ CASES = {
     "lost full model": (plot_ablation, without(make_ablation(5), variant=LABELS[0])),
     "a lost metric": (plot_ablation, without(make_ablation(5), metric=MAP)),
     "one seed": (plot_ablation, stripped(make_ablation(5))),
+    "two seeds": (plot_ablation, of_two_seeds(make_ablation(5))),
+    "two seeds of mixes": (plot_refinement, of_two_seeds(make_ablation(4))),
     "great differences": (plot_ablation, [make_entry(), less("a", 49.0, 1), less("b", 0, 0.001)]),
     "no difference": (plot_ablation, [make_entry(), less("b", 0, 0)]),
     "refinement": (plot_refinement, make_ablation(4, (*METRICS[:3], "rank correlation"))),
@@ -216,6 +222,20 @@ def test_ablation_shows_differences_coloured_where_the_interval_leaves_out_zero(
     texts = [text for text, _ in shown_texts(figures[0])]
     assert "47.0" in texts and " ± 0.4" in texts and "0" in texts and "+2" in texts
     assert "mean ± standard deviation over 5 seeds · 1,550 queries" in texts
+
+
+def test_few_seeds_are_a_caution_beside_intervals(tmp_path, monkeypatch):
+    figures = captured_figure(monkeypatch)
+    caution = "2 seeds: intervals are of videos, not of seeds"
+    for plot in (plot_ablation, plot_refinement):
+        for entries, told in [
+            (of_two_seeds(make_ablation(3)), True),
+            (make_ablation(3), False),
+            (stripped(make_ablation(3)), False),  # nothing to be cautious about
+        ]:
+            plot(entries, tmp_path / "figure.png", title="Ablation")
+            texts = [text for text, _ in shown_texts(figures[-1])]
+            assert (caution in texts) == told and any("intervals are" in t for t in texts) == told
 
 
 def test_refinement_shows_means_and_intervals_laid_at_the_full_models_mean(tmp_path, monkeypatch):

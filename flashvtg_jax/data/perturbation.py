@@ -74,7 +74,6 @@ def perturb_videos(
     chex.assert_equal_shape_prefix([video, video_mask], 2)
     chex.assert_equal_shape_prefix([video, keys], 1)
     chex.assert_axis_dimension(video, -1, sum(stream_widths))
-    chex.assert_axis_dimension_lt(video, 1, _MOST_CLIPS)
     strength = jnp.broadcast_to(jnp.asarray(strength, jnp.float32), keys.shape)
     perturb = partial(_PERTURB[kind], stream_widths=tuple(stream_widths))
     return jax.vmap(perturb)(video, video_mask, strength, keys)
@@ -193,6 +192,7 @@ def _frame_rate(
     stream_widths: tuple[int, ...],
 ) -> chex.Array:
     del key, stream_widths
+    chex.assert_axis_dimension_lt(video, 0, _MOST_CLIPS)
     count = mask.sum().astype(jnp.uint32)
     kept = jnp.round((1 - strength) * count.astype(jnp.float32)).astype(jnp.uint32)
     count = jnp.maximum(count, 1)

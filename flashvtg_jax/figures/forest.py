@@ -10,6 +10,7 @@ import numpy as np
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import GREEN, GREY, INK, VERMILLION
 from flashvtg_jax.figures.study_parts import (
+    FEW_SEEDS,
     GAP,
     LINE,
     MARGIN,
@@ -95,13 +96,16 @@ def plot_forest(
             metric: wrapped(metric, panel + GAP + sum(widths[metric])) for metric in metrics
         }
         compared = any(entry.difference is not None for entry in entries)
-        decided = any(_has_interval(entry) for entry in entries)
+        seeds = min((e.seeds for e in entries if _has_interval(e)), default=0)
+        decided = seeds > 0
         key = 0.24 if decided else 0.0
         heading = 0.22 + LINE * max(map(len, headings.values()))
         tall = _ROW * len(rows)
         notes = [note_of(entries)]
         if compared:
             notes.append(_what_is_drawn(reference, of_differences, decided))
+        if decided and seeds < FEW_SEEDS:
+            notes.append(f"{seeds} seeds: intervals are of videos, not of seeds")
         below = tall + TICKS + 0.1
         figure, top = headed_figure(width, title, notes, key + heading + below)
         if decided:

@@ -17,8 +17,8 @@ from flashvtg_jax.figures.drawing import (
     PURPLE,
     VERMILLION,
 )
-from flashvtg_jax.studies import label_measures as measures
-from flashvtg_jax.studies.label_measures import Measurement, Row, Table
+from flashvtg_jax.metrics import label_measures as measures
+from flashvtg_jax.metrics.label_measures import Measurement, Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

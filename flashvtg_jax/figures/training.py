@@ -31,7 +31,14 @@ _MAX_POINTS = 1000  # of a curve
 # Where a scale becomes logarithmic: how many times the size of others the greatest value has.
 _LOG_FROM = 6.0  # positive values: of half of them
 _SYMLOG_FROM = 100.0  # values of both signs: of the least fifth of them
-_TERMS = ("classification", "regression", "alignment", "saliency", "clip_aware")
+_TERMS = (
+    "classification",
+    "regression",
+    "generalized_iou",
+    "alignment",
+    "saliency",
+    "clip_aware",
+)
 # Of the selected metrics, then these, as many as are there.
 _SCORES = (
     "MR-full-mAP",

@@ -243,7 +243,9 @@ def describe_inputs(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
         return {"name": name, "dtype": dtype, "shape": list(shape), "meaning": meaning}
 
     tokens = data.spatial_tokens
-    what = "each clip" if tokens == 1 else f"each of {tokens} spatial tokens of each clip"
+    what = "each clip"
+    if tokens > 1:
+        what = f"each of {tokens} spatial tokens of each clip (one token for all: repeated)"
     features = "as extracted, normalised inside; what stands after num_clips is not read"
     rows = [
         row(

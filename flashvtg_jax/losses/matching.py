@@ -23,14 +23,14 @@ class Match(NamedTuple):
     matched: chex.Array  # [B, N] bool
 
 
-def query_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[str, chex.Array]:
+def matched_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[str, chex.Array]:
     """The terms of moment queries, each summed over the layers of the decoder.
 
     Args:
       out: the model's output with moment queries.
       targets: labels of the same batch.
-      config: `clip_length` and the weights `query_class_weight`, `query_span_weight`,
-        `query_giou_weight` and `background_weight`.
+      config: `clip_length` and the weights `match_class_weight`, `match_span_weight`,
+        `match_giou_weight` and `background_weight`.
 
     Returns:
       `classification`, `regression` (L1 of centre and width) and `generalized_iou`; each layer has
@@ -42,9 +42,8 @@ def query_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[str
     window_mask = targets.window_mask & rows[:, None]
 
     layers = [(out.logits, out.offsets)]
-    if out.auxiliary_logits is not None:
-        earlier = (out.auxiliary_logits, out.auxiliary_offsets)
-        layers += [(earlier[0][:, a], earlier[1][:, a]) for a in range(earlier[0].shape[1])]
+    for a in range(out.auxiliary_logits.shape[1]):
+        layers.append((out.auxiliary_logits[:, a], out.auxiliary_offsets[:, a]))
     terms = {}
     for logits, offsets in layers:
         logits = keep(logits, jnp.broadcast_to(rows[:, None], logits.shape))
@@ -79,12 +78,12 @@ def match_queries(
     Args:
       logits: [B, N]. proposed: [B, N, 2] start and end as fractions of the video.
       windows: [B, M, 2] likewise. window_mask: [B, M] bool.
-      config: `query_class_weight`, `query_span_weight`, `query_giou_weight`.
+      config: `match_class_weight`, `match_span_weight`, `match_giou_weight`.
     """
     cost = (
-        -config.query_class_weight * jax.nn.sigmoid(logits)[..., None]
-        + config.query_span_weight * _span_distances(proposed, windows)
-        - config.query_giou_weight * generalized_iou(proposed, windows)
+        -config.match_class_weight * jax.nn.sigmoid(logits)[..., None]
+        + config.match_span_weight * _span_distances(proposed, windows)
+        - config.match_giou_weight * generalized_iou(proposed, windows)
     )
     # Windows that are padding cost the same whatever their query, and more than all others: they
     # get what is left. A cost that is not finite would keep the search from ending.
@@ -146,9 +145,8 @@ def generalized_iou(first: chex.Array, second: chex.Array) -> chex.Array:
     hull = jnp.maximum(end, other_end) - jnp.minimum(start, other_start)
     lap = jnp.maximum(jnp.minimum(end, other_end) - jnp.maximum(start, other_start), 0.0)
     union = (end - start) + (other_end - other_start) - lap
-    there = (union > 0) & (hull > 0)
-    union, hull = jnp.where(there, union, 1.0), jnp.where(there, hull, 1.0)
-    return jnp.where(there, lap / union - (hull - union) / hull, 0.0)
+    iou = lap / jnp.where(union > 0, union, 1.0)
+    return iou - jnp.where(hull > 0, (hull - union) / jnp.where(hull > 0, hull, 1.0), 0.0)
 
 
 def _centre_width(windows: chex.Array) -> chex.Array:

@@ -11,7 +11,7 @@ from flashvtg_jax.losses.alignment import alignment_loss
 from flashvtg_jax.losses.assignment import assign_points
 from flashvtg_jax.losses.clip_aware import clip_aware_loss
 from flashvtg_jax.losses.masking import pick
-from flashvtg_jax.losses.matching import query_losses
+from flashvtg_jax.losses.matching import matched_losses
 from flashvtg_jax.losses.moment import (
     boundary_regression,
     focal_classification,
@@ -50,11 +50,11 @@ def objective(
     labels = targets.saliency_labels
     weights = {"alignment": config.lw_sal, "saliency": config.lw_saliency}
     if out.auxiliary_logits is not None:
-        terms = query_losses(out, targets, config)
+        terms = matched_losses(out, targets, config)
         weights = {
-            "classification": config.query_class_weight,
-            "regression": config.query_span_weight,
-            "generalized_iou": config.query_giou_weight,
+            "classification": config.match_class_weight,
+            "regression": config.match_span_weight,
+            "generalized_iou": config.match_giou_weight,
             **weights,
         }
     else:

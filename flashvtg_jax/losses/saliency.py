@@ -39,7 +39,7 @@ def saliency_loss(out: FlashVTGOutput, targets: Targets, config: Any) -> chex.Ar
     if out.negative_index is None:
         paired = jnp.zeros_like(rows)
     else:
-        paired = negative_pairs(targets.video_id, out.negative_index, rows)
+        paired = rows_with_negatives(targets.video_id, out.negative_index, rows)
 
     def margin(scores):
         clips = (targets.positive_clips, targets.negative_clips)
@@ -73,7 +73,7 @@ def saliency_loss(out: FlashVTGOutput, targets: Targets, config: Any) -> chex.Ar
     return saliency + config.lw_wattn * attention
 
 
-def negative_pairs(
+def rows_with_negatives(
     video_id: chex.Array, negative_index: chex.Array, rows: chex.Array
 ) -> chex.Array:
     """Rows whose negative query belongs to another video, from [B], [B] and [B] bool: [B] bool."""

@@ -32,3 +32,9 @@ def sum_selected(values: np.ndarray, selected: np.ndarray) -> np.ndarray:
     counts = kept.sum(axis=-1).reshape(-1)
     starts = np.cumsum(counts) - counts
     return np.add.reduceat(rows[kept], starts).reshape(values.shape[:-1])
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, [N]; equal values share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.errors import DataError
+from flashvtg_jax.metrics.arithmetic import ranks
 from flashvtg_jax.metrics.evaluate import compared_arrays
 from flashvtg_jax.metrics.highlight_detection import (
     DOMAINS_MEAN,
@@ -112,17 +113,11 @@ def score_iou_correlation(
 
 def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Spearman's correlation of two arrays [K]; NaN where one is constant."""
-    first, second = _ranks(first), _ranks(second)
+    first, second = ranks(first), ranks(second)
     first, second = first - first.mean(), second - second.mean()
     # Deviations of ranks are multiples of a half: sums of squares are 0 or far from it.
     scale = np.sqrt((first**2).sum() * (second**2).sum())
     return float((first * second).sum() / scale) if scale > 0 else np.nan
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1 [K], equal values sharing the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def _in_order_of_annotations(values: np.ndarray, order: Sequence[int]) -> np.ndarray:

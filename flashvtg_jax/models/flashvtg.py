@@ -1,6 +1,7 @@
 """FlashVTG: from features of a video and a query to scored moments and highlights."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,7 +56,7 @@ class FlashVTG(nn.Module):
     num_mlp_layers: int = 5
     score_refinement: str = "learned"  # mix of the score heads; or "fixed", "intra", "inter"
     moment_head: str = "pyramid"  # what proposes moments; or "queries": see `MomentQueries`
-    num_queries: int = 10
+    num_moment_queries: int = 10
     decoder_layers: int = 2
     spatial_tokens: int = 1  # S, of each clip
     input_dropout: float = 0.5
@@ -92,7 +93,7 @@ class FlashVTG(nn.Module):
             self.spatial_pooling = SpatialPooling(self.dtype)
         if self.moment_head == "queries":
             self.moment_queries = MomentQueries(
-                self.num_queries, self.decoder_layers, *block, *rates
+                self.num_moment_queries, self.decoder_layers, *block, *rates
             )
         else:
             self.pyramid = TemporalFeatureLayering(self.strides, self.dtype)
@@ -127,7 +128,7 @@ class FlashVTG(nn.Module):
         words = self.query_projection(query, train=train)
         words = words + self.token_types[0].astype(words.dtype)
         if not self.num_dummies:
-            return words, jnp.zeros((len(words), 0, self.hidden_dim), words.dtype)
+            return words, jnp.zeros((words.shape[0], 0, self.hidden_dim), words.dtype)
         return words, self.dummy_encoder(words, query_mask, train=train)
 
     def fuse(
@@ -249,8 +250,8 @@ class FlashVTG(nn.Module):
             "inter_scale_logits": None,
             "logits": logits[:, -1],
             "offsets": offsets[:, -1],
-            "points": jnp.broadcast_to(point, (self.num_queries, 4)),
-            "point_mask": jnp.broadcast_to(valid, (len(valid), self.num_queries)),
+            "points": jnp.broadcast_to(point, (self.num_moment_queries, 4)),
+            "point_mask": jnp.broadcast_to(valid, (valid.shape[0], self.num_moment_queries)),
             "auxiliary_logits": logits[:, :-1],
             "auxiliary_offsets": offsets[:, :-1],
         }
@@ -284,6 +285,8 @@ def build_model(config: Mapping[str, Any]) -> FlashVTG:
         _check_queries(model)
     if not model.strides or any(s <= 0 or not math.log2(s).is_integer() for s in model.strides):
         raise ConfigError(f"config.model.strides={model.strides}; they are powers of two")
+    if any(low >= high for low, high in itertools.pairwise(model.strides)):
+        raise ConfigError(f"config.model.strides={model.strides}; they ascend")
     if model.hidden_dim % (2 * model.num_heads):
         raise ConfigError(
             f"config.model.hidden_dim={model.hidden_dim} is not a multiple of twice "

@@ -17,10 +17,11 @@ from flashvtg_jax.models.layers import Dropout, Dtype, FeedForward, dense, drop_
 _SPAN_LAYERS = 3
 
 
-class Attention(nn.Module):
-    """Multi-head attention of one sequence to another.
+class CrossAttention(nn.Module):
+    """Multi-head attention of one sequence to another, or to itself with other values.
 
-    query [B, N, D], key and value [B, L, D], mask [B, L] bool -> [B, N, D].
+    query [B, N, D], key and value [B, L, D], mask [B, L] bool -> [B, N, D]. Initialised as PyTorch
+    does: query, key and value as one matrix.
     """
 
     num_heads: int = 8
@@ -43,7 +44,8 @@ class Attention(nn.Module):
             width,
             width,
             dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
+            # Xavier's for [D, 3 D].
+            kernel_init=nn.initializers.variance_scaling(0.5, "fan_avg", "uniform"),
             bias_init=nn.initializers.zeros,
         )
         # The keys have no bias: softmax would not see it, see `attention.SelfAttention`.
@@ -56,7 +58,8 @@ class Attention(nn.Module):
         weights = attention_weights(query, key, mask[:, None])
         weights = Dropout(self.dropout)(weights, train=train)
         attended = attend(weights, value)
-        return project(name="out")(attended.reshape(*attended.shape[:2], width))
+        out = project(name="out", kernel_init=nn.initializers.xavier_uniform())
+        return out(attended.reshape(*attended.shape[:2], width))
 
 
 class DecoderLayer(nn.Module):
@@ -91,9 +94,9 @@ class DecoderLayer(nn.Module):
             return layer_norm(self.dtype, name)(x + drop_path(self.drop_path, train)(branch))
 
         placed = x + positions
-        among = Attention(*attention, name="self_attention")
+        among = CrossAttention(*attention, name="self_attention")
         x = add(x, among(placed, placed, x, everywhere, train=train), "norm_1")
-        over = Attention(*attention, name="cross_attention")
+        over = CrossAttention(*attention, name="cross_attention")
         key = clips + clip_positions.astype(clips.dtype)
         x = add(x, over(x + positions, key, clips, mask, train=train), "norm_2")
         ffn = FeedForward(self.ffn_dim, self.dropout, dtype=self.dtype, name="ffn")

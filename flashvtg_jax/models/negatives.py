@@ -54,10 +54,10 @@ def take_rows(
 def stack_rows(first: chex.Array, second: chex.Array) -> chex.Array:
     """[B, ...] twice -> [2 B, ...], row by row: a batch spread over devices stays where it is."""
     # Not reshape(-1, ...): without dummies an array of them has no elements to count.
-    return jnp.stack([first, second], axis=1).reshape(2 * len(first), *first.shape[1:])
+    return jnp.stack([first, second], axis=1).reshape(2 * first.shape[0], *first.shape[1:])
 
 
 def unstack_rows(stacked: chex.Array) -> tuple[chex.Array, chex.Array]:
     """The two arrays that `stack_rows` made one of."""
-    pairs = stacked.reshape(len(stacked) // 2, 2, *stacked.shape[1:])
+    pairs = stacked.reshape(stacked.shape[0] // 2, 2, *stacked.shape[1:])
     return pairs[:, 0], pairs[:, 1]

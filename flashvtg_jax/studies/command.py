@@ -7,13 +7,14 @@ from pathlib import Path
 import ml_collections
 
 from flashvtg_jax.errors import ConfigError
+from flashvtg_jax.evaluation import check_writable
 from flashvtg_jax.figures import studies as figures
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.studies import comparisons, long_videos
 from flashvtg_jax.studies.comparisons import compare
 from flashvtg_jax.studies.robustness import METRICS as ROBUSTNESS_METRICS
-from flashvtg_jax.studies.robustness import robustness
-from flashvtg_jax.studies.running import check_variants, open_subject, train_variants
+from flashvtg_jax.studies.robustness import by_strength, robustness
+from flashvtg_jax.studies.running import Subject, check_variants, open_subject, train_variants
 from flashvtg_jax.studies.tables import Entry, markdown_table, write_csv
 from flashvtg_jax.studies.variants import (
     Variant,
@@ -124,17 +125,21 @@ def run_study(
             f"--seeds={num_seeds}: an interval needs the spread between two seeds at least; use "
             "--seeds=2 or more, or --no_intervals for a look at one"
         )
+    if config.seeds:
+        raise ConfigError("config.seeds is for flashvtg train; a study has --seeds=NUMBER")
     if study.needs_moments and not config.loss.regression:
         raise ConfigError(
             f"study {name} is about moments, and {config.name} learns none "
             "(config.loss.regression=False); use a moment retrieval data set"
         )
-    workdir = workdir.expanduser().absolute()
+    workdir, output = workdir.expanduser().absolute(), output.expanduser()
+    check_writable(output)  # now, not after the work
+    notes = []
     if name == "long_videos":
         if split is not None:
             raise ConfigError("study long_videos makes videos of its own: it has no --split")
-        chosen = choose(study.variants(config), names)
-        entries = long_videos.run(
+        chosen = choose(study.variants(config), names, config)
+        found = long_videos.run(
             config,
             range(config.seed, config.seed + num_seeds),
             workdir,
@@ -142,9 +147,11 @@ def run_study(
             intervals=intervals,
             show_progress=show_progress,
         )
+        entries = found.entries
+        notes += found.notes
     else:
         subject = open_subject(config, workdir, num_seeds, split=split, show_progress=show_progress)
-        chosen = choose(study.variants(subject.config), names)
+        chosen = choose(study.variants(subject.config), names, subject.config)
         check_variants(subject, chosen)
         runs = train_variants(
             subject.config, chosen, subject.seeds, workdir, show_progress=show_progress
@@ -155,25 +162,59 @@ def run_study(
             )
         else:
             entries = compare(subject, chosen, runs, study.metrics, intervals=intervals)
-    notes = long_videos.notes(config) if name == "long_videos" else ""
-    return write_study(study, name, entries, output.expanduser(), command=command, notes=notes)
+        notes.append(_about_split(subject))
+    notes.append(_about_variants(chosen))
+    return write_study(name, entries, output, command=command, notes=notes)
+
+
+def _about_split(subject: Subject) -> str:
+    about = (
+        f"Compared on the {len(subject.source)} queries of split `{subject.split}`, of "
+        f"{len(set(subject.videos))} source videos"
+    )
+    if subject.split == subject.config.data.val_split:
+        about += (
+            ", on which the best checkpoint of each run was chosen as well: a variant whose scores "
+            "vary more gains more from that. `--split` compares on another one"
+        )
+    return f"{about}."
+
+
+def _about_variants(variants: Sequence[Variant]) -> str:
+    """What each variant changes, as one would type it."""
+    lines = []
+    for variant in variants:
+        fields = [
+            f"`--config.{key}={','.join(f'{v:g}' for v in value)}`"
+            if isinstance(value, tuple)
+            else f"`--config.{key}={value}`"
+            for key, value in variant.overrides.items()
+        ]
+        lines.append(f"- {variant.label}: {' '.join(fields) or 'the configuration as it is'}")
+    return "\n".join(lines)
 
 
 def write_study(
-    study: Study,
-    name: str,
-    entries: Sequence[Entry],
-    output: Path,
-    *,
-    command: str,
-    notes: str = "",
+    name: str, entries: Sequence[Entry], output: Path, *, command: str, notes: Sequence[str] = ()
 ) -> Path:
-    """Write the table, the CSV file and the figure; returns the path of the table."""
+    """Write the table, the CSV file and the figure of a study; returns the path of the table."""
+    study = STUDIES[name]
     metrics = [metric for metric in study.metrics if any(e.metric == metric for e in entries)]
     write_csv(output / f"{name}.csv", entries)
     study.plot(entries, output / f"{name}.png", title=study.title)
+    reference, title = entries[0].variant, study.title
+    if name == "robustness":  # a column for each strength, of one number
+        title += f": {metrics[0]}"
+        entries, metrics = by_strength(entries, metrics[0])
     path = output / f"{name}.md"
-    notes = f"![{study.title}]({name}.png)\n\n{notes}"
-    table = markdown_table(entries, metrics, title=study.title, command=command, notes=notes)
+    table = markdown_table(
+        entries,
+        metrics,
+        title=title,
+        command=command,
+        notes="\n\n".join([f"![{study.title}]({name}.png)", *notes]),
+        reference=reference,
+        drawn="source videos",
+    )
     write_atomically(path, table)
     return path

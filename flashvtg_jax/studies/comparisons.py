@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from flashvtg_jax.metrics.per_query import metric_groups, per_query_numbers, sco
 from flashvtg_jax.studies.running import Runs, Subject, by_seed, predictions_of, stacked
 from flashvtg_jax.studies.statistics import on_common_queries, seed_means
 from flashvtg_jax.studies.tables import Entry, summarise
+from flashvtg_jax.studies.trials import Trials
 from flashvtg_jax.studies.variants import FULL, Variant
 
 RANK_CORRELATION = "rank correlation"
@@ -27,25 +29,6 @@ REFINEMENT_METRICS = ("MR-full-mAP", "MR-full-R1@0.5", "MR-full-R1@0.7", RANK_CO
 Values = dict[str, np.ndarray]  # [S, N] of each number
 
 
-def numbers_of(subject: Subject, predictions: list[dict], metrics: Sequence[str]) -> Values:
-    """What each query of the split has in some numbers, as far as the data set has them: [N]."""
-    annotations = subject.source.annotations()
-    values = per_query_numbers(predictions, annotations, subject.config.clip_length)
-    values = {name: values[name] for name in metrics if name in values}
-    if RANK_CORRELATION in metrics:
-        values[RANK_CORRELATION] = score_iou_correlation(predictions, annotations)
-    return values
-
-
-def values_of(subject: Subject, folders: Sequence, metrics: Sequence[str]) -> Values:
-    """The same of a variant's runs, over seeds: [S, N]."""
-    seeds = []
-    for domains in by_seed(folders, len(subject.seeds)):
-        predictions = [row for folder in domains for row in predictions_of(folder, subject.split)]
-        seeds.append(numbers_of(subject, predictions, metrics))
-    return stacked(seeds)
-
-
 def compare(
     subject: Subject,
     variants: Sequence[Variant],
@@ -61,37 +44,64 @@ def compare(
       variants: that were trained, the full model among them.
       runs: their folders.
       metrics: numbers to compare; those that the data set does not have are left out.
-      intervals: of the differences, over queries and seeds, of which there are two or more then.
+      intervals: of the differences, over videos and seeds, of which there are two or more then.
     """
     values = {v.name: values_of(subject, runs[v.name], metrics) for v in variants}
-    names = [name for name in metrics if name in values[FULL.name]]
-    if RANK_CORRELATION in names:  # a query counts where its candidates differ, in all of them
-        found = on_common_queries([values[v.name][RANK_CORRELATION] for v in variants])
-        for variant, array in zip(variants, found, strict=True):
+    if RANK_CORRELATION in metrics:
+        trials = Trials(subject)
+        correlations = [
+            trials.of_variant(runs[v.name], "rank_correlation", _rank_correlation, all_points=True)[
+                RANK_CORRELATION
+            ]
+            for v in variants
+        ]
+        # A query counts where all of them have candidates that differ.
+        for variant, array in zip(variants, on_common_queries(correlations), strict=True):
             values[variant.name][RANK_CORRELATION] = array
-    entries = []
-    annotations = subject.source.annotations()
-    for variant in variants:
-        for name in names:
-            own, full = values[variant.name][name], values[FULL.name][name]
-            reference = None if variant.name == FULL.name else full
-            groups = metric_groups(name, annotations)
-            key = (variant.label, "", variant.level, name)
-            entries.append(entry(key, own, reference, groups=groups, intervals=intervals))
-    return entries
+    return [
+        entry(
+            subject,
+            (variant.label, "", variant.level, metric),
+            values[variant.name][metric],
+            None if variant.name == FULL.name else values[FULL.name][metric],
+            intervals=intervals,
+        )
+        for variant in variants
+        for metric in metrics
+        if metric in values[FULL.name]
+    ]
+
+
+def values_of(subject: Subject, folders: Sequence[Path], metrics: Sequence[str]) -> Values:
+    """What a variant's runs have in some numbers, as far as the data set has them: [S, N]."""
+    annotations, clip_length = subject.source.annotations(), subject.config.clip_length
+    seeds = []
+    for domains in by_seed(folders, len(subject.seeds)):
+        predictions = [row for folder in domains for row in predictions_of(folder, subject.split)]
+        values = per_query_numbers(predictions, annotations, clip_length)
+        seeds.append({name: values[name] for name in metrics if name in values})
+    return stacked(seeds)
 
 
 def entry(
+    subject: Subject,
     key: tuple[str, str, float | None, str],
     values: np.ndarray,
     reference: np.ndarray | None,
     *,
-    groups: np.ndarray | None,
     intervals: bool,
 ) -> Entry:
-    """`summarise`, or the same without an interval, which one seed does not have."""
+    """The entry of (variant, condition, level, metric), from values [S, N] and the reference's."""
+    groups = metric_groups(key[-1], subject.source.annotations())
     if intervals or reference is None:
-        return summarise(*key, values, reference, groups=groups)
+        return summarise(*key, values, reference, groups=groups, clusters=subject.videos)
     found = summarise(*key, values, groups=groups)
     difference = found.mean - seed_means(reference, groups=groups).mean()
     return dataclasses.replace(found, difference=float(difference))
+
+
+def _rank_correlation(
+    predictions: list[dict], annotations: list[dict], clip_length: float
+) -> dict[str, np.ndarray]:
+    del clip_length
+    return {RANK_CORRELATION: score_iou_correlation(predictions, annotations)}

@@ -17,9 +17,9 @@ from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.figures.label_correlation import draw_label_correlation
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.metrics import label_measures as measures
 from flashvtg_jax.metrics.highlight_detection import RATING_LEVELS
-from flashvtg_jax.studies import label_measures as measures
-from flashvtg_jax.studies.label_measures import Measurement, Row, Table
+from flashvtg_jax.metrics.label_measures import Measurement, Row, Table
 
 NAME = "label_correlation"
 

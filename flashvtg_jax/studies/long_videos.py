@@ -7,6 +7,7 @@ the same at each length.
 """
 
 import contextlib
+import dataclasses
 import gc
 import itertools
 import json
@@ -44,12 +45,14 @@ from flashvtg_jax.memory import DoesNotFitError, check_fits
 from flashvtg_jax.metrics.per_query import per_query_numbers
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.studies.comparisons import entry
-from flashvtg_jax.studies.running import train_variants
+from flashvtg_jax.studies.running import Subject, train_variants
 from flashvtg_jax.studies.tables import Entry, summarise
 from flashvtg_jax.studies.variants import FULL, Variant
 from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.parallel import mesh_of, put_batch, replicated
 from flashvtg_jax.training.restoring import Restored, restore
+from flashvtg_jax.training.runs import plan_runs
+from flashvtg_jax.training.workdir import check_workdir, open_fields
 
 MINUTES = (2.5, 10.0, 30.0, 60.0, 120.0)
 NUM_QUERIES = 96
@@ -58,6 +61,8 @@ ATTENTION_WINDOW = 32  # clips to each side, where the configuration has no wind
 _NUM_TRAIN, _NUM_VAL = 400, 100  # queries to learn from, where the configuration does not say
 _FIRST_QID = 1_000_000  # far from those of training: queries of one id and text share a topic
 _SPLIT = "val"
+_TRAINING = "training"  # the folder of what is learned from, among those of the lengths
+_SETTINGS = "settings.json"  # in a folder of data: what they were made with
 _METRICS = ("MR-full-mAP", "MR-full-R1@0.5")  # in percent, kept for each query
 _MILLISECONDS, _MEMORY = "milliseconds a query", "memory, MiB"
 _REPEATS = 5  # of what is timed
@@ -66,6 +71,20 @@ _CLIPS_OF_A_BATCH = 1200  # in evaluation, of all its rows; but one row at least
 METRICS = (*_METRICS, _MILLISECONDS, _MEMORY)  # of the entries
 
 Rows = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the study found.
+
+    Attributes:
+      entries: for each variant and length those of `METRICS`, time and memory of one query at a
+        time. Means are NaN where a variant did not fit into memory.
+      notes: paragraphs of Markdown, what needs to be said beside them.
+    """
+
+    entries: list[Entry]
+    notes: list[str]
 
 
 def variants(config: ml_collections.ConfigDict) -> list[Variant]:
@@ -94,20 +113,6 @@ def variants(config: ml_collections.ConfigDict) -> list[Variant]:
     return [FULL, intra, *windowed]
 
 
-def notes(config: ml_collections.ConfigDict) -> str:
-    """What a table of the study needs said beside its numbers."""
-    kind = jax.devices()[0].device_kind
-    device = "a CPU" if kind == "cpu" else kind
-    lines = (
-        "Models learned from videos of 2.5 minutes, with a query each; longer ones have the same "
-        "queries, one for each 2.5 minutes.",
-        f"Windowed attention: a clip attends to {_window(config)} clips on either side.",
-        f"Time and memory: of the program that answers one query at a time, features read, on "
-        f"{device}.",
-    )
-    return " ".join(lines if len(variants(config)) > 1 else lines[::2])
-
-
 def run(
     config: ml_collections.ConfigDict,
     seeds: Sequence[int],
@@ -118,12 +123,13 @@ def run(
     num_queries: int = NUM_QUERIES,
     intervals: bool = True,
     show_progress: bool = True,
-) -> list[Entry]:
+) -> Found:
     """Trains each variant on short videos and evaluates it on videos of each length.
 
-    All is kept in the folder "long_videos" of `workdir`: data, runs, and a result for each variant,
-    length and seed. What is there already is not done again. What does not fit into the memory that
-    is free is skipped, which a line on stderr says.
+    All is kept in the folder "long_videos" of `workdir`: data, runs, and in the folder of each run
+    a result for each length. What is there already is not done again; results are, where they are
+    of another checkpoint, device or data. What does not fit into the memory that is free is
+    skipped, and told in the notes.
 
     Args:
       config: a QVHighlights one; its `synthetic` section, if any, says how much is learned from.
@@ -132,50 +138,85 @@ def run(
       compared: some of `variants`, the reference first; None: all.
       minutes: lengths of videos, multiples of 2.5.
       num_queries: of each length; each length is to have whole videos of them.
-      intervals: of the differences, over queries and seeds, of which there are two or more then.
+      intervals: of the differences, over videos and seeds, of which there are two or more then.
       show_progress: show bars and reports on stderr.
 
-    Returns:
-      For each variant and length the entries of `METRICS`, time and memory of one query at a time.
-
     Raises:
-      ConfigError: before training, if one of these cannot be used.
+      ConfigError: before training, if one of these cannot be used, or `workdir` holds runs of
+        another configuration.
       DataError: `workdir` cannot be written.
     """
     compared = variants(config) if compared is None else compared
+    check_dataset(config)
+    folder = Path(workdir) / "long_videos"
+    trained = training_config(config, folder / "data" / _TRAINING)
     for variant in compared:
-        changed = variant.config(config)
+        changed = apply_overrides(variant.config(trained), {"seeds": tuple(seeds)})
         check_config(changed)
         build_model(changed.model)
+        for planned in plan_runs(changed, folder / "runs" / variant.name):
+            check_workdir(planned.workdir, planned.config, ignore=open_fields(planned.config))
     if intervals and len(compared) > 1 and len(seeds) < 2:
         raise ConfigError(
             f"{len(seeds)} seed: an interval needs the spread between seeds; use --seeds=2 or more"
         )
     if show_progress and config.model.moment_head == "queries":
         _report("moment queries have neither refinement nor windowed attention: one variant")
-    folder = Path(workdir) / "long_videos"
     options = {"seed": config.seed, "show_progress": show_progress}
     lengths = prepare_lengths(config, minutes, num_queries, folder / "data", **options)
-    short = prepare_training(config, folder / "data", **options)
-    runs = train_variants(
-        training_config(config, short), compared, seeds, folder, show_progress=show_progress
-    )
+    prepare_training(config, folder / "data", **options)
+    runs = train_variants(trained, compared, seeds, folder, show_progress=show_progress)
     found: dict[tuple[str, float], Rows] = {}
+    skipped = []
     for variant, length in itertools.product(compared, minutes):
         about = f"{variant.label}, {length:g} min"
-        place = folder / "results" / variant.name / folder_name(length)
         if show_progress:
             _report(about)
         try:
             found[variant.name, length] = _results(
-                runs[variant.name],
-                lengths[length],
-                [place / f"seed{seed}.json" for seed in seeds],
-                show_progress,
+                runs[variant.name], lengths[length], show_progress
             )
         except DoesNotFitError as error:
+            skipped.append(f"{about} ({error})")
             _report(f"skipped {about}: {error}")
-    return _entries(compared, minutes, found, intervals)
+        # The next one finds the memory free.
+        jax.clear_caches()
+        gc.collect()
+    subjects = {}
+    for length, data_dir in lengths.items():
+        source = open_split(data_dir, config.data.dataset, _SPLIT)
+        videos = [row["vid"] for row in source.annotations()]
+        subjects[length] = Subject(trained, source, _SPLIT, videos, folder, tuple(seeds))
+    entries = _entries(subjects, compared, found, intervals)
+    return Found(entries, _notes(config, compared, found, skipped))
+
+
+def _notes(
+    config: ml_collections.ConfigDict,
+    compared: Sequence[Variant],
+    found: Mapping[tuple[str, float], Rows],
+    skipped: Sequence[str],
+) -> list[str]:
+    """What a table of the study needs said beside its numbers, in paragraphs."""
+    lines = [
+        "Models learned from videos of 2.5 minutes, with a query each; longer ones have the same "
+        "queries, one for each 2.5 minutes."
+    ]
+    if any("model.attention_window" in variant.overrides for variant in compared):
+        lines.append(
+            f"Windowed attention: a clip attends to {_window(config)} clips on either side."
+        )
+    devices = {result["about"]["device"] for results in found.values() for result in results}
+    for kind in devices:  # one, or none where all was skipped
+        device = "a CPU" if kind == "cpu" else kind
+        lines.append(
+            "Time and memory: of the program that answers one query at a time, features read, on "
+            f"{device}."
+        )
+    notes = [" ".join(lines)]
+    if skipped:
+        notes.append(f"Skipped, for it does not fit into memory: {'; '.join(skipped)}.")
+    return notes
 
 
 def _window(config: ml_collections.ConfigDict) -> int:
@@ -204,26 +245,37 @@ def training_config(config: ml_collections.ConfigDict, data_dir: Path) -> ml_col
     return config
 
 
-def _results(
-    runs: Sequence[Path], data_dir: Path, paths: Sequence[Path], show_progress: bool
-) -> Rows:
-    """What each run of a variant finds in videos of one length, kept in a file for each of them.
+def _results(runs: Sequence[Path], data_dir: Path, show_progress: bool) -> Rows:
+    """What each run of a variant finds in videos of one length, kept in the folder of the run.
 
     Raises DoesNotFitError before anything is computed.
     """
     trial = None
-    for run_folder, path in zip(runs, paths, strict=True):
-        if not path.exists():
-            restored = restore(run_folder, sharding=replicated(_one_device()))
+    results = []
+    for folder in runs:
+        about = {
+            "step": json.loads((folder / "metrics.json").read_text())["step"],
+            "device": jax.devices()[0].device_kind,
+            "data": _read_json(data_dir / _SETTINGS),
+        }
+        path = folder / "lengths" / f"{data_dir.name}.json"
+        result = _kept(path, about)
+        if result is None:
+            restored = restore(folder, step=about["step"], sharding=replicated(_one_device()))
             trial = trial or _Trial(restored, data_dir)
-            result = trial.result(restored.params, show_progress)
+            result = {"about": about, **trial.result(restored.params, show_progress)}
             write_atomically(path, json.dumps(result) + "\n")
-    if trial is not None:
-        # The next one finds the memory free.
-        del trial, restored
-        jax.clear_caches()
-        gc.collect()
-    return [_read_json(path) for path in paths]
+        results.append(result)
+    return results
+
+
+def _kept(path: Path, about: dict[str, Any]) -> dict[str, Any] | None:
+    """The result in a file, if it is of this step, device and data."""
+    try:
+        result = _read_json(path)
+    except DataError:
+        return None
+    return result if result.get("about") == about else None
 
 
 class _Trial:
@@ -251,7 +303,7 @@ class _Trial:
         self._memory = check_fits(self._compiled)
 
     def result(self, params: Any, show_progress: bool) -> dict[str, Any]:
-        """Numbers of each query, seconds and memory of one query, with the parameters of a run."""
+        """Numbers of all queries, seconds and memory of one, with the parameters of a run."""
         seconds = _median_seconds(
             lambda: jax.block_until_ready(self._compiled(params, self._batch))
         )
@@ -264,8 +316,7 @@ class _Trial:
             name: [None if math.isnan(value) else value for value in values.tolist()]
             for name, values in numbers.items()
         }
-        device = jax.devices()[0].device_kind
-        return {"queries": of_query, "seconds": seconds, **self._memory, "device": device}
+        return {"queries": of_query, "seconds": seconds, **self._memory}
 
 
 def _one_device() -> Mesh:
@@ -285,23 +336,29 @@ def _median_seconds(function: Callable[[], Any]) -> float:
 
 
 def _entries(
+    subjects: Mapping[float, Subject],
     compared: Sequence[Variant],
-    minutes: Sequence[float],
     found: Mapping[tuple[str, float], Rows],
     intervals: bool,
 ) -> list[Entry]:
     """The entries of what was found, each compared with the first variant at the same length."""
     entries = []
     full = compared[0].name
-    for variant, length, metric in itertools.product(compared, minutes, METRICS):
-        if (variant.name, length) not in found:
-            continue
+    for variant, (length, subject), metric in itertools.product(
+        compared, subjects.items(), METRICS
+    ):
         key = (variant.label, f"{length:g} min", float(length), metric)
+        scored = metric in _METRICS
+        if (variant.name, length) not in found:
+            queries = len(subject.videos) if scored else 0
+            nothing = (math.nan, None, None, None, None, len(subject.seeds), queries)
+            entries.append(Entry(*key, *nothing))
+            continue
         values, reference = _values(found[variant.name, length], metric), None
         if variant.name != full and (full, length) in found:
             reference = _values(found[full, length], metric)
-        if metric in _METRICS:
-            entries.append(entry(key, values, reference, groups=None, intervals=intervals))
+        if scored:
+            entries.append(entry(subject, key, values, reference, intervals=intervals))
         else:
             entries.append(summarise(*key, values, reference))
     return entries
@@ -374,7 +431,7 @@ def prepare_training(
         "train": generate_annotations(sizes["num_train"], seed=seed),
         "val": generate_annotations(sizes["num_val"], seed=seed, first_qid=sizes["num_train"]),
     }
-    folder = data_dir / "training"
+    folder = data_dir / _TRAINING
     _prepare(config, lines, folder, seed, show_progress)
     return folder
 
@@ -414,7 +471,7 @@ def _prepare(
         "spatial_tokens": data.spatial_tokens,
     }
     sizes = {f"num_{split}": len(rows) for split, rows in lines.items()}
-    _check_settings(folder / "settings.json", {**settings, **sizes})
+    _check_settings(folder / _SETTINGS, {**settings, **sizes})
     if built_folder(folder, data.dataset):
         return
     features = folder / "synthetic"

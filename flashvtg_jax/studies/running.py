@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from flashvtg_jax.config import apply_overrides
-from flashvtg_jax.data.pipeline import clip_counts, train_pipeline, train_plan
+from flashvtg_jax.data.pipeline import clip_counts, source_video, train_pipeline, train_plan
 from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
@@ -26,12 +26,13 @@ from flashvtg_jax.studies.variants import Variant
 from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.loop import train
 from flashvtg_jax.training.program import Program
-from flashvtg_jax.training.workdir import data_folder
+from flashvtg_jax.training.runs import plan_runs
+from flashvtg_jax.training.workdir import check_workdir, data_folder, open_fields
 
 # Folders of runs by name of the variant: seed by seed, and for each seed domain by domain.
 Runs = dict[str, list[Path]]
 
-_SHARE_OF_MEMORY = 0.8  # that seeds trained together may take
+_SHARE_OF_MEMORY = 0.7  # that seeds trained together may take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Subject:
       config: with the folder of its data, and complete.
       source: the split that variants are compared on.
       split: its name.
+      videos: the source video of each of its queries [N].
       workdir: of the study: runs/VARIANT/seedN, and what it keeps besides.
       seeds: each variant is trained with each.
     """
@@ -49,6 +51,7 @@ class Subject:
     config: ml_collections.ConfigDict
     source: SplitSource
     split: str
+    videos: list[str]
     workdir: Path
     seeds: tuple[int, ...]
 
@@ -74,8 +77,6 @@ def open_subject(
       ConfigError: the configuration means nothing, or does not fit the data.
       DataError: the data cannot be used, or the split has no labels to compare with.
     """
-    if config.seeds:
-        raise ConfigError("config.seeds is for flashvtg train; a study has --seeds=NUMBER")
     check_config(config)
     build_model(config.model)
     data_dir = data_folder(workdir, config).absolute()
@@ -84,18 +85,28 @@ def open_subject(
     data = config.data
     config = complete_config(config, open_split(data_dir, data.dataset, data.train_split))
     split = split or data.val_split
+    if split == data.train_split:
+        raise ConfigError(
+            f"--split={split}: variants are compared on what they did not learn from; choose "
+            f"another split, such as {data.val_split}"
+        )
     source = open_split(data_dir, data.dataset, split, domains=data.domains)
-    if not has_ground_truth(source.annotations()):
+    annotations = source.annotations()
+    if not has_ground_truth(annotations):
         raise DataError(
             f"{source.name}: has no labels to compare variants by; choose another split, such as "
             f"--split={data.val_split}"
         )
+    videos = [source_video(row["vid"], data.source_video) for row in annotations]
     seeds = tuple(range(config.seed, config.seed + num_seeds))
-    return Subject(config, source, split, workdir, seeds)
+    return Subject(config, source, split, videos, workdir, seeds)
 
 
 def check_variants(subject: Subject, variants: Sequence[Variant]) -> None:
-    """Raises ConfigError for a variant that makes no sense, before any is trained."""
+    """Raises ConfigError for a variant that makes no sense, before any is trained.
+
+    So it does where the work directory holds runs of another configuration.
+    """
     config, source = subject.config, subject.source
     data = config.data
     train_source = open_split(data.data_dir, data.dataset, data.train_split, domains=data.domains)
@@ -119,6 +130,9 @@ def check_variants(subject: Subject, variants: Sequence[Variant]) -> None:
                 f"shortest video has {shortest} clips and would have no point there; choose other "
                 "variants with --variants"
             )
+        changed = apply_overrides(changed, {"seeds": subject.seeds})
+        for run in plan_runs(changed, subject.workdir / "runs" / variant.name):
+            check_workdir(run.workdir, run.config, ignore=open_fields(run.config))
 
 
 def train_variants(
@@ -135,22 +149,39 @@ def train_variants(
     have alone, to rounding. What is finished is not trained again, and what was interrupted goes
     on. Raises as `flashvtg_jax.train`.
     """
-    runs: Runs = {}
     domains = config.data.domains or ("",)
-    together = None
+    runs: Runs = {
+        variant.name: [
+            workdir / "runs" / variant.name / domain / f"seed{seed}"
+            for seed in seeds
+            for domain in domains
+        ]
+        for variant in variants
+    }
+    # To know how many fit takes a compilation: of the largest model that is yet to be trained.
+    waiting = [
+        variant.config(config)
+        for variant in variants
+        if not all((folder / "metrics.json").exists() for folder in runs[variant.name])
+    ]
+    largest = max(waiting, key=_relative_size, default=None)
+    together = 1 if largest is None else seeds_together(largest, len(seeds))
     for number, variant in enumerate(variants, start=1):
-        folder = workdir / "runs" / variant.name
-        folders = [folder / domain / f"seed{seed}" for seed in seeds for domain in domains]
-        changed = apply_overrides(variant.config(config), {"seeds": tuple(seeds)})
-        if not all((run / "metrics.json").exists() for run in folders):
-            if together is None:  # to know takes a compilation
-                together = seeds_together(changed, len(seeds))
-            changed = apply_overrides(changed, {"train.runs_together": together})
         if show_progress:
             print(f"variant {number} of {len(variants)}: {variant.label}", file=sys.stderr)
-        train(changed, folder, show_progress=show_progress)
-        runs[variant.name] = folders
+        fields = {"seeds": tuple(seeds), "train.runs_together": together}
+        train(
+            apply_overrides(variant.config(config), fields),
+            workdir / "runs" / variant.name,
+            show_progress=show_progress,
+        )
     return runs
+
+
+def _relative_size(config: ml_collections.ConfigDict) -> float:
+    """By how many points a clip has in the pyramid, of which most of the memory is."""
+    points = sum(1 / stride for stride in config.model.strides)
+    return 0.0 if config.model.moment_head == "queries" else points
 
 
 def seeds_together(config: ml_collections.ConfigDict, num_seeds: int) -> int:

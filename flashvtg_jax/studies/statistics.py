@@ -10,6 +10,7 @@ from flashvtg_jax.errors import ConfigError, DataError
 
 NUM_SAMPLES = 2000
 LEVEL = 0.95
+FEWEST_DRAWN = 5  # clusters or groups; of fewer, samples say too little for an interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +18,8 @@ class Difference:
     """A difference of two means and its interval, in the unit of the values."""
 
     difference: float
-    low: float
-    high: float
+    low: float | None  # None where too little can be drawn
+    high: float | None
 
 
 def seed_means(values: np.ndarray, *, groups: np.ndarray | None = None) -> np.ndarray:
@@ -40,7 +41,7 @@ def seed_means(values: np.ndarray, *, groups: np.ndarray | None = None) -> np.nd
     return np.mean([values[:, part].mean(axis=1) for part in parts], axis=0)
 
 
-def mean_and_std(numbers: Sequence[float] | np.ndarray) -> tuple[float, float | None]:
+def mean_and_deviation(numbers: Sequence[float] | np.ndarray) -> tuple[float, float | None]:
     """The mean and the sample standard deviation of a number over seeds, [S].
 
     The deviation divides by S - 1 and is None of a single seed. Where a number is NaN, as of no
@@ -71,6 +72,7 @@ def paired_bootstrap(
     reference: np.ndarray,
     *,
     groups: np.ndarray | None = None,
+    clusters: Sequence[str] | np.ndarray | None = None,
     num_samples: int = NUM_SAMPLES,
     seed: int = 0,
     level: float = LEVEL,
@@ -78,24 +80,29 @@ def paired_bootstrap(
     """The difference of two variants' means over seeds and queries, and its bootstrap interval.
 
     Seed i of the one is paired with seed i of the other, a query with itself. Each sample draws
-    as many pairs of seeds and as many queries as there are, with replacement, and takes the mean
-    difference; the interval lies between percentiles of the samples.
+    as many pairs of seeds and as many whole clusters of queries as there are, with replacement,
+    and takes the mean difference of the drawn queries; the interval lies between percentiles of
+    the samples. Clusters are drawn within their group. Where a group has only one, which would be
+    drawn each time, the means of groups are drawn instead, as if the groups were a sample too.
 
-    What it covers: other queries like these, and other seeds so far as these few show their
+    What it covers: other videos like these, and other seeds so far as these few show their
     spread. S seeds show (S - 1) / S of its variance, and two or three cannot bound it: were the
     seeds all that differs, the interval of two would hold the true difference half of the time.
-    It does not cover other data sets or settings. A group of a single query is always drawn.
+    The same goes for clusters within small groups. It does not cover other data sets or settings.
 
     Args:
       values: [S, N] of the variant, NaN where a query does not count.
       reference: [S, N] of what it is compared with, NaN in the same places.
-      groups: [N], as of `seed_means`; queries are drawn within their group. None: all are one.
+      groups: [N], as of `seed_means`. None: all are one.
+      clusters: [N], the source video of each query: queries of one have much in common, so that
+        they are no independent draws. None: each query is a cluster of its own.
       num_samples: of the bootstrap.
       seed: of its draws, which follow from it alone.
       level: share of the samples that the interval holds, between 0 and 1.
 
     Returns:
-      The difference, values minus reference, and its interval; all NaN where no query counts.
+      The difference, values minus reference, NaN where no query counts, and its interval. There
+      is none where fewer than five clusters, or groups, are there to draw from.
 
     Raises:
       ConfigError: there are fewer than two seeds.
@@ -118,23 +125,38 @@ def paired_bootstrap(
             "or for its reference only: their means are not of the same queries"
         )
     differences, parts = _counted_by_group(values - reference, groups)
-    if not parts:
-        return Difference(np.nan, np.nan, np.nan)
+    difference = float(seed_means(differences, groups=groups).mean())
+    names = np.arange(values.shape[-1]) if clusters is None else np.asarray(clusters)
+    _check_names(names, differences, "clusters")
+    strata = [_sums_by_name(differences[:, part], names[part]) for part in parts]
+    if any(len(sizes) < 2 for _, sizes in strata):
+        strata = [_as_one(strata)]
+    if sum(len(sizes) for _, sizes in strata) < FEWEST_DRAWN:
+        return Difference(difference, None, None)
     num_seeds = len(differences)
     rng = np.random.default_rng(seed)
     drawn_seeds = _draw_counts(rng, num_seeds, num_samples)
-    # [samples, S], of each seed the number that the drawn queries give.
-    drawn_numbers = np.mean(
-        [
-            _draw_counts(rng, len(part), num_samples) @ differences[:, part].T / len(part)
-            for part in parts
-        ],
-        axis=0,
-    )
-    samples = (drawn_seeds * drawn_numbers).sum(axis=1) / num_seeds
+    numbers = []  # of each stratum and seed what the drawn queries give, [samples, S]
+    for sums, sizes in strata:
+        drawn = _draw_counts(rng, len(sizes), num_samples)
+        numbers.append(drawn @ sums / (drawn @ sizes)[:, None])
+    samples = (drawn_seeds * np.mean(numbers, axis=0)).sum(axis=1) / num_seeds
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
-    difference = seed_means(differences, groups=groups).mean()
-    return Difference(float(difference), float(low), float(high))
+    return Difference(difference, float(low), float(high))
+
+
+def _sums_by_name(values: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of values [S, N] over the queries of each of K names [K, S], and their counts [K]."""
+    _, places, counts = np.unique(names, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), len(values)))
+    np.add.at(sums, places, values.T)
+    return sums, counts.astype(np.float64)
+
+
+def _as_one(strata: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """A stratum whose clusters are the means of strata, all of the same weight."""
+    means = np.stack([sums.sum(axis=0) / sizes.sum() for sums, sizes in strata])
+    return means, np.ones(len(means))
 
 
 def _counted_by_group(
@@ -154,11 +176,13 @@ def _counted_by_group(
     if groups is None:
         return values, [counted] if len(counted) else []
     groups = np.asarray(groups)
-    if groups.shape != values.shape[1:]:
-        raise DataError(
-            f"{len(groups)} groups for {values.shape[1]} queries; expected one for each"
-        )
+    _check_names(groups, values, "groups")
     return values, [counted[groups[counted] == name] for name in np.unique(groups[counted])]
+
+
+def _check_names(names: np.ndarray, values: np.ndarray, kind: str) -> None:
+    if names.shape != values.shape[1:]:
+        raise DataError(f"{len(names)} {kind} for {values.shape[1]} queries; expected one for each")
 
 
 def _draw_counts(rng: np.random.Generator, size: int, num_samples: int) -> np.ndarray:

@@ -15,9 +15,10 @@ from flashvtg_jax.errors import DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.metrics.names import is_metric_name
 from flashvtg_jax.studies.statistics import (
+    FEWEST_DRAWN,
     LEVEL,
     NUM_SAMPLES,
-    mean_and_std,
+    mean_and_deviation,
     paired_bootstrap,
     seed_means,
 )
@@ -40,7 +41,7 @@ class Entry:
     mean: float  # over seeds; NaN where no query counts
     std: float | None  # sample standard deviation over seeds; None for one seed
     difference: float | None  # to the reference under this condition; None for the reference
-    low: float | None  # of the interval of the difference
+    low: float | None  # of the interval of the difference, if it has one
     high: float | None
     seeds: int
     queries: int  # that count; 0 for numbers that are not of queries
@@ -55,6 +56,7 @@ def summarise(
     reference: np.ndarray | Sequence[float] | None = None,
     *,
     groups: np.ndarray | None = None,
+    clusters: Sequence[str] | np.ndarray | None = None,
 ) -> Entry:
     """The entry of a number, from what each seed and query has in it.
 
@@ -65,6 +67,7 @@ def summarise(
         (seconds, bytes): their difference has no interval.
       reference: what the reference has, of the same shape; None: this is the reference.
       groups: [N], as of `paired_bootstrap`.
+      clusters: [N], the source videos of the queries, as of `paired_bootstrap`.
 
     Raises:
       ConfigError: an interval of fewer than two seeds.
@@ -74,14 +77,14 @@ def summarise(
     difference = low = high = None
     queries = 0
     if values.ndim == 1:
-        mean, std = mean_and_std(values)
+        mean, std = mean_and_deviation(values)
         if reference is not None:
-            difference = mean - mean_and_std(reference)[0]
+            difference = mean - mean_and_deviation(reference)[0]
     else:
-        mean, std = mean_and_std(seed_means(values, groups=groups))
+        mean, std = mean_and_deviation(seed_means(values, groups=groups))
         queries = int((~np.isnan(values[0])).sum())
         if reference is not None:
-            compared = paired_bootstrap(values, reference, groups=groups)
+            compared = paired_bootstrap(values, reference, groups=groups, clusters=clusters)
             difference, low, high = dataclasses.astuple(compared)
     key = (variant, condition, level, metric)
     return Entry(*key, mean, std, difference, low, high, len(values), queries)
@@ -131,12 +134,14 @@ def markdown_table(
     title: str,
     command: str,
     notes: str = "",
+    reference: str | None = None,
+    drawn: str = "queries",
 ) -> str:
     """A page of Markdown: a row for each variant and condition, a column for each metric.
 
     Rows keep the order of the entries. A cell holds mean and deviation, and below them the
-    difference to the reference with its interval, in bold where the interval excludes 0. Rows
-    without any difference are the reference where others have one.
+    difference to the reference with its interval, in bold where the interval excludes 0. A mean
+    that is NaN is a dash.
 
     Args:
       entries: of the study; other metrics than `metrics` are left out.
@@ -144,6 +149,9 @@ def markdown_table(
       title: the heading.
       command: that makes the page.
       notes: Markdown to stand at the end; "": none.
+      reference: the variant that others are compared with, whose rows are marked where any have
+        differences. None: the only one that has rows without differences, if it is only one.
+      drawn: what the bootstrap drew whole: the clusters of `summarise`.
 
     Raises:
       DataError: there is no entry of a metric, or two of one cell.
@@ -164,12 +172,15 @@ def markdown_table(
     decimals = {metric: _decimals(metric, column) for metric, column in shown.items()}
     with_conditions = any(condition for _, condition in cells)
     has_differences = any(_is_compared(row) for row in cells.values())
+    if reference is None:
+        alone = {variant for (variant, _), row in cells.items() if not _is_compared(row)}
+        reference = alone.pop() if len(alone) == 1 else None
 
     head = ["", *([""] if with_conditions else []), *metrics]
     lines = [_line(head), "|---|" + "---|" * with_conditions + "---:|" * len(metrics)]
     for (variant, condition), row in cells.items():
         label = _escape(variant)
-        if has_differences and not _is_compared(row):
+        if has_differences and variant == reference:
             label += " (reference)"
         texts = [
             _cell(row[metric], decimals[metric]) if metric in row else _NO_NUMBER
@@ -179,10 +190,8 @@ def markdown_table(
 
     everything = [entry for column in shown.values() for entry in column]
     parts = [f"# {title}", "\n".join(lines), f"```sh\n{command}\n```", _counts(shown)]
-    if any(entry.low is not None for entry in everything):
-        parts.append(_how_intervals_were_made(min(entry.seeds for entry in everything)))
-    elif has_differences:
-        parts.append("Below a number: its difference to the reference.")
+    if has_differences:
+        parts.append(_how_differences_were_made(everything, drawn))
     if notes:
         parts.append(notes.strip())
     return "\n\n".join(parts) + "\n"
@@ -190,6 +199,10 @@ def markdown_table(
 
 def _is_compared(row: dict[str, Entry]) -> bool:
     return any(entry.difference is not None for entry in row.values())
+
+
+def _has_difference(entry: Entry) -> bool:
+    return entry.difference is not None and not math.isnan(entry.difference)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -221,7 +234,7 @@ def _cell(entry: Entry, decimals: int) -> str:
     text = number(entry.mean)
     if entry.std is not None:
         text += f" ± {number(entry.std)}"
-    if entry.difference is None:
+    if not _has_difference(entry):
         return text.replace(" ", _SPACE)
     difference = number(entry.difference, "+")
     if entry.low is not None and entry.high is not None:
@@ -251,16 +264,26 @@ def _span(counts: Iterable[int]) -> str:
     return str(ordered[0]) if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
 
 
-def _how_intervals_were_made(seeds: int) -> str:
-    text = (
-        "Below a number: its difference to the reference and, in brackets, the interval of "
-        f"{100 * LEVEL:g} % of {NUM_SAMPLES} bootstrap samples, which draw seeds and queries in "
-        "pairs (the variant's with the reference's); bold where it excludes 0."
-    )
+def _how_differences_were_made(entries: Sequence[Entry], drawn: str) -> str:
+    compared = [entry for entry in entries if _has_difference(entry)]
+    text = "Below a number: its difference to the reference"
+    with_interval = [entry for entry in compared if entry.low is not None]
+    if with_interval:
+        whole = drawn if drawn == "queries" else f"whole {drawn}"
+        text += (
+            f" and, in brackets, the interval of {100 * LEVEL:g} % of {NUM_SAMPLES} bootstrap "
+            f"samples, which draw seeds and {whole} in pairs (the variant's with the "
+            "reference's); bold where it excludes 0"
+        )
+    text += "."
+    # Those of one seed, and of what is not of queries, have none for another reason.
+    if any(entry.low is None and entry.queries and entry.seeds > 1 for entry in compared):
+        text += f" Where fewer than {FEWEST_DRAWN} {drawn} count, there is no interval."
+    seeds = min((entry.seeds for entry in with_interval), default=_FEW_SEEDS)
     if seeds < _FEW_SEEDS:
         text += (
             f" {seeds} seeds show little of the spread between seeds: read the intervals as ones "
-            "over queries, and look at the deviations beside them."
+            f"over {drawn}, and look at the deviations beside them."
         )
     return text
 

@@ -36,6 +36,18 @@ _ONE_OF = {
 }
 
 
+def check_augmentation(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError for an augmentation that is none, or that the streams do not allow.
+
+    Streams that are left to the data set count once the configuration is complete.
+    """
+    data = config.data
+    if data.augment is not None:
+        num_streams = len(data.video_streams) or 2
+        check_perturbation(data.augment, num_streams, name="config.data.augment")
+    check_strength(data.augment_strength, name="config.data.augment_strength")
+
+
 def check_config(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError for values of the right type that mean nothing."""
     for key in _AT_LEAST_ONE:
@@ -46,10 +58,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         value = config.train[field]
         if value is not None and value < 1:
             raise ConfigError(f"config.train.{field} is {value}; it must be at least 1, or None")
-    data = config.data
-    if data.augment is not None:
-        check_perturbation(data.augment, len(data.video_streams), name="config.data.augment")
-    check_strength(data.augment_strength, name="config.data.augment_strength")
+    check_augmentation(config)
     window_range = config.evaluation.window_range
     if window_range is not None and not (
         len(window_range) == 2 and 0 <= window_range[0] < window_range[1]

@@ -23,6 +23,7 @@ from flashvtg_jax.errors import CheckpointError, ConfigError, DataError, FlashVT
 from flashvtg_jax.evaluation import has_ground_truth
 from flashvtg_jax.models.pyramid import level_length
 from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.training.checks import check_augmentation
 from flashvtg_jax.training.processes import from_first
 from flashvtg_jax.training.recovery import find_start
 from flashvtg_jax.training.runs import Run
@@ -63,6 +64,7 @@ def open_run(run: Run, data_dir: Path, sources: Sources) -> OpenRun:
     val_source = sources[data.val_split].select(data.domains)
     config = complete_config(run.config, train_source)
     check_workdir(run.workdir, config)
+    check_augmentation(config)
     check_strides(config, train_source)
     if not has_ground_truth(val_source.annotations()):
         raise DataError(

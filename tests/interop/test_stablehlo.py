@@ -169,6 +169,20 @@ def test_a_window_holds_for_every_length_of_a_program(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model.moment_head": "queries", "model.num_moment_queries": 4},
+        {"model.num_dummies": 0, "model.score_refinement": "intra"},
+    ],
+    ids=["moment queries", "no dummies, one score"],
+)
+def test_variants_are_exported_for_any_numbers(tmp_path, fields):
+    exported = make_exported(tmp_path, "demo", **fields)
+    exported.check(load_exported(exported.folder)(**exported.arrays(40, 9, fill=np.nan)))
+
+
+@pytest.mark.slow
 def test_clips_of_spatial_tokens_are_exported(tmp_path):
     exported = make_exported(tmp_path, "demo", spatial_tokens=3)
     predictor = load_exported(exported.folder)

@@ -13,18 +13,18 @@ from flashvtg_jax.losses import Targets, objective
 from flashvtg_jax.losses.matching import (
     generalized_iou,
     match_queries,
+    matched_losses,
     overlap_loss,
     query_classification,
-    query_losses,
     span_distance,
 )
 from flashvtg_jax.models.output import FlashVTGOutput
 
 CONFIG = SimpleNamespace(
     clip_length=2.0,
-    query_class_weight=4.0,
-    query_span_weight=10.0,
-    query_giou_weight=1.0,
+    match_class_weight=4.0,
+    match_span_weight=10.0,
+    match_giou_weight=1.0,
     background_weight=0.1,
 )
 
@@ -86,6 +86,8 @@ def test_generalized_iou_of_windows():
         [-0.2, 0.5, -0.4 / 0.9],
     ]
     np.testing.assert_allclose(generalized_iou(first, second), expected, atol=1e-6)
+    # Instants cover nothing of their hull.
+    np.testing.assert_allclose(generalized_iou(second[2:], first[:1, 1:] + jnp.zeros(2)), [[-1]])
 
 
 def test_generalized_iou_of_instants_is_0_with_finite_gradients():
@@ -157,13 +159,13 @@ def test_terms_of_two_queries_by_hand():
     # just that, the second one 0.5 to 1.
     out = output_of([[[2.0, 4.0], [5.0, 10.0]]], [[0.0, 0.0]], [10])
     targets = targets_of([[[4.0, 8.0]]], [[True]])
-    terms = query_losses(out, targets, CONFIG)
+    terms = matched_losses(out, targets, CONFIG)
     np.testing.assert_allclose(terms["classification"], (1 + 0.1) * np.log(2) / 2, rtol=1e-6)
     np.testing.assert_allclose(terms["regression"], 0, atol=1e-6)
     np.testing.assert_allclose(terms["generalized_iou"], 0, atol=1e-6)
 
     off = output_of([[[2.0, 6.0], [5.0, 10.0]]], [[0.0, -50.0]], [10])  # 0.2 to 0.6
-    terms = query_losses(off, targets, CONFIG)
+    terms = matched_losses(off, targets, CONFIG)
     np.testing.assert_allclose(terms["classification"], np.log(2) / 2, rtol=1e-6)
     np.testing.assert_allclose(terms["regression"], (0.1 + 0.2) / 2, rtol=1e-5)
     np.testing.assert_allclose(terms["generalized_iou"], 1 - 0.5, rtol=1e-5)
@@ -172,19 +174,19 @@ def test_terms_of_two_queries_by_hand():
 def test_earlier_layers_add_their_own_losses():
     windows, logits = [[[2.0, 4.0], [5.0, 10.0]]], [[0.0, 0.0]]
     targets = targets_of([[[4.0, 8.0]]], [[True]])
-    alone = query_losses(output_of(windows, logits, [10]), targets, CONFIG)
+    alone = matched_losses(output_of(windows, logits, [10]), targets, CONFIG)
     # An earlier layer whose queries are the other way round has a match of its own.
     turned = jnp.asarray(windows)[:, None, ::-1] * jnp.array([-1.0, 1.0])
     out = output_of(windows, logits, [10], auxiliary=(jnp.zeros((1, 1, 2)), turned))
     chex.assert_trees_all_close(
-        query_losses(out, targets, CONFIG), jax.tree.map(lambda x: 2 * x, alone), atol=1e-6
+        matched_losses(out, targets, CONFIG), jax.tree.map(lambda x: 2 * x, alone), atol=1e-6
     )
 
 
 def test_padding_changes_nothing():
     windows = [[[2.0, 4.0], [1.0, 7.0]]]
     targets = targets_of([[[4.0, 8.0], [0.0, 2.0]]], [[True, True]], clips=8)
-    expected = query_losses(output_of(windows, [[0.3, -1.0]], [8], clips=8), targets, CONFIG)
+    expected = matched_losses(output_of(windows, [[0.3, -1.0]], [8], clips=8), targets, CONFIG)
 
     noise = jnp.array([[[np.nan, np.nan], [5.0, 1.0]]])
     out = output_of(jnp.concatenate([jnp.array(windows), noise]), [[0.3, -1.0], [9.0, 9.0]], [8, 0])
@@ -192,7 +194,7 @@ def test_padding_changes_nothing():
         [[[4.0, 8.0], [5.0, 5.0], [0.0, 2.0]], [[1.0, 2.0]] * 3],
         [[True, False, True], [True, True, True]],
     )
-    chex.assert_trees_all_close(query_losses(out, padded, CONFIG), expected, rtol=1e-6)
+    chex.assert_trees_all_close(matched_losses(out, padded, CONFIG), expected, rtol=1e-6)
 
 
 def test_the_objective_of_moment_queries_is_the_weighted_sum(loss_config):

@@ -8,9 +8,9 @@ from flashvtg_jax.losses.saliency import (
     attention_cross_entropy,
     margin_loss,
     negative_attention_loss,
-    negative_pairs,
     negative_saliency_loss,
     rank_loss,
+    rows_with_negatives,
     saliency_loss,
 )
 
@@ -148,7 +148,7 @@ def test_negative_pairs_need_two_videos():
     video_id, next_row = np.array([0, 0, 1, 7, 1]), np.array([1, 2, 4, 3, 0])
     rows = np.array([True, True, True, False, True])
     expected = [False, True, False, False, True]
-    np.testing.assert_array_equal(negative_pairs(video_id, next_row, rows), expected)
+    np.testing.assert_array_equal(rows_with_negatives(video_id, next_row, rows), expected)
 
 
 def test_negative_scores_by_hand():

@@ -12,7 +12,7 @@ from flashvtg_jax.models import FlashVTG
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.models.spatial_pooling import SpatialPooling
 
-QUERIES = {"moment_head": "queries", "num_queries": 4, "decoder_layers": 2}
+QUERIES = {"moment_head": "queries", "num_moment_queries": 4, "decoder_layers": 2}
 VARIANTS = {
     "queries": QUERIES,
     "intra": {"score_refinement": "intra"},
@@ -172,7 +172,7 @@ def test_videos_without_their_spatial_tokens_are_refused(small):
         ({**QUERIES, "score_refinement": "intra"}, "score_refinement='intra' mixes the scores"),
         ({"moment_head": "detr"}, "moment_head='detr' is not one of pyramid, queries"),
         ({"score_refinement": "none"}, "score_refinement='none' is not one of learned, fixed"),
-        ({"num_queries": 0}, "num_queries=0 is too small"),
+        ({"num_moment_queries": 0}, "num_moment_queries=0 is too small"),
         ({"spatial_tokens": 0}, "spatial_tokens=0 is too small"),
         ({"num_dummies": -1}, "num_dummies=-1 is too small"),
     ],
@@ -191,7 +191,7 @@ def test_variants_of_full_size_keep_the_shapes():
     )
     points = {"queries": 10, "upsampled": 150 + 75 + 37, "one level": 75}
     for name, fields in VARIANTS.items():
-        model = FlashVTG(**{**fields, "num_queries": 10})
+        model = FlashVTG(**{**fields, "num_moment_queries": 10})
         out, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), *batch)
         expected = points.get(name, 75 + 37 + 18 + 9)
         chex.assert_shape([out.logits, out.point_mask], (2, expected))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.cli import main
-from flashvtg_jax.config import load_config
+from flashvtg_jax.config import load_config, save_config
 from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.building import build
 from flashvtg_jax.data.synthetic import synthesize
@@ -28,6 +28,7 @@ from flashvtg_jax.studies.variants import (
     robustness_variants,
     scale_variants,
 )
+from flashvtg_jax.training import loop
 from flashvtg_jax.training.loop import train
 from flashvtg_jax.training.restoring import restore
 from tests.training.conftest import TINY
@@ -97,10 +98,38 @@ def test_a_single_stream_cannot_be_missing():
 
 
 def test_the_full_model_is_always_among_the_chosen():
-    variants = ablation_variants(load_config("demo"))
-    assert [v.name for v in choose(variants, ("queries",))] == ["full", "queries"]
+    config = load_config("demo")
+    variants = ablation_variants(config)
+    assert [v.name for v in choose(variants, ("queries",), config)] == ["full", "queries"]
     with pytest.raises(ConfigError, match="no variant 'querries' in this study; there are full, q"):
-        choose(variants, ("querries",))
+        choose(variants, ("querries",), config)
+
+
+def test_a_variant_that_changes_nothing_is_left_out():
+    config = load_config("demo", {"loss.negative_pairs": False})
+    again = Variant("again", "again", {"loss.negative_pairs": False})
+    assert choose([FULL, again], None, config) == [FULL]
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "message"),
+    [
+        (ablation_variants, {"model.moment_head": "queries"}, "moment_head='queries': the study"),
+        (scale_variants, {"model.moment_head": "queries"}, "a model of 'pyramid'"),
+        (refinement_variants, {"model.score_refinement": "fixed"}, "a model of 'learned'"),
+        (robustness_variants, {"data.augment": "noise"}, "trained on clean videos"),
+    ],
+)
+def test_a_configuration_that_is_itself_a_variant_is_refused(make, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        make(load_config("demo", fields))
+
+
+def test_a_level_is_upsampled_below_the_finest_there_is():
+    config = load_config("demo", {"model.strides": (0.5, 1.0, 2.0)})
+    finer = scale_variants(config)[-1]
+    assert finer.overrides == {"model.strides": (0.25, 0.5, 1, 2)}
+    assert finer.label == "with stride 1/4"
 
 
 # --- What makes no sense
@@ -120,6 +149,7 @@ def test_the_full_model_is_always_among_the_chosen():
             "variant 'queries': .*attention_window=4 makes no sense",
         ),
         ("long_videos", {}, {"split": "val"}, "makes videos of its own"),
+        ("ablation", {}, {"split": "train"}, "--split=train: variants are compared on what they"),
     ],
 )
 def test_studies_that_make_no_sense_are_refused_before_training(
@@ -181,6 +211,35 @@ def test_commands_that_lack_something_say_what(arguments, capsys):
     assert f"flashvtg study {arguments[0]}: give --" in capsys.readouterr().err
 
 
+def test_a_work_directory_of_another_configuration_is_refused_before_training(
+    tiny_config, tmp_path
+):
+    config = tiny_config()
+    subject = open_subject(config, tmp_path, 2, show_progress=False)
+    variants = scale_variants(subject.config)
+    last = tmp_path / "runs" / "upsampled" / f"seed{config.seed}"
+    (last / "best" / "3").mkdir(parents=True)
+    other = tiny_config(optimizer__learning_rate=1.0, data__data_dir=subject.config.data.data_dir)
+    save_config(other, last / "config.json")
+    with pytest.raises(ConfigError, match=r"upsampled.* holds a run of another configuration"):
+        check_variants(subject, variants)
+
+
+def test_results_that_cannot_be_written_are_refused_before_training(tiny_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        run_study(
+            "ablation",
+            tiny_config(),
+            tmp_path / "w",
+            tmp_path / "file",
+            num_seeds=2,
+            command="",
+            show_progress=False,
+        )
+    assert not (tmp_path / "w").exists()
+
+
 def test_one_seed_on_the_command_line(tmp_path, capsys):
     command = ["study", "ablation", "--config=demo", f"--workdir={tmp_path}", "--seeds=1"]
     assert main(command) == 1
@@ -195,9 +254,19 @@ def test_one_seed_on_the_command_line(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_study_trains_compares_and_goes_on(tiny_config, tmp_path, monkeypatch):
     config = tiny_config(train__epochs=2)
+    groups = []
+    together = loop.train_together
+
+    def watched(runs, *rest, **options):
+        groups.append(len(runs))
+        return together(runs, *rest, **options)
+
+    monkeypatch.setattr(loop, "train_together", watched)
     path = study("refinement", config, tmp_path, names=("intra",))
     page = path.read_text()
     assert "| learned mix of scores (reference) |" in page and "refinement.png" in page
+    assert "- intra-scale score only: `--config.model.score_refinement=intra`" in page
+    assert "Compared on the 6 queries of split `val`" in page
     assert (tmp_path / "refinement.png").stat().st_size > 10_000
     entries = by_key(tmp_path / "refinement.csv")
     assert {key[0] for key in entries} == {"learned mix of scores", "intra-scale score only"}
@@ -213,7 +282,7 @@ def test_a_study_trains_compares_and_goes_on(tiny_config, tmp_path, monkeypatch)
         for metric in ("MR-full-mAP", "MR-full-R1@0.5"):
             mean = np.mean([numbers[metric] for numbers in of_seeds])
             np.testing.assert_allclose(entries[label, "", None, metric].mean, mean, atol=0.01)
-    assert entries["intra-scale score only", "", None, "MR-full-mAP"].low is not None
+    assert entries["intra-scale score only", "", None, "MR-full-mAP"].difference is not None
 
     # Another study takes the same runs; only what is missing is trained.
     trained = []
@@ -244,7 +313,8 @@ def test_robustness_meets_every_kind_at_every_strength(tiny_config, tmp_path):
     entries = by_key(tmp_path / "robustness.csv")
     strengths = {key[2] for key in entries if key[:2] == ("trained with it", "noise")}
     assert strengths == {0.0, 0.1, 0.2, 0.4, 0.6, 0.8}
-    kept = sorted((tmp_path / "robustness").rglob("noise_*.json"))
+    assert "| trained clean (reference) | noise |" in (tmp_path / "robustness.md").read_text()
+    kept = sorted((tmp_path / "runs").rglob("study/val/noise_*.json"))
     assert len(kept) == 2 * 2 * 5  # models, seeds, strengths
     times = [path.stat().st_mtime_ns for path in kept]
     study("robustness", config, tmp_path, names=("augment_noise",))
@@ -300,7 +370,7 @@ def test_a_domain_set_is_compared_over_its_domains(tmp_path):
 def test_seeds_are_trained_together_as_memory_allows(tiny_config, monkeypatch):
     config = tiny_config(seeds=(1, 2, 3))
     monkeypatch.setattr(running, "program_memory", lambda compiled: {"program_mib": 100.0})
-    for free, expected in ((1000, 3), (260, 2), (50, 1), (None, 3)):
+    for free, expected in ((1000, 3), (300, 2), (50, 1), (None, 3)):
         given = None if free is None else free * 2**20
         monkeypatch.setattr(running, "free_memory", lambda device, given=given: given)
         assert running.seeds_together(config, 3) == expected

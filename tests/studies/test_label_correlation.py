@@ -13,7 +13,7 @@ from flashvtg_jax.config import load_config
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.json_lines import write_json_lines
-from flashvtg_jax.studies import label_measures as measures
+from flashvtg_jax.metrics import label_measures as measures
 from flashvtg_jax.studies.label_correlation import annotation_files, label_correlation
 
 COMMAND = "flashvtg study label_correlation"

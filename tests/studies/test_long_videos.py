@@ -1,6 +1,9 @@
 """The study of long videos: their annotations, their data, and a study from end to end."""
 
+import dataclasses
 import itertools
+import json
+import math
 
 import numpy as np
 import pytest
@@ -270,19 +273,22 @@ def test_a_study_that_makes_no_sense_ends_before_training(config, options, probl
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_stopped_and_skips_what_does_not_fit(
+def test_a_study_goes_on_where_it_stopped_and_tells_what_does_not_fit(
     tmp_path, monkeypatch, capsys
 ):
-    config, options = tiny(), {"minutes": (2.5, 5), "num_queries": 4, "show_progress": False}
+    config, options = tiny(), {"minutes": (2.5, 5), "num_queries": 8, "show_progress": False}
     compared = [v for v in variants(config) if v.name in ("full", "intra_windowed")]
     options["compared"] = compared
     trained = {}
 
-    def train_once(*args, **options):
-        return trained or trained.update(train_variants(*args, **options)) or trained
+    def train_once(config, compared, seeds, workdir, **options):
+        if not trained:
+            trained.update(train_variants(config, compared, seeds, workdir, **options))
+        return {name: folders[: len(seeds)] for name, folders in trained.items()}
 
     monkeypatch.setattr(long_videos, "train_variants", train_once)
-    entries = run(config, (1, 2), tmp_path, **options)
+    found = run(config, (1, 2), tmp_path, **options)
+    entries = found.entries
     labels = [variant.label for variant in compared]
     conditions = [("2.5 min", 2.5), ("5 min", 5)]
     assert [(e.variant, (e.condition, e.level), e.metric) for e in entries] == list(
@@ -291,26 +297,79 @@ def test_a_study_goes_on_where_it_stopped_and_skips_what_does_not_fit(
     for entry in entries:
         assert entry.seeds == 2 and (entry.difference is None) == (entry.variant == "full model")
         scored = entry.metric.startswith("MR-")
-        assert entry.queries == (4 if scored else 0)
+        assert entry.queries == (8 if scored else 0)
         assert 0 <= entry.mean <= 100 if scored else entry.mean > 0
-        assert (entry.low is not None) == (scored and entry.difference is not None)
-    found = {(e.variant, e.condition, e.metric): e for e in entries}
-    memory = [found["full model", name, "memory, MiB"].mean for name, _ in conditions]
+        # There are 8 videos of 2.5 minutes, but 4 of 5 only.
+        compared_well = scored and entry.difference is not None and entry.level == 2.5
+        assert (entry.low is not None) == (entry.high is not None) == compared_well
+    of = {(e.variant, e.condition, e.metric): e for e in entries}
+    memory = [of["full model", name, "memory, MiB"].mean for name, _ in conditions]
     assert memory[0] < memory[1]
+    (about,) = found.notes
+    assert "attends to 32 clips" in about and "on a CPU." in about
 
-    folder = tmp_path / "long_videos" / "results"
-    before = times(folder)
-    assert len(list(folder.rglob("seed?.json"))) == len(labels) * 2 * 2
-    assert run(config, (1, 2), tmp_path, **options) == entries
-    assert times(folder) == before
+    folder = tmp_path / "long_videos" / "runs"
+    paths = sorted(folder.glob("*/seed?/lengths/*min.json"))
+    assert len(paths) == len(labels) * 2 * 2
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    assert run(config, (1, 2), tmp_path, **options) == found
+    assert {path: path.stat().st_mtime_ns for path in paths} == before
 
+    # One seed has means and differences, but no intervals.
+    one = run(config, (1,), tmp_path, **options, intervals=False).entries
+    assert [(e.variant, e.level, e.metric) for e in one] == [
+        (e.variant, e.level, e.metric) for e in entries
+    ]
+    for entry in one:
+        assert entry.seeds == 1 and entry.low is entry.high is entry.std is None
+        assert (entry.difference is None) == (entry.variant == "full model")
+
+    # The full model alone has no window of attention.
+    alone = run(config, (1, 2), tmp_path, **(options | {"compared": compared[:1]}))
+    assert alone.entries == [e for e in entries if e.variant == "full model"]
+    assert "attention" not in alone.notes[0]
+
+    # Results of another checkpoint, device or data are found again, as are those that are broken.
+    content = json.loads(paths[0].read_text())
+    data = content["about"]["data"]
+    assert (data["seed"], data["num_val"]) == (config.seed, 8)
+    texts = ["{", "[]"] + [
+        json.dumps({**content, "about": {**content["about"], **other}, "queries": {}})
+        for other in ({"step": -1}, {"device": "abacus"}, {"data": {**data, "num_val": 4}})
+    ]
+    for path, text in zip(paths, texts, strict=False):
+        path.write_text(text)
+    again = run(config, (1, 2), tmp_path, **options)
+    assert again.notes == found.notes
+    assert json.loads(paths[0].read_text())["queries"] == content["queries"]
+    for entry, other in zip(again.entries, entries, strict=True):
+        assert entry == other or entry.metric == "milliseconds a query"
+    for path in paths[len(texts) :]:
+        assert path.stat().st_mtime_ns == before[path]
+
+    # One result of each is lost, and there is no more memory to find it again.
     def too_large(_):
         raise DoesNotFitError("needs 31.2 GiB, 20.1 GiB are free")
 
-    # One result is lost, and there is no more memory to find it again.
-    (folder / "intra_windowed" / "5min" / "seed2.json").unlink()
+    (folder / "full" / "seed1" / "lengths" / "2.5min.json").unlink()
+    (folder / "intra_windowed" / "seed2" / "lengths" / "5min.json").unlink()
     monkeypatch.setattr(long_videos, "check_fits", too_large)
-    left = [e for e in entries if (e.variant, e.level) != (labels[1], 5)]
-    assert run(config, (1, 2), tmp_path, **options) == left
+    left = run(config, (1, 2), tmp_path, **options)
+    for entry, other in zip(left.entries, again.entries, strict=True):
+        if (entry.variant, entry.level) in ((labels[0], 2.5), (labels[1], 5)):
+            assert math.isnan(entry.mean) and (entry.seeds, entry.queries) == (2, other.queries)
+            assert entry.std is entry.difference is entry.low is entry.high is None
+        elif entry.variant == labels[1]:
+            # There is nothing to compare with.
+            assert entry == dataclasses.replace(other, difference=None, low=None, high=None)
+        else:
+            assert entry == other
     said = capsys.readouterr().err
-    assert f"skipped {labels[1]}, 5 min: needs 31.2 GiB, 20.1 GiB are free" in said
+    for about in (f"{labels[0]}, 2.5 min", f"{labels[1]}, 5 min"):
+        assert f"{about} (needs 31.2 GiB, 20.1 GiB are free)" in left.notes[1]
+        assert f"skipped {about}: needs 31.2 GiB, 20.1 GiB are free" in said
+
+    # Another configuration has no place here.
+    monkeypatch.setattr(long_videos, "prepare_lengths", None)
+    with pytest.raises(ConfigError, match="holds a run of another configuration"):
+        run(tiny(model__num_heads=1), (1, 2), tmp_path, **options)

@@ -66,6 +66,17 @@ def test_an_entry_beside_its_reference_has_the_bootstrap_interval():
     expected = paired_bootstrap(values, reference, groups=groups)
     assert (result.difference, result.low, result.high) == dataclasses.astuple(expected)
     assert result.difference == pytest.approx(values.mean() - reference.mean())
+    clusters = np.repeat(np.arange(6), 5)
+    of_videos = summarise("no layering", "", None, "HD-mAP", values, reference, clusters=clusters)
+    expected = paired_bootstrap(values, reference, clusters=clusters)
+    assert (
+        (of_videos.low, of_videos.high)
+        == (expected.low, expected.high)
+        != (
+            result.low,
+            result.high,
+        )
+    )
     with pytest.raises(ConfigError, match="--seeds=2 or more"):
         summarise("no layering", "", None, "HD-mAP", values[:1], reference[:1])
 
@@ -100,8 +111,8 @@ def test_a_number_of_no_query_is_kept(tmp_path):
     values = np.full((2, 3), np.nan)
     write_csv(tmp_path / "a.csv", [summarise("a", "", None, "MR-long-mAP", values, values)])
     (result,) = read_csv(tmp_path / "a.csv")
-    assert np.isnan([result.mean, result.difference, result.low]).all()
-    assert (result.std, result.queries) == (None, 0)
+    assert np.isnan([result.mean, result.difference]).all()
+    assert (result.std, result.low, result.high, result.queries) == (None, None, None, 0)
 
 
 def test_another_file_is_an_error_that_names_the_line(tmp_path):
@@ -151,6 +162,31 @@ def test_below_the_table_stands_how_it_was_made():
     assert "2 seeds show little of the spread between seeds" in below[2]
     assert below[3] == "Features are synthesised."
     assert len(below) == 4
+
+
+def test_what_is_drawn_whole_is_told():
+    entries = [entry(), compared(1, 0.5, 2)]
+    assert "draw seeds and queries in pairs" in table(entries)
+    page = table(entries, drawn="source videos")
+    assert "draw seeds and whole source videos in pairs" in page
+    assert "read the intervals as ones over source videos" in page
+    assert "queries in pairs" not in page and "Where fewer" not in page
+
+
+def test_a_difference_without_interval_is_told_to_be_of_few_videos():
+    few = compared(-1, None, None, condition="10 min")
+    assert rows(table([entry(), few]))[-1].endswith("| 36.00 ± 0.50<br>-1.00 |")
+    for others in ([], [compared(1, 0.5, 2)]):
+        page = table([entry(), few, *others], drawn="source videos")
+        assert "Where fewer than 5 source videos count, there is no interval." in page
+        assert ("bootstrap" in page) == bool(others)
+    # One seed has none, however many there are, nor have seconds.
+    alone = [entry(seeds=1), compared(-1, None, None, seeds=1)]
+    seconds = [entry(metric="s", queries=0), compared(1, None, None, metric="s", queries=0)]
+    for entries, metric in ((alone, "MR-full-mAP"), (seconds, "s")):
+        page = table(entries, [metric])
+        assert "Below a number: its difference to the reference.\n" in page
+        assert "interval" not in page
 
 
 def test_numbers_of_seeds_and_queries_may_differ():
@@ -205,6 +241,40 @@ def test_without_differences_there_is_no_reference():
     page = table([entry(), entry("other|wise", mean=np.nan, std=None)])
     assert rows(page)[2:] == ["| full model | 36.00 ± 0.50 |", r"| other\|wise | - |"]
     assert "reference" not in page
+
+
+def test_only_the_reference_is_marked():
+    # Without a difference is also what had nothing to be compared with.
+    entries = [
+        entry(condition="10 min"),
+        compared(-1, -2, 1, condition="10 min"),
+        entry(condition="60 min", mean=np.nan, std=None),
+        entry("no layering", condition="60 min"),
+    ]
+    names = ["full model", "no layering"] * 2
+    marked = ["full model (reference)", "no layering"] * 2
+
+    def shown(**fields):
+        return [row.split("|")[1].strip() for row in rows(table(entries, **fields))[2:]]
+
+    assert shown() == names  # two of them could be it
+    assert shown(reference="full model") == marked
+    assert rows(table(entries))[4] == "| full model | 60 min | - |"
+    entries.pop()
+    assert shown() == marked[:3]
+
+
+def test_a_difference_to_nothing_is_not_shown():
+    entries = [
+        entry(mean=np.nan, std=None),
+        compared(np.nan, None, None),
+        compared(np.nan, None, None, condition="b", mean=np.nan),
+    ]
+    assert [row.split("|")[3].strip() for row in rows(table(entries))[2:]] == [
+        "-",
+        "36.00 ± 0.50",
+        "-",
+    ]
 
 
 def test_other_numbers_than_percentages_show_their_digits():

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.data.annotations import num_video_clips, youtube_id
+from flashvtg_jax.metrics.arithmetic import ranks
 from flashvtg_jax.metrics.highlight_detection import RATING_LEVELS
 
 ALL = "all"  # the category that holds every query
@@ -178,12 +179,6 @@ def krippendorff_alpha(ratings: Sequence[Sequence[float]]) -> float:
     total = sum((_alpha_statistics(np.asarray([unit], np.float64)) for unit in ratings), start=0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(_alpha(np.asarray(total)))
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, [N]; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 # --- bootstrap
