@@ -17,6 +17,7 @@ from flashvtg_jax.studies.robustness import by_strength, robustness
 from flashvtg_jax.studies.running import Subject, check_variants, open_subject, train_variants
 from flashvtg_jax.studies.tables import Entry, markdown_table, write_csv
 from flashvtg_jax.studies.variants import (
+    FULL,
     Variant,
     ablation_variants,
     choose,
@@ -164,7 +165,8 @@ def run_study(
             entries = compare(subject, chosen, runs, study.metrics, intervals=intervals)
         notes.append(_about_split(subject))
     notes.append(_about_variants(chosen))
-    return write_study(name, entries, output, command=command, notes=notes)
+    reference = next(variant.label for variant in chosen if variant.name == FULL.name)
+    return write_study(name, entries, output, reference=reference, command=command, notes=notes)
 
 
 def _about_split(subject: Subject) -> str:
@@ -195,14 +197,20 @@ def _about_variants(variants: Sequence[Variant]) -> str:
 
 
 def write_study(
-    name: str, entries: Sequence[Entry], output: Path, *, command: str, notes: Sequence[str] = ()
+    name: str,
+    entries: Sequence[Entry],
+    output: Path,
+    *,
+    reference: str,
+    command: str,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write the table, the CSV file and the figure of a study; returns the path of the table."""
     study = STUDIES[name]
     metrics = [metric for metric in study.metrics if any(e.metric == metric for e in entries)]
     write_csv(output / f"{name}.csv", entries)
     study.plot(entries, output / f"{name}.png", title=study.title)
-    reference, title = entries[0].variant, study.title
+    title = study.title
     if name == "robustness":  # a column for each strength, of one number
         title += f": {metrics[0]}"
         entries, metrics = by_strength(entries, metrics[0])
