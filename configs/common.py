@@ -48,7 +48,8 @@ def get_common() -> ConfigDict:
     # "intra" or "inter" alone.
     model.score_refinement = "learned"
     # What proposes moments: "pyramid", the points of temporal feature layering, or "queries", a
-    # DETR-style decoder: learned moment queries over a single scale.
+    # DETR-style decoder: learned moment queries over a single scale. Those have no use for strides,
+    # score heads, and the losses of points: lw_cls, lw_reg, label_loss_coef.
     model.moment_head = "pyramid"
     model.num_moment_queries = 10  # moments that the queries of moment_head="queries" propose
     model.decoder_layers = 2  # of their decoder
