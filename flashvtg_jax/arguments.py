@@ -2,12 +2,22 @@
 
 import argparse
 import os
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 from flashvtg_jax.version import __version__
 
-STUDIES = ("ablation", "scales", "refinement", "long_videos", "robustness", "label_correlation")
+STUDIES = {
+    "ablation": "each part of the model taken away",
+    "scales": "one to six scales, by length of the moments",
+    "refinement": "ranking with and without the score across scales",
+    "long_videos": "synthesised videos of 2.5 to 120 minutes",
+    "robustness": "noise, lost and repeated clips, other frame rates, a missing stream",
+    "label_correlation": "saliency labels and moments, of annotation files alone",
+}
+
+_WIDTH = 80  # of the texts of --help
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,11 +30,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flashvtg-jax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, about: str, example: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, about: str, example: str, details: str = ""
+    ) -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=about[0].lower() + about[1:].rstrip("."),
-            description=about,
+            description=textwrap.fill(about, _WIDTH) + details,
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -260,14 +272,12 @@ def make_parser() -> argparse.ArgumentParser:
         "Take the model apart: train or evaluate each variant of a study over several seeds, and "
         "write a table, a CSV file and a figure. What is finished is not done again, and studies "
         "of one work directory share their runs. Fields of the configuration are given as for "
-        "train. "
-        "ablation: each part taken away. scales: one to six scales, by length of moments. "
-        "refinement: ranking with and without the score across scales. long_videos: synthesised "
-        "videos of minutes to hours. robustness: perturbed videos. label_correlation: annotation "
-        "files alone, how saliency labels relate to moments.",
+        "train.",
         "flashvtg study ablation --config=demo --workdir=runs/study --seeds=2",
+        "\n\nstudies:\n"
+        + "\n".join(f"  {name:<18} {about}" for name, about in STUDIES.items()),
     ).add_argument
-    add("name", metavar="NAME", choices=STUDIES, help=", ".join(STUDIES))
+    add("name", metavar="NAME", choices=STUDIES, help="one of these")
     add("--config", metavar="NAME", help="of the full model: a name or a .py file")
     add("--workdir", metavar="DIR", type=user_path, help="runs, and the results without --output")
     add("--seeds", type=int, default=5, metavar="N", help="of each variant (default %(default)s)")
