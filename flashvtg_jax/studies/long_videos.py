@@ -26,25 +26,27 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flashvtg_jax.config import apply_overrides
-from flashvtg_jax.data.building import build, find_builder
-from flashvtg_jax.data.layout import Layout
 from flashvtg_jax.data.pipeline import evaluation_batches
-from flashvtg_jax.data.source import built_folder, open_split
-from flashvtg_jax.data.synthetic import synthesize
+from flashvtg_jax.data.source import open_split
 from flashvtg_jax.data.synthetic_annotations import (
-    CLIP_LENGTH,
     MAX_CLIPS,
-    generate_annotations,
-    generate_long_annotations,
 )
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.evaluation import Evaluator, apply_and_decode
 from flashvtg_jax.files import write_atomically
-from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.memory import DoesNotFitError, check_fits
 from flashvtg_jax.metrics.per_query import per_query_numbers
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.studies.comparisons import entry
+from flashvtg_jax.studies.long_video_data import (
+    SETTINGS,
+    SPLIT,
+    TRAINING,
+    check_dataset,
+    prepare_lengths,
+    prepare_training,
+    read_json,
+)
 from flashvtg_jax.studies.running import Subject, train_variants
 from flashvtg_jax.studies.tables import Entry, summarise
 from flashvtg_jax.studies.variants import FULL, Variant
@@ -58,11 +60,6 @@ MINUTES = (2.5, 10.0, 30.0, 60.0, 120.0)
 NUM_QUERIES = 96
 ATTENTION_WINDOW = 32  # clips to each side, where the configuration has no window of its own
 
-_NUM_TRAIN, _NUM_VAL = 400, 100  # queries to learn from, where the configuration does not say
-_FIRST_QID = 1_000_000  # far from those of training: queries of one id and text share a topic
-_SPLIT = "val"
-_TRAINING = "training"  # the folder of what is learned from, among those of the lengths
-_SETTINGS = "settings.json"  # in a folder of data: what they were made with
 _METRICS = ("MR-full-mAP", "MR-full-R1@0.5")  # in percent, kept for each query
 _MILLISECONDS, _MEMORY = "milliseconds a query", "memory, MiB"
 _REPEATS = 5  # of what is timed
@@ -149,7 +146,7 @@ def run(
     compared = variants(config) if compared is None else compared
     check_dataset(config)
     folder = Path(workdir) / "long_videos"
-    trained = training_config(config, folder / "data" / _TRAINING)
+    trained = training_config(config, folder / "data" / TRAINING)
     for variant in compared:
         changed = apply_overrides(variant.config(trained), {"seeds": tuple(seeds)})
         check_config(changed)
@@ -184,9 +181,9 @@ def run(
         gc.collect()
     subjects = {}
     for length, data_dir in lengths.items():
-        source = open_split(data_dir, config.data.dataset, _SPLIT)
+        source = open_split(data_dir, config.data.dataset, SPLIT)
         videos = [row["vid"] for row in source.annotations()]
-        subjects[length] = Subject(trained, source, _SPLIT, videos, folder, tuple(seeds))
+        subjects[length] = Subject(trained, source, SPLIT, videos, folder, tuple(seeds))
     entries = _entries(subjects, compared, found, intervals)
     return Found(entries, _notes(config, compared, found, skipped))
 
@@ -232,7 +229,7 @@ def training_config(config: ml_collections.ConfigDict, data_dir: Path) -> ml_col
             "data.data_dir": str(data_dir),
             "data.manual_dir": None,
             "data.train_split": "train",
-            "data.val_split": _SPLIT,
+            "data.val_split": SPLIT,
             "data.max_clips": MAX_CLIPS,
             "data.buckets": (MAX_CLIPS,),
             "evaluation.window_range": None,
@@ -256,7 +253,7 @@ def _results(runs: Sequence[Path], data_dir: Path, show_progress: bool) -> Rows:
         about = {
             "step": json.loads((folder / "metrics.json").read_text())["step"],
             "device": jax.devices()[0].device_kind,
-            "data": _read_json(data_dir / _SETTINGS),
+            "data": read_json(data_dir / SETTINGS),
         }
         path = folder / "lengths" / f"{data_dir.name}.json"
         result = _kept(path, about)
@@ -272,7 +269,7 @@ def _results(runs: Sequence[Path], data_dir: Path, show_progress: bool) -> Rows:
 def _kept(path: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     """The result in a file, if it is of this step, device and data."""
     try:
-        result = _read_json(path)
+        result = read_json(path)
     except DataError:
         return None
     return result if result.get("about") == about else None
@@ -287,7 +284,7 @@ class _Trial:
     def __init__(self, restored: Restored, data_dir: Path):
         mesh = _one_device()
         data = restored.config.data
-        self._source = open_split(data_dir, data.dataset, _SPLIT)
+        self._source = open_split(data_dir, data.dataset, SPLIT)
         clips = int(self._source.num_clips.max())
         rows = max(1, min(restored.config.evaluation.batch_size, _CLIPS_OF_A_BATCH // clips))
         shared = {"data.max_clips": None, "data.buckets": None, "evaluation.batch_size": rows}
@@ -375,144 +372,3 @@ def _values(results: Rows, metric: str) -> np.ndarray:
 
 def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def prepare_lengths(
-    config: ml_collections.ConfigDict,
-    minutes: Sequence[float],
-    num_queries: int,
-    data_dir: Path,
-    seed: int,
-    *,
-    show_progress: bool = True,
-) -> dict[float, Path]:
-    """Synthesises and builds videos of each length, where they are not there yet.
-
-    Args:
-      config: its data set, widths and strength of what is planted.
-      minutes: lengths of videos, multiples of 2.5.
-      num_queries: of each length.
-      data_dir: a folder in it for each length, "10min".
-      seed: of all that is synthesised; what was learned holds for data of the same seed alone.
-      show_progress: show bars and reports on stderr.
-
-    Returns:
-      The folder of each length, for `open_split` with split "val".
-
-    Raises:
-      ConfigError: a data set of another format than QVHighlights'; queries that do not fill the
-        videos; `data_dir` holds what was made with other settings.
-      DataError: `data_dir` cannot be written.
-    """
-    check_dataset(config)
-    lines = {
-        length: generate_long_annotations(num_queries, length, seed=seed, first_qid=_FIRST_QID)
-        for length in minutes
-    }
-    folders = {length: data_dir / folder_name(length) for length in minutes}
-    for length, folder in folders.items():
-        _prepare(config, {_SPLIT: lines[length]}, folder, seed, show_progress)
-    return folders
-
-
-def prepare_training(
-    config: ml_collections.ConfigDict, data_dir: Path, seed: int, *, show_progress: bool = True
-) -> Path:
-    """Synthesises and builds what is learned from: videos of 2.5 minutes; as `prepare_lengths`.
-
-    As many queries as `config.synthetic` says, or 400 and 100.
-
-    Returns:
-      The folder "training" in `data_dir`, with splits "train" and "val".
-    """
-    check_dataset(config)
-    sizes = config.get("synthetic", {"num_train": _NUM_TRAIN, "num_val": _NUM_VAL})
-    lines = {
-        "train": generate_annotations(sizes["num_train"], seed=seed),
-        "val": generate_annotations(sizes["num_val"], seed=seed, first_qid=sizes["num_train"]),
-    }
-    folder = data_dir / _TRAINING
-    _prepare(config, lines, folder, seed, show_progress)
-    return folder
-
-
-def check_dataset(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError for a data set that videos of any length cannot be synthesised for."""
-    dataset = config.data.dataset
-    layout = find_builder(dataset)[1].layout
-    if layout is None or layout.labels != "qvhighlights" or layout.clip_length != CLIP_LENGTH:
-        raise ConfigError(
-            f"config.data.dataset={dataset!r}: long videos are synthesised in QVHighlights' format "
-            f"only, with clips of {CLIP_LENGTH} s; use a configuration of that data set, "
-            "qvhighlights_slowfast_clip or demo"
-        )
-
-
-def folder_name(minutes: float) -> str:
-    """ "10min": of a length, in the folder of data as in that of results."""
-    return f"{minutes:g}min"
-
-
-def _prepare(
-    config: ml_collections.ConfigDict,
-    lines: Mapping[str, Rows],
-    folder: Path,
-    seed: int,
-    show_progress: bool,
-) -> None:
-    """Synthesises features for the annotation lines of some splits, and builds them."""
-    data = config.data
-    layout = find_builder(data.dataset)[1].layout
-    settings = {
-        "dataset": data.dataset,
-        "widths": _widths(config, layout),
-        "strength": config.synthetic.strength if "synthetic" in config else 1.0,
-        "seed": seed,
-        "spatial_tokens": data.spatial_tokens,
-    }
-    sizes = {f"num_{split}": len(rows) for split, rows in lines.items()}
-    _check_settings(folder / _SETTINGS, {**settings, **sizes})
-    if built_folder(folder, data.dataset):
-        return
-    features = folder / "synthetic"
-    paths = [features / layout.annotations[split][0] for split in lines]
-    for path, rows in zip(paths, lines.values(), strict=True):
-        write_json_lines(path, rows)
-    synthesize(features, annotations=paths, progress=show_progress, **settings)
-    widths = settings["widths"]
-    if data.spatial_tokens > 1:
-        # Tokens lie side by side in the files; opening the data set checks the widths.
-        widths = widths | {name: None for name in data.video_streams}
-    build(data.dataset, features, folder, widths=widths, progress=show_progress)
-
-
-def _widths(config: ml_collections.ConfigDict, layout: Layout) -> dict[str, int]:
-    known = {files.name for files in layout.feature_files}
-    widths = {**config.data.video_widths, "query": config.data.query_width}
-    return {name: width for name, width in widths.items() if name in known}
-
-
-def _check_settings(path: Path, wanted: dict[str, Any]) -> None:
-    """Writes down what data are made with. Raises ConfigError if there are some of another kind."""
-    if not path.exists():
-        write_atomically(path, json.dumps(wanted, indent=2) + "\n")
-        return
-    found = _read_json(path)
-    differing = [name for name, value in wanted.items() if found.get(name) != value]
-    if differing:
-        raise ConfigError(
-            f"{path.parent}: made with "
-            + ", ".join(f"{name}={found.get(name)!r}" for name in differing)
-            + ", but now it is "
-            + ", ".join(f"{name}={wanted[name]!r}" for name in differing)
-            + "; use another work directory."
-        )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); remove it to have it made again") from (
-            error
-        )

@@ -18,10 +18,10 @@ from flashvtg_jax.data.synthetic_annotations import (
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.memory import DoesNotFitError
-from flashvtg_jax.studies import long_videos
+from flashvtg_jax.studies import long_video_data, long_videos
+from flashvtg_jax.studies.long_video_data import prepare_lengths
 from flashvtg_jax.studies.long_videos import (
     METRICS,
-    prepare_lengths,
     run,
     training_config,
     variants,
@@ -189,7 +189,7 @@ def test_preparation_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(long_videos, "build", interrupted)
+        patch.setattr(long_video_data, "build", interrupted)
         prepare_lengths(tiny(), (5,), 2, tmp_path, 7, show_progress=False)
     features = times(tmp_path / "5min" / "synthetic" / "clip_features")
     prepare_lengths(tiny(), (5,), 2, tmp_path, 7, show_progress=False)
