@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 from measuring import (
+    SMOKE_CONFIG,
     int_list,
     make_parser,
     platform_name,
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)  # what a process of its own is to do
     options = parser.parse_args()
     if options.smoke:
+        options.config = SMOKE_CONFIG
         options.devices, options.batch_size = [1, 2], 4
         options.repeats, options.steps = 2, 2
     if options.child:

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import ml_collections
 from measuring import (
+    SMOKE_CONFIG,
     int_list,
     make_parser,
     measure_row,
@@ -66,7 +67,8 @@ def main() -> None:
     require_device(options.device)
     queries = options.queries or (QUERIES_CPU if jax.default_backend() == "cpu" else QUERIES)
     if options.smoke:
-        options.config, options.batch_sizes, options.repeats, queries = "demo", [1, 4], 2, 10
+        options.config, options.batch_sizes = SMOKE_CONFIG, [1, 4]
+        options.repeats, queries = 2, 10
 
     with contextlib.ExitStack() as stack:
         try:

@@ -23,7 +23,14 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from measuring import make_parser, require_device, summary, watched_memory, write_result
+from measuring import (
+    SMOKE_CONFIG,
+    make_parser,
+    require_device,
+    summary,
+    watched_memory,
+    write_result,
+)
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.data.batch_plan import BatchPlan
@@ -59,7 +66,7 @@ def main() -> None:
 
     with contextlib.ExitStack() as stack:
         try:
-            config = load_config("demo" if options.smoke else options.config)
+            config = load_config(SMOKE_CONFIG if options.smoke else options.config)
             data_dir = options.data_dir or config.data.data_dir
             if options.smoke:
                 data_dir = stack.enter_context(tempfile.TemporaryDirectory())

@@ -29,6 +29,9 @@ RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu", "tpu")
 
 
+SMOKE_CONFIG = str(Path(__file__).with_name("smoke_config.py"))  # of --smoke
+
+
 def make_parser(about: str | None) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has; `about` is the script's docstring."""
     parser = argparse.ArgumentParser(

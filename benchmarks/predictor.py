@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from measuring import peak_memory_mib, timed, write_result
+from measuring import SMOKE_CONFIG, peak_memory_mib, timed, write_result
 
 from flashvtg_jax.config import load_config
 from flashvtg_jax.models.flashvtg import build_model
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--one_length", type=int, help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()
     if options.smoke:
-        options.config, options.queries, options.clips = "demo", "1,3", "20"
+        options.config, options.queries, options.clips = SMOKE_CONFIG, "1,3", "20"
         options.video_clips, options.repeats = 20, 2
 
     if options.one_length:

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import ml_collections
 from measuring import (
+    SMOKE_CONFIG,
     batch_shapes,
     fitted_exponent,
     int_list,
@@ -71,7 +72,7 @@ def main() -> None:
     if unknown := set(programs) - set(PROGRAMS):
         parser.error(f"--programs: {', '.join(sorted(unknown))}; there are {', '.join(PROGRAMS)}")
     if options.smoke:
-        options.config, options.clips, options.attention_window = "demo", [16, 32], 4
+        options.config, options.clips, options.attention_window = SMOKE_CONFIG, [16, 32], 4
         options.max_levels, options.level_clips, options.repeats = 2, 16, 2
         programs = ["inference"]
     require_device(options.device)

@@ -26,6 +26,7 @@ import ml_collections
 from flops import count_flops
 from matrix_rate import measure_matrix_rate
 from measuring import (
+    SMOKE_CONFIG,
     batch_clips,
     batch_shapes,
     int_list,
@@ -73,7 +74,7 @@ def main() -> None:
     on_cpu = jax.default_backend() == "cpu"
     sizes = options.batch_sizes or (SIZES_CPU if on_cpu else SIZES)
     if options.smoke:
-        options.config, options.repeats = "demo", 2
+        options.config, options.repeats = SMOKE_CONFIG, 2
         sizes = options.batch_sizes or [2]
     calls = 1 if on_cpu else max(1, 10 // options.steps_per_dispatch)
     try:

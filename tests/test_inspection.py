@@ -43,6 +43,8 @@ VARIANTS = {
     },
     "moment queries": {"model.moment_head": "queries", "model.num_moment_queries": 5},
 }
+# The first one stands for all where tests are to be quick.
+EACH = [pytest.param(name, marks=[pytest.mark.slow] if VARIANTS[name] else []) for name in VARIANTS]
 
 
 def write_run(workdir, config):
@@ -106,7 +108,7 @@ def test_numbers_are_those_of_evaluation(runs, tmp_path):
         np.testing.assert_allclose(inspection.kept_moments, expected, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", EACH)
 def test_every_kept_moment_is_traced_to_the_point_that_has_its_score(inspected, name):
     inspection = inspected(name)
     assert len(inspection.origins) == len(inspection.kept_moments) > 0
@@ -121,7 +123,7 @@ def test_every_kept_moment_is_traced_to_the_point_that_has_its_score(inspected, 
             np.testing.assert_allclose(score, moment[2], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", EACH)
 def test_inspection_has_what_the_model_has(inspected, name):
     inspection = inspected(name)
     clips, words = len(inspection.saliency), len(inspection.words)
@@ -212,6 +214,7 @@ def highlights_run(tmp_path_factory):
     return write_run(folder / "run", load_config("tvsum_slowfast_clip:BK", fields))
 
 
+@pytest.mark.slow
 def test_ratings_of_clips_share_the_duration(highlights_run):
     inspection = fv.inspect_query(highlights_run, "valBK")
     assert inspection.clip_length == 3.0  # not the nominal two seconds

@@ -24,6 +24,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 def test_results_do_not_depend_on_padding(small, fields):
     model = small.make_model(**fields)
