@@ -120,7 +120,7 @@ def robustness_variants(config: ml_collections.ConfigDict) -> list[Variant]:
     return [
         clean,
         *(
-            Variant(f"augment_{kind}", f"trained with {kind.replace('_', ' ')}", _augment(kind))
+            Variant(f"augment_{kind}", f"augmentation: {kind.replace('_', ' ')}", _augment(kind))
             for kind in perturbations(config)
         ),
     ]
