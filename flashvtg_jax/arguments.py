@@ -30,9 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flashvtg-jax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(
-        name: str, about: str, example: str, details: str = ""
-    ) -> argparse.ArgumentParser:
+    def command(name: str, about: str, example: str, details: str = "") -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=about[0].lower() + about[1:].rstrip("."),
@@ -274,8 +272,7 @@ def make_parser() -> argparse.ArgumentParser:
         "of one work directory share their runs. Fields of the configuration are given as for "
         "train.",
         "flashvtg study ablation --config=demo --workdir=runs/study --seeds=2",
-        "\n\nstudies:\n"
-        + "\n".join(f"  {name:<18} {about}" for name, about in STUDIES.items()),
+        "\n\nstudies:\n" + "\n".join(f"  {name:<18} {about}" for name, about in STUDIES.items()),
     ).add_argument
     add("name", metavar="NAME", choices=STUDIES, help="one of these")
     add("--config", metavar="NAME", help="of the full model: a name or a .py file")
