@@ -226,7 +226,8 @@ def test_turns_give_medians_and_ratios_of_pairs_and_a_row_that_fails_leaves_the_
 
 @pytest.mark.slow
 def test_our_side_is_measured_row_by_row(scripts, tmp_path):
-    config = fv.load_config("demo", {"data.data_dir": str(tmp_path), "train.batch_size": 4})
+    small = {"data.data_dir": str(tmp_path), "train.batch_size": 4}
+    config = fv.load_config(BENCHMARKS / "smoke_config.py", small)
     widths = {**config.data.video_widths, "query": config.data.query_width}
     about = {"dataset": config.data.dataset, "widths": widths, "progress": False}
     synthesize(tmp_path / "features", num_train=8, num_val=6, **about)

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from benchmarks.flops import count_flops
-from benchmarks.measuring import batch_shapes
+from benchmarks.measuring import SMOKE_CONFIG, batch_shapes
 from flashvtg_jax.config import load_config
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer
@@ -61,7 +61,7 @@ def test_a_batch_that_does_not_fit_is_skipped_and_steps_of_a_dispatch_count_apar
     options = ("--batch_sizes=500000,2", "--dtypes=float32", "--steps_per_dispatch=3")
     large, small = run("train_step", tmp_path, *options)["rows"]
     assert large["skipped"].startswith("needs ") and large["skipped"].endswith(" are free")
-    config = load_config("demo")
+    config = load_config(SMOKE_CONFIG)
     model, optimizer = build_model(config.model), make_optimizer(config.optimizer, 100)
     state = jax.eval_shape(lambda: init_state(model, optimizer, *feature_widths(config.data), 0))
     step = make_train_step(model, optimizer, config.loss)
