@@ -17,7 +17,7 @@ from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.studies import running
 from flashvtg_jax.studies.command import STUDIES, run_study
-from flashvtg_jax.studies.running import check_variants, open_subject, train_variants
+from flashvtg_jax.studies.running import check_variants, open_subject
 from flashvtg_jax.studies.tables import read_csv
 from flashvtg_jax.studies.variants import (
     FULL,
@@ -290,39 +290,42 @@ def test_a_study_trains_compares_and_goes_on(tiny_config, all_together, tmp_path
             np.testing.assert_allclose(entries[label, "", None, metric].mean, mean, atol=0.01)
     assert entries["intra-scale score only", "", None, "MR-full-mAP"].difference is not None
 
-    # Another study takes the same runs; only what is missing is trained.
-    trained = []
-    monkeypatch.setattr(running, "train", lambda config, folder, **_: trained.append(folder.name))
-    study("refinement", config, tmp_path, names=("intra",))
-    assert trained == ["full", "intra"]
-    before = path.read_bytes()
-    assert study("refinement", config, tmp_path, names=("intra",)).read_bytes() == before
-
-
-@pytest.mark.slow
-def test_variants_of_a_study_end_as_they_would_have_alone(tiny_config, all_together, tmp_path):
-    config = tiny_config(train__epochs=2)
-    variants = [Variant("queries", "queries", {"model.moment_head": "queries"})]
-    runs = train_variants(config, variants, (5, 6), tmp_path, show_progress=False)
-    alone = tiny_config(train__epochs=2, seeds=(6,), model__moment_head="queries")
+    # Each run ended as it would have alone.
+    alone = tiny_config(train__epochs=2, seeds=(2025,), model__score_refinement="intra")
     train(alone, tmp_path / "alone", show_progress=False)
-    found, expected = restore(runs["queries"][1]), restore(tmp_path / "alone" / "seed6")
-    assert found.step == expected.step
-    chex.assert_trees_all_close(found.params, expected.params, atol=2e-6)
+    studied, expected = (
+        restore(tmp_path / place / "seed2025") for place in ("runs/intra", "alone")
+    )
+    assert studied.step == expected.step
+    chex.assert_trees_all_close(studied.params, expected.params, atol=2e-6)
+
+    # The seeds were one program; another study takes the same runs, and trains what is missing.
+    def times() -> dict[Path, int]:
+        runs = (tmp_path / "runs").rglob("train.jsonl")
+        return {path: path.stat().st_mtime_ns for path in runs}
+
+    assert sorted(groups) == [1, 2, 2]
+    before, page = times(), path.read_bytes()
+    study("ablation", config, tmp_path, names=("intra", "fixed"))
+    after = times()
+    assert {path.parent.parent.name for path in after.keys() - before.keys()} == {"fixed"}
+    assert {path: after[path] for path in before} == before and sorted(groups) == [1, 2, 2, 2]
+    assert study("refinement", config, tmp_path, names=("intra",)).read_bytes() == page
 
 
 @pytest.mark.slow
 def test_robustness_meets_every_kind_at_every_strength(tiny_config, all_together, tmp_path):
     config = tiny_config(train__epochs=1)
-    study("robustness", config, tmp_path, names=("augment_noise",))
+    options = {"names": ("augment_noise",), "num_seeds": 1, "intervals": False}
+    study("robustness", config, tmp_path, **options)
     entries = by_key(tmp_path / "robustness.csv")
     strengths = {key[2] for key in entries if key[:2] == ("trained with it", "noise")}
     assert strengths == {0.0, 0.1, 0.2, 0.4, 0.6, 0.8}
     assert "| trained clean (reference) | noise |" in (tmp_path / "robustness.md").read_text()
     kept = sorted((tmp_path / "runs").rglob("study/val/noise_*.json"))
-    assert len(kept) == 2 * 2 * 5  # models, seeds, strengths
+    assert len(kept) == 2 * 5  # models, strengths
     times = [path.stat().st_mtime_ns for path in kept]
-    study("robustness", config, tmp_path, names=("augment_noise",))
+    study("robustness", config, tmp_path, **options)
     assert [path.stat().st_mtime_ns for path in kept] == times
 
 
@@ -376,8 +379,8 @@ def test_a_domain_set_is_compared_over_its_domains(all_together, tmp_path):
 def test_seeds_are_trained_together_as_memory_allows(tiny_config, monkeypatch):
     config = tiny_config(seeds=(1, 2, 3))
     monkeypatch.setattr(running, "program_memory", lambda compiled: {"program_mib": 100.0})
-    for free, expected in ((1000, 3), (300, 2), (50, 1), (None, 3)):
-        given = None if free is None else free * 2**20
+    for free, expected in ((300, 2), (50, 1)):
+        given = free * 2**20
         monkeypatch.setattr(running, "free_memory", lambda device, given=given: given)
         assert running.seeds_together(config, 3) == expected
     assert running.seeds_together(tiny_config(parallel__mode="pmap"), 3) == 1

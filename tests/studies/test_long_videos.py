@@ -18,7 +18,7 @@ from flashvtg_jax.data.synthetic_annotations import (
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.memory import DoesNotFitError
-from flashvtg_jax.studies import long_video_data, long_videos
+from flashvtg_jax.studies import long_video_data, long_videos, running
 from flashvtg_jax.studies.long_video_data import prepare_lengths
 from flashvtg_jax.studies.long_videos import (
     METRICS,
@@ -287,6 +287,7 @@ def test_a_study_goes_on_where_it_stopped_and_tells_what_does_not_fit(
         return {name: folders[: len(seeds)] for name, folders in trained.items()}
 
     monkeypatch.setattr(long_videos, "train_variants", train_once)
+    monkeypatch.setattr(running, "seeds_together", lambda config, num_seeds: num_seeds)
     found = run(config, (1, 2), tmp_path, **options)
     entries = found.entries
     labels = [variant.label for variant in compared]
