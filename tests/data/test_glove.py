@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from flashvtg_jax.data.features import FeatureHeader
 from flashvtg_jax.data.glove import GloveWords, count_unknown, read_vectors, split_words
 from flashvtg_jax.errors import DataError
 
@@ -56,7 +57,7 @@ def test_queries_are_the_vectors_of_their_words_and_zeros(tmp_path, path):
     for row, expected in zip(rows, ([the, door], [the, zeros, the], [zeros]), strict=True):
         item = found.item(row)
         assert found.missing(row) == []
-        assert item.header(3) == (len(expected), 3, np.float32)
+        assert item.header(3) == FeatureHeader(len(expected), 3, np.dtype(np.float32))
         np.testing.assert_array_equal(item.read(3), np.float32(expected))
         assert str(item) == str(path)
 

@@ -40,7 +40,7 @@ def pad_batch(out, targets, places, rows, clips, strides, pyramid_points, next_v
     fields, where = {}, {}
     for field in dataclasses.fields(FlashVTGOutput):
         value = getattr(out, field.name)
-        if field.name in ("points", "negative_index"):
+        if field.name in ("points", "negative_index") or value is None:
             continue
         width = value.shape[2:]
         if field.name == "query_embedding":
