@@ -15,6 +15,7 @@ from flashvtg_jax.figures import drawing
 from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.metrics import label_measures as measures
 from flashvtg_jax.studies.label_correlation import annotation_files, label_correlation
+from tests.test_figures import check_layout
 
 COMMAND = "flashvtg study label_correlation"
 
@@ -446,35 +447,6 @@ def test_files_of_a_configuration_are_those_with_labels(tmp_path):
 
 
 # --- the figure
-
-
-def texts_of(figure):
-    """Every text of the figure that is drawn, with its box in pixels."""
-    from matplotlib.text import Text
-
-    figure.canvas.draw()
-    hidden = set()
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        low, high = sorted(axis.get_view_interval())
-        ticks = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
-        hidden |= {label for tick in ticks for label in (tick.label1, tick.label2)}
-    return [
-        (text.get_text(), text.get_window_extent())
-        for text in figure.findobj(Text)
-        if text.get_text().strip() and text.get_visible() and text not in hidden
-    ]
-
-
-def check_layout(figure):
-    """No two texts overlap, and none leaves the figure."""
-    texts = texts_of(figure)
-    for (first, box), (second, other) in itertools.combinations(texts, 2):
-        across = min(box.x1, other.x1) - max(box.x0, other.x0)
-        down = min(box.y1, other.y1) - max(box.y0, other.y0)
-        assert across < 1 or down < 4, f"{first!r} and {second!r} overlap"
-    width, height = figure.canvas.get_width_height()
-    for text, box in texts:
-        assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, text
 
 
 FIGURES = {
