@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Runs every study once, at the size of the demo, over a part of QVHighlights' real annotations:
+# Runs every study once, at the size of the demo, over QVHighlights' real annotations (a part of
+# them to train on, all for label_correlation; long_videos makes up its own):
 #   bash benchmarks/studies.sh ANNOTATIONS [NAME ...]
 # ANNOTATIONS is a folder with the released files in qvhighlights/ (highlight_train_release.jsonl,
 # highlight_val_release.jsonl) and, for label_correlation, perhaps in tvsum/ and youtube_highlights/.
 # NAMEs are studies, all by default. Tables, numbers and figures go to benchmarks/results/studies;
-# what was interrupted goes on. An hour or two on two cores.
+# what was interrupted goes on. An hour or two on two cores. Needs flashvtg on the path.
 set -euo pipefail
 if [ $# -lt 1 ] || [ "$1" = --help ]; then
-  sed -n '2,7s/^# \{0,1\}//p' "$0"
+  sed -n '2,8s/^# \{0,1\}//p' "$0"
   exit $(($# < 1))
 fi
 annotations=$(cd "$1" && pwd)

@@ -9,11 +9,11 @@ from typing import Any
 from flashvtg_jax.version import __version__
 
 STUDIES = {
-    "ablation": "each part of the model taken away",
+    "ablation": "each part of the model taken away or replaced",
     "scales": "one to six scales, by length of the moments",
     "refinement": "ranking with and without the score across scales",
     "long_videos": "synthesised videos of 2.5 to 120 minutes",
-    "robustness": "noise, lost and repeated clips, other frame rates, a missing stream",
+    "robustness": "noise, lost, repeated or shuffled clips, a stream missing",
     "label_correlation": "saliency labels and moments, of annotation files alone",
 }
 
@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     def command(name: str, about: str, example: str, details: str = "") -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
-            help=about[0].lower() + about[1:].rstrip("."),
+            help=about[0].lower() + about[1:].split(". ")[0].rstrip("."),
             description=textwrap.fill(about, _WIDTH) + details,
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -271,16 +271,31 @@ def make_parser() -> argparse.ArgumentParser:
         "write a table, a CSV file and a figure. What is finished is not done again, and studies "
         "of one work directory share their runs. Fields of the configuration are given as for "
         "train.",
-        "flashvtg study ablation --config=demo --workdir=runs/study --seeds=2",
+        "flashvtg study ablation --config=demo --workdir=runs/study --seeds=2\n"
+        "  flashvtg study label_correlation --annotations=FILE --output=runs/labels",
         "\n\nstudies:\n" + "\n".join(f"  {name:<18} {about}" for name, about in STUDIES.items()),
     ).add_argument
     add("name", metavar="NAME", choices=STUDIES, help="one of these")
-    add("--config", metavar="NAME", help="of the full model: a name or a .py file")
-    add("--workdir", metavar="DIR", type=user_path, help="runs, and the results without --output")
+    add(
+        "--config",
+        metavar="NAME",
+        help="of the full model: a name or a .py file, or one with :ARGUMENT",
+    )
+    add(
+        "--workdir",
+        metavar="DIR",
+        type=user_path,
+        help="runs, and the results without --output; all but label_correlation need it",
+    )
     add("--seeds", type=int, default=5, metavar="N", help="of each variant (default %(default)s)")
     add("--output", metavar="DIR", type=user_path, help="folder for NAME.md, NAME.csv, NAME.png")
     add("--split", metavar="NAME", help="to compare on (default: the validation split)")
-    add("--variants", metavar="A,B", type=names, help="these beside the full model (default: all)")
+    add(
+        "--variants",
+        metavar="A,B",
+        type=names,
+        help="these beside the full model, named as in NAME.md (default: all)",
+    )
     add("--no_intervals", action="store_true", help="no confidence intervals: one seed will do")
     add(
         "--annotations",
@@ -289,13 +304,13 @@ def make_parser() -> argparse.ArgumentParser:
         type=user_path,
         help="of label_correlation, again for each file (default: those of config.data.manual_dir)",
     )
-    add("--clip_length", type=float, metavar="SECONDS", help="of these files' clips (default 2)")
+    add("--clip_length", type=float, metavar="SECONDS", help="of their clips (default 2)")
 
     add = command(
         "inspect",
         "Draw how a trained model came to its answer for one query: attention of clips to words, "
         "logits of the pyramid's levels, saliency, moments, and what people said.",
-        "flashvtg inspect --workdir=runs/demo --qid=410",
+        "flashvtg inspect --workdir=runs/demo --qid=403",
     ).add_argument
     add("--workdir", required=True, metavar="DIR", type=user_path, help="of flashvtg train")
     add("--qid", required=True, metavar="Q", help="of the query")

@@ -328,10 +328,10 @@ def run_study(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     command = shlex.join(["flashvtg", *sys.argv[1:]])
     if options.name == "label_correlation":
         return run_label_correlation(options, overrides, command)
-    if not options.config or not options.workdir or options.annotations:
+    if not options.config or not options.workdir or options.annotations or options.clip_length:
         print(
             f"flashvtg study {options.name}: give --config=NAME and --workdir=DIR; --annotations "
-            "is for label_correlation",
+            "and --clip_length are for label_correlation",
             file=sys.stderr,
         )
         return 2
@@ -380,12 +380,16 @@ def run_label_correlation(
             file=sys.stderr,
         )
         return 2
-    unused = [name for name in ("split", "variants", "no_intervals") if getattr(options, name)]
-    unused += [] if options.config else overrides
-    if unused or (options.config and options.clip_length):
+    unused = [f"--{n}" for n in ("split", "variants", "no_intervals") if getattr(options, n)]
+    if not options.config:
+        unused += overrides
+    elif options.clip_length:
+        unused.append("--clip_length")
+    if unused:
         print(
-            f"flashvtg study label_correlation: it has no use for {' '.join(unused)}; of "
-            "annotation files alone the length of clips is --clip_length=SECONDS",
+            f"flashvtg study label_correlation: it has no use for {' '.join(unused)} here; clips "
+            "last --clip_length=SECONDS with --annotations, --config.clip_length=SECONDS with "
+            "--config",
             file=sys.stderr,
         )
         return 2

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flashvtg_jax.config import apply_overrides, config_to_json
-from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.data.batch import Batch, stream_widths
 from flashvtg_jax.data.device_cache import (
     CachedSplit,
     DeviceCache,
@@ -30,7 +30,6 @@ from flashvtg_jax.data.perturbation import (
     check_perturbation,
     check_strength,
     perturb_split,
-    stream_widths,
 )
 from flashvtg_jax.data.pipeline import (
     evaluation_batches,

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.data.annotations import mean_ratings, num_video_clips
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import example_batch
 from flashvtg_jax.data.source import SplitSource, built_folder, open_split
@@ -282,8 +282,8 @@ def _ratings(annotation: Mapping[str, Any], clip_length: float) -> np.ndarray | 
         return np.mean(annotation["label"], axis=1)
     if not annotation.get("saliency_scores") or not annotation.get("relevant_clip_ids"):
         return None
-    ratings = np.zeros(num_video_clips(annotation["duration"], clip_length))
-    # Annotation files may count one clip beyond the last.
-    clips = np.minimum(annotation["relevant_clip_ids"], len(ratings) - 1)
-    ratings[clips] = np.mean(annotation["saliency_scores"], axis=1)
-    return ratings
+    return mean_ratings(
+        annotation["relevant_clip_ids"],
+        annotation["saliency_scores"],
+        num_video_clips(annotation["duration"], clip_length),
+    )

@@ -15,44 +15,15 @@ import numpy as np
 
 from flashvtg_jax.data.batch import clip_shape
 from flashvtg_jax.data.features import normalize, normalize_tokens
-from flashvtg_jax.data.layout import lengths_agree
 from flashvtg_jax.decoding import decode_as_evaluated, num_moments, suppress
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
+from flashvtg_jax.prediction_inputs import CheckedVideo
 
 GROWTH = 1.25  # of the lengths that videos are padded to
 _SHORTEST = 16  # clips that a video is padded to at least
 _USUAL = 75  # where the configuration names no length to count from
 _ATTENTION_BYTES = 256 << 20  # that attention among clips may take in a layer, unless one row does
 _TOKEN_BYTES = 256 << 20  # that features of spatial tokens may take, unless one row does
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CheckedVideo:
-    """A video as it is used: streams of one length, cut to what the model reads.
-
-    Attributes:
-      streams: raw features [L, width] of each stream, in the model's order; of clips of S tokens
-        [L, S * width], side by side, or one that stands for all.
-      num_found: clips that all streams had, before the cut.
-    """
-
-    streams: tuple[np.ndarray, ...]
-    num_found: int
-
-    @property
-    def num_clips(self) -> int:
-        """L."""
-        return len(self.streams[0])
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether more was cut than the clip or two by which features are often too long."""
-        return not lengths_agree(self.num_clips, self.num_found)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that the features take."""
-        return sum(stream.nbytes for stream in self.streams)
 
 
 @dataclasses.dataclass(frozen=True)

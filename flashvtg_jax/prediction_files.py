@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from flashvtg_jax.data.layout import FileItem, Item
+from flashvtg_jax.data.layout import FileItem
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
-from flashvtg_jax.prediction_batches import CheckedVideo
 from flashvtg_jax.prediction_features import QUERY, FoundFeatures, find_features
+from flashvtg_jax.prediction_inputs import CheckedVideo
 from flashvtg_jax.prediction_output import ErrorFile, asked, opened_output, write_whole
 from flashvtg_jax.predictor import Prediction, Predictor
 from flashvtg_jax.progress import progress_bar
@@ -204,20 +204,19 @@ def predict_pair(
                 f"{', '.join(predictor.streams)}"
             )
         parts.setdefault(stream or next(iter(predictor.streams)), []).append(Path(path))
-    arrays = {
-        stream: FileItem(tuple(paths), None, spatial=True).read(_width(predictor, stream))
-        for stream, paths in parts.items()
-    }
+    items = {stream: FileItem(tuple(paths), None, spatial=True) for stream, paths in parts.items()}
+    arrays = {stream: item.read(_width(predictor, stream, item)) for stream, item in items.items()}
     words = FileItem((Path(query),), None).read(predictor.query_width)
     return predictor(arrays, words, duration=duration, **choice).to_dict()
 
 
-def _width(predictor: Predictor, stream: str) -> int | None:
+def _width(predictor: Predictor, stream: str, item: FileItem) -> int | None:
     """What the files of a stream are to have; None: tokens may lie side by side, it is up to them.
 
-    The predictor checks the arrays anyway.
+    In parts they may not. The predictor checks the arrays anyway.
     """
-    return predictor.streams.get(stream) if predictor.spatial_tokens == 1 else None
+    known = predictor.spatial_tokens == 1 or len(item.paths) > 1
+    return predictor.streams.get(stream) if known else None
 
 
 # From lines to windows of tasks -------------------------------------------------------------------
@@ -329,7 +328,7 @@ class _Reader:
             task.problem = str(error)
         return task
 
-    def _video(self, items: tuple[tuple[str, Item], ...]) -> CheckedVideo:
+    def _video(self, items: tuple[tuple[str, FileItem], ...]) -> CheckedVideo:
         with self._lock:
             known = self._videos.get(items)
             if known is None:
@@ -341,7 +340,9 @@ class _Reader:
         if known is not None:
             return known.result()
         try:
-            arrays = {stream: item.read(_width(self._predictor, stream)) for stream, item in items}
+            arrays = {
+                stream: item.read(_width(self._predictor, stream, item)) for stream, item in items
+            }
             future.set_result(self._predictor.check_video(arrays))
         except BaseException as error:
             future.set_exception(error)

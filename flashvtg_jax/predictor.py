@@ -1,27 +1,22 @@
 """From raw features to moments and highlights: `Predictor`, for people and their programs."""
 
 import dataclasses
-import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from flashvtg_jax.config import apply_overrides
-from flashvtg_jax.data.annotations import num_video_clips
-from flashvtg_jax.data.layout import lengths_agree
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
-from flashvtg_jax.prediction_batches import CheckedVideo, Choice, PredictionBatches, Work
+from flashvtg_jax.prediction_batches import Choice, PredictionBatches, Work
+from flashvtg_jax.prediction_inputs import CheckedVideo, InputChecks, Video, is_number
 from flashvtg_jax.training.restoring import restore
 from flashvtg_jax.training.state import feature_widths, init_params
-
-Video = Mapping[str, np.ndarray] | np.ndarray | CheckedVideo
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,6 +126,15 @@ class Predictor:
         self.streams = {name: int(data.video_widths[name]) for name in data.video_streams}
         self.spatial_tokens = int(data.spatial_tokens)
         self.query_width = int(data.query_width)
+        self._inputs = InputChecks(
+            streams=self.streams,
+            spatial_tokens=self.spatial_tokens,
+            query_width=self.query_width,
+            max_clips=config.data.max_clips,
+            max_words=config.data.max_words,
+            clip_length=config.clip_length,
+            has_moments=config.loss.regression,
+        )
         self._batches = PredictionBatches(config, self.params, batch_size)
 
     @classmethod
@@ -214,12 +218,12 @@ class Predictor:
         for number, one in enumerate(videos):
             if id(one) not in places:
                 places[id(one)] = len(checked)
-                checked.append(self._check_video(one, f"video {number}: " if many_videos else ""))
+                checked.append(self._inputs.video(one, f"video {number}: " if many_videos else ""))
                 if checked[-1] is not one:  # what was cut by `check_video` is no surprise
                     _warn_of_cut(checked[-1])
             index.append(places[id(one)])
         words = [
-            self._check_query(one, f"query {number}" if many_queries else "query")
+            self._inputs.query(one, f"query {number}" if many_queries else "query")
             for number, one in enumerate(queries)
         ]
         count = len(index) if many_videos else len(words)
@@ -241,8 +245,8 @@ class Predictor:
         Raises:
           DataError: as a call does.
         """
-        checked = self._check_video(video, "")
-        self._check_duration(checked, duration, "")
+        checked = self._inputs.video(video)
+        self._inputs.duration(checked, duration)
         return checked
 
     def check_query(self, query: np.ndarray) -> np.ndarray:
@@ -251,7 +255,7 @@ class Predictor:
         Raises:
           DataError: as a call does.
         """
-        return self._check_query(query, "query")
+        return self._inputs.query(query)
 
     def warm_up(
         self,
@@ -297,110 +301,17 @@ class Predictor:
         settings = self.config.evaluation
         if nms_threshold == "config":
             nms_threshold = settings.nms_threshold
-        if nms_threshold is not None and not (_is_number(nms_threshold) and 0 < nms_threshold <= 1):
+        if nms_threshold is not None and not (is_number(nms_threshold) and 0 < nms_threshold <= 1):
             raise ConfigError(
                 f"nms_threshold={nms_threshold!r}; an intersection over union is above 0 and at "
                 "most 1, and None turns suppression off"
             )
-        if score_threshold is not None and not _is_number(score_threshold):
+        if score_threshold is not None and not is_number(score_threshold):
             raise ConfigError(f"score_threshold={score_threshold!r}; expected a number or None")
         limit = settings.max_moments if max_moments is None else max_moments
         if not isinstance(limit, int) or limit < 1:
             raise ConfigError(f"max_moments={max_moments!r}; expected a number of at least 1")
         return Choice(nms_threshold, limit, score_threshold, max(limit, settings.max_moments))
-
-    def _check_video(self, video: Video, name: str) -> CheckedVideo:
-        if isinstance(video, CheckedVideo):
-            if not self._reads(video):
-                raise DataError(f"{name}checked by the predictor of a model with other features")
-            return video
-        known = ", ".join(map(repr, self.streams))
-        if not isinstance(video, Mapping):
-            if len(self.streams) > 1:
-                raise DataError(
-                    f"{name}expected the features of each stream by name, {{NAME: array}}, of "
-                    f"{known}; got {type(video).__name__}"
-                )
-            video = {next(iter(self.streams)): video}
-        if missing := [stream for stream in self.streams if stream not in video]:
-            raise DataError(
-                f"{name}no stream {', '.join(map(repr, missing))}; the model reads {known}"
-            )
-        if unknown := [stream for stream in video if stream not in self.streams]:
-            raise DataError(
-                f"{name}unknown stream {', '.join(map(repr, unknown))}; the model reads {known}"
-            )
-        arrays = {
-            stream: self._check_stream(f"{name}stream {stream!r}", video[stream], width)
-            for stream, width in self.streams.items()
-        }
-        if self.spatial_tokens > 1 and not self._has_tokens(arrays.values()):
-            raise DataError(
-                f"{name}one token a clip in each stream, but the model was trained on "
-                f"{self.spatial_tokens}"
-            )
-        lengths = {stream: len(array) for stream, array in arrays.items()}
-        shortest, longest = min(lengths.values()), max(lengths.values())
-        if not lengths_agree(shortest, longest, clips=1):  # as `flashvtg build` checks it
-            shown = ", ".join(f"{stream!r} has {n} clips" for stream, n in lengths.items())
-            raise DataError(
-                f"{name}streams of one video differ in length by more than 10%: {shown}; they "
-                "were extracted at different clip lengths, or one is cut short"
-            )
-        used = min(shortest, self.config.data.max_clips or shortest)
-        # Copied where cut, so that the rest can be freed.
-        cut = (array if len(array) == used else array[:used].copy() for array in arrays.values())
-        return CheckedVideo(tuple(cut), shortest)
-
-    def _check_stream(self, name: str, value: Any, width: int) -> np.ndarray:
-        """A stream as data sets hold it: [L, width], or [L, S * width]. Raises DataError."""
-        array, tokens = np.asarray(value), self.spatial_tokens
-        if tokens == 1:
-            return _checked_array(name, array, "clips", width)
-        if array.ndim == 3:
-            if array.shape[1:] != (tokens, width):
-                raise DataError(
-                    f"{name}: expected an array [clips, {tokens}, {width}], got shape "
-                    f"{list(array.shape)}"
-                )
-            array = array.reshape(len(array), tokens * width)
-        one = array.ndim == 2 and array.shape[1] == width
-        return _checked_array(name, array, "clips", width if one else tokens * width)
-
-    def _has_tokens(self, streams: Iterable[np.ndarray]) -> bool:
-        pairs = zip(streams, self.streams.values(), strict=True)
-        return any(stream.shape[1] == self.spatial_tokens * width for stream, width in pairs)
-
-    def _reads(self, video: CheckedVideo) -> bool:
-        """Whether a checked video has the streams that the model reads."""
-        widths = self.streams.values()
-        return (
-            len(video.streams) == len(widths)
-            and all(
-                stream.shape[1] in (width, self.spatial_tokens * width)
-                for stream, width in zip(video.streams, widths, strict=True)
-            )
-            and self._has_tokens(video.streams)
-        )
-
-    def _check_query(self, query: np.ndarray, name: str) -> np.ndarray:
-        words = _checked_array(name, query, "words", self.query_width)
-        return words[: self.config.data.max_words]
-
-    def _check_duration(self, video: CheckedVideo, duration: float | None, name: str) -> None:
-        if duration is None:
-            return
-        if not (_is_number(duration) and 0 < duration < math.inf):
-            raise DataError(f"{name}duration {duration!r}; expected the seconds of the video")
-        if not self.config.loss.regression:
-            return  # nothing is measured in seconds; clips of these data sets count, not durations
-        clip_length = self.config.clip_length
-        expected = num_video_clips(float(duration), clip_length)
-        if not lengths_agree(video.num_found, expected):
-            raise DataError(
-                f"{name}the features have {video.num_found} clips, but {duration:g} s have "
-                f"{expected} of {clip_length:g} s; extracted at another clip length, or cut short?"
-            )
 
     def _seconds(
         self, duration: float | Sequence[float | None] | None, videos: Sequence[CheckedVideo]
@@ -413,7 +324,7 @@ class Predictor:
         seconds = []
         for number, (video, given) in enumerate(zip(videos, duration, strict=True)):
             name = f"video of prediction {number}: " if len(videos) > 1 else ""
-            self._check_duration(video, given, name)
+            self._inputs.duration(video, given, name)
             whole = video.num_found * self.config.clip_length
             seconds.append(whole if given is None else float(given))
         return seconds
@@ -436,32 +347,6 @@ class Predictor:
                     found.moments is not None,
                 )
         return predictions
-
-
-def _checked_array(name: str, value: Any, rows: str, width: int) -> np.ndarray:
-    """An array [rows, width] of finite numbers. Raises DataError if it is none."""
-    array = np.asarray(value)
-    if array.dtype == jnp.bfloat16:  # to numpy that is no float
-        array = array.astype(np.float32)
-    if array.ndim != 2:
-        shape = list(array.shape)
-        raise DataError(f"{name}: expected an array [{rows}, {width}], got shape {shape}")
-    if array.dtype.kind != "f":
-        raise DataError(f"{name}: expected floating-point numbers, got {array.dtype}")
-    if array.shape[1] != width:
-        raise DataError(
-            f"{name}: expected width {width}, got {array.shape[1]}: features of another backbone?"
-        )
-    if not len(array):
-        raise DataError(f"{name}: no {rows}, shape {list(array.shape)}")
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(array.astype(np.float32))  # the model computes in it
-    if not finite.all():
-        bad = np.flatnonzero(~finite.all(axis=1))
-        raise DataError(
-            f"{name}: NaN or infinity in {bad.size} of {len(array)} {rows} (first: {bad[0]})"
-        )
-    return array
 
 
 def _warn_of_cut(video: CheckedVideo) -> None:
@@ -489,14 +374,6 @@ def _check_params(model: FlashVTG, params: Any, widths: tuple[int, int]) -> None
                 f"these parameters are not the model's: {name} should be "
                 f"{wanted.get(name, 'absent')}, but is {given.get(name, 'absent')}"
             )
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float | np.integer | np.floating)
-    try:
-        return number and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer beyond any float
-        return False
 
 
 def _rounded(array: np.ndarray, decimals: int) -> list[Any]:

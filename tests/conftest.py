@@ -1,20 +1,27 @@
 """Settings of the whole suite; they must stand before jax is imported."""
 
 import atexit
+import gc
+import importlib.metadata
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-# Most of the suite's time is compilation of programs that run once: the quick kind halves it, and a
-# cache for the session spares the repetitions, in other workers and subprocesses as well.
+# Most of the suite's time is compilation of programs that run once: the quick kinds make it a third
+# (a sixth before jax 0.11, where a fusion need not pass through MLIR), and a cache for the session
+# spares the repetitions, in other workers and subprocesses as well.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     folder = tempfile.mkdtemp(prefix="flashvtg_jax_tests_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Tracing makes many small objects, and the programs that tests share make a full collection slow.
+gc.set_threshold(50_000, 20, 100)
 # Subprocesses find the checkout as well, installed or not.
 paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

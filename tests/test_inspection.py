@@ -88,6 +88,7 @@ def inspected(runs):
 # --- numbers
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_evaluation(runs, tmp_path):
     evaluate(runs(), output=tmp_path, show_progress=False)
     plain = read_json_lines(tmp_path / "predictions.jsonl")
@@ -422,6 +423,7 @@ def test_moment_queries_are_drawn_as_windows_with_their_scores():
 # --- the command
 
 
+@pytest.mark.slow
 def test_command_draws_into_the_work_directory(runs, tmp_path, capsys):
     assert main(["inspect", f"--workdir={runs()}", "--qid=10"]) == 0
     assert f"wrote {runs()}/inspect_10.png" in capsys.readouterr().out

@@ -252,6 +252,7 @@ def count_projected_rows(predictor, monkeypatch):
     return rows
 
 
+@pytest.mark.slow
 def test_a_video_of_many_queries_is_projected_once(predictor, monkeypatch):
     rows = count_projected_rows(predictor, monkeypatch)
     video, queries = make_video(12), [make_query(1 + n % 9, seed=n) for n in range(50)]
@@ -266,6 +267,7 @@ def test_a_video_of_many_queries_is_projected_once(predictor, monkeypatch):
     assert rows == [4]  # both, in a batch of four rows
 
 
+@pytest.mark.slow
 def test_operations_of_many_queries_hold_one_projection():
     def operations(width):
         predictor = make_predictor({"data.video_widths.slowfast": width})
@@ -289,6 +291,7 @@ def test_operations_of_many_queries_hold_one_projection():
     assert wide - narrow < 2 * (2 * 16 * 1000 * 8)
 
 
+@pytest.mark.slow
 def test_after_a_warm_up_nothing_is_compiled(monkeypatch):
     predictor = make_predictor()
     predictor.warm_up((12, 20), 10)

@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines
 
@@ -132,6 +134,25 @@ def youtube_id(vid: str) -> str:
 def num_video_clips(duration: float, clip_length: float) -> int:
     """Returns the clips of a video of `duration` seconds, the last one perhaps not full."""
     return max(1, math.ceil(duration / clip_length - 1e-6))
+
+
+def mean_ratings(
+    clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int
+) -> np.ndarray:
+    """Returns the mean rating of each clip [L], 0 where nobody rated, for people to look at.
+
+    As in training, an id beyond the video stands for its last clip, and of several ratings of one
+    clip the highest sum counts.
+
+    Args:
+      clip_ids: [N] from 0.
+      scores: [N, annotators], one list of ratings for each id.
+      num_clips: clips of the video, L.
+    """
+    ratings = np.zeros(num_clips)
+    clips = np.minimum(np.asarray(clip_ids, np.int64), num_clips - 1)
+    np.maximum.at(ratings, clips, np.mean(scores, axis=1))
+    return ratings
 
 
 def _common_labels(rows: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import flax.struct
 import numpy as np
@@ -91,6 +92,11 @@ class Row:
     negative_clips: np.ndarray
     video_id: int
     example: int
+
+
+def stream_widths(data_config: Any) -> tuple[int, ...]:
+    """The widths of the video streams in their order, from the `data` section."""
+    return tuple(data_config.video_widths[name] for name in data_config.video_streams)
 
 
 def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:

@@ -88,14 +88,13 @@ def build(
     released = config.layout or custom.custom_layout(manual_dir, clip_length)
     widths = parse_widths(widths) if isinstance(widths, str) else widths or {}
     layout = released.with_widths(widths)
-    usual = {files.name: files.width for files in released.feature_files}
     command = build_command(
         dataset,
         data_dir,
         *(["--overwrite"] if overwrite else []),
         manual_dir=manual_dir,
         clip_length=clip_length,
-        widths={name: width for name, width in widths.items() if width != usual[name]},
+        widths=released.other_widths(widths),
     )
     inventory = take_inventory(
         layout, manual_dir, skip_missing=skip_missing, progress=progress, command=command
@@ -110,7 +109,7 @@ def build(
             config=config,
             data_dir=folder,
             inventory=inventory,
-            origin=str(origin) if custom.is_custom(dataset) else None,  # its name is not unique
+            origin=str(origin),
             progress=progress,
         )
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads

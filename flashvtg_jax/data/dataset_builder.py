@@ -174,7 +174,12 @@ def _tensor(stream: Stream, doc: str) -> tfds.features.Tensor:
 
 def _metadata(inventory: Inventory) -> dict[str, Any]:
     """Returns what a reader needs to know before it reads a row."""
-    tokens = {s.files.name: s.tokens for s in inventory.streams if s.tokens > 1}
+    # Of one joined from parts 1 is known, too: its rows cannot be cut into tokens later.
+    tokens = {
+        stream.files.name: stream.tokens
+        for stream in inventory.streams
+        if stream.tokens > 1 or len(stream.files.parts) > 1
+    }
     return {
         "format_version": FORMAT_VERSION,
         "streams": {stream.files.name: stream.width for stream in inventory.streams},

@@ -180,7 +180,7 @@ class DeviceCache:
         annotations = source.annotations()
         rule = label_rule(data.labels)
         self.normalize_query = data.normalize_query
-        self._clip = {
+        self._clip_fields = {
             "stream_widths": checked_widths(source, config),
             "spatial_tokens": data.spatial_tokens,
         }
@@ -259,7 +259,7 @@ class DeviceCache:
 
     def taking(self, clips: int) -> TakeBatch:
         """Returns what gathers batches of so many clips."""
-        return TakeBatch(clips, self.num_words, self.normalize_query, **self._clip)
+        return TakeBatch(clips, self.num_words, self.normalize_query, **self._clip_fields)
 
 
 def evaluation_draws(

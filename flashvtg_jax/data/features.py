@@ -64,12 +64,24 @@ def read_feature(
 ) -> np.ndarray:
     """Reads one feature file as an array [rows, width], in the precision it was released in.
 
+    Arguments and errors are those of `read_tokens`; arrays [rows, S, width], with `spatial`, are
+    returned as [rows, S * width].
+    """
+    array = read_tokens(path, key, width, spatial)
+    return array.reshape(len(array), -1)
+
+
+def read_tokens(
+    path: str | os.PathLike, key: str | None, width: int | None = None, spatial: bool = False
+) -> np.ndarray:
+    """Reads one feature file as an array [rows, S, width], in the precision it was released in.
+
     Args:
       path: a `.npz`, `.npy` or `.pt` file; pickled objects in it are refused.
       key: name of the array in a `.npz` file or a `.pt` dictionary; a bare array needs none. None
         takes the only array, or of several the one of `USUAL_KEYS`.
       width: the width the array must have; None takes any.
-      spatial: take arrays [rows, S, width], too, as [rows, S * width].
+      spatial: take arrays [rows, S, width], too; without, and of arrays [rows, width], S is 1.
 
     Raises:
       DataError: a missing or damaged file, another key, rank or width, no rows, NaN or infinity,
@@ -81,16 +93,16 @@ def read_feature(
     else:
         array = _read_numpy(path, key, width, spatial)
     header = _check_header(path, array.shape, array.dtype, width, spatial)
-    array = array.reshape(header.rows, header.tokens * header.width)
+    array = array.reshape(header.rows, header.tokens, header.width)
     finite = np.isfinite(array)
     if not finite.all():
-        rows = np.flatnonzero(~finite.all(axis=1))
+        rows = np.flatnonzero(~finite.all(axis=(1, 2)))
         raise DataError(
             f"{path}: NaN or infinity in {rows.size} of {len(array)} rows (first: row {rows[0]}); "
             "extract or download this file again."
         )
     if array.dtype == np.float64 and np.abs(array).max(initial=0.0) > np.finfo(np.float32).max:
-        rows = np.flatnonzero((np.abs(array) > np.finfo(np.float32).max).any(axis=1))
+        rows = np.flatnonzero((np.abs(array) > np.finfo(np.float32).max).any(axis=(1, 2)))
         raise DataError(
             f"{path}: numbers too large for float32 in {rows.size} of {len(array)} rows (first: "
             f"row {rows[0]}); extract this file again."

@@ -9,7 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from flashvtg_jax.data.annotations import LABEL_FIELDS, load_annotations
-from flashvtg_jax.data.features import SUFFIXES, FeatureHeader, feature_header, read_feature
+from flashvtg_jax.data.features import (
+    SUFFIXES,
+    FeatureHeader,
+    feature_header,
+    read_feature,
+    read_tokens,
+)
 from flashvtg_jax.errors import ConfigError, DataError
 
 # An annotation file is looked for in these subfolders of manual_dir, in this order.
@@ -74,7 +80,8 @@ class FeatureFiles:
         will do, as long as all files agree.
       suffix: of the released files. Files of the same names in the other formats are read, too.
       parts: endings of the names, before the suffix, of the files that hold a share of the
-        features each: ("_rgb", "_opt"). They are concatenated along the width.
+        features each: ("_rgb", "_opt"). They are concatenated along the width, token by token;
+        in [L, S * width] nobody knows where tokens begin, so those of parts are [L, S, width].
       also: further (pattern, key), where other packs keep the same features. The first one whose
         folder is there is read.
     """
@@ -190,7 +197,8 @@ class FileItem:
         """Reads rows, width and dtype; the parts' shortest, their sum and their widest.
 
         Raises:
-          DataError: as `feature_header`; parts of very different length, or of other tokens.
+          DataError: as `feature_header`; parts of very different length, of other tokens, or with
+            the tokens of a row side by side, if `width` tells.
         """
         if len(self.paths) == 1:
             return feature_header(self.paths[0], self.key, width, self.spatial)
@@ -205,10 +213,10 @@ class FileItem:
         """
         if len(self.paths) == 1:
             return read_feature(self.paths[0], self.key, width, self.spatial)
-        header = self.header(width)
-        parts = [read_feature(path, self.key, spatial=self.spatial) for path in self.paths]
-        tokens = [part[: header.rows].reshape(header.rows, header.tokens, -1) for part in parts]
-        return np.concatenate(tokens, axis=2).reshape(header.rows, -1)
+        parts = [read_tokens(path, self.key, spatial=self.spatial) for path in self.paths]
+        headers = [FeatureHeader(len(p), p.shape[2], p.dtype, p.shape[1]) for p in parts]
+        rows = self._joined(headers, width).rows
+        return np.concatenate([part[:rows] for part in parts], axis=2).reshape(rows, -1)
 
     def _joined(self, headers: Sequence[FeatureHeader], width: int | None) -> FeatureHeader:
         """Returns the header of the parts side by side, or raises what does not fit."""
@@ -229,10 +237,18 @@ class FileItem:
         found = sum(header.width for header in headers)
         if width is not None and found != width:
             widths = " + ".join(str(header.width) for header in headers)
-            raise DataError(
+            problem = (
                 f"{self}: expected width {width} together, got {widths}: features of another "
                 "backbone?"
             )
+            flat, rest = divmod(found, width)
+            if self.spatial and tokens[0] == 1 and not rest:
+                # Joined as they are, they would be cut into tokens of one part each.
+                problem += (
+                    f" Or {flat} tokens a row, side by side? Tokens of parts must be arrays "
+                    f"[L, {flat}, width]."
+                )
+            raise DataError(problem)
         dtype = np.result_type(*(header.dtype for header in headers))
         return FeatureHeader(min(rows), found, dtype, tokens[0])
 
@@ -300,6 +316,11 @@ class Layout:
         return dataclasses.replace(
             self, streams=tuple(map(changed, self.streams)), query=changed(self.query)
         )
+
+    def other_widths(self, widths: Mapping[str, int | None]) -> dict[str, int | None]:
+        """Returns those of some feature widths, by known names, that are not the layout's own."""
+        own = {files.name: files.width for files in self.feature_files}
+        return {name: width for name, width in widths.items() if width != own[name]}
 
     def find_annotations(self, manual_dir: Path) -> dict[str, Path]:
         """Returns the annotation file of each split that has one in `manual_dir`.

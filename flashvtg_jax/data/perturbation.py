@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import chex
 import flax.struct
@@ -106,11 +105,6 @@ def augment_videos(
     strengths = strength * jax.vmap(jax.random.uniform)(draws)
     video = perturb_videos(batch.video, batch.video_mask, kind, strengths, keys, stream_widths)
     return batch.replace(video=video)
-
-
-def stream_widths(data_config: Any) -> tuple[int, ...]:
-    """The widths of the video streams in their order, from the `data` section."""
-    return tuple(data_config.video_widths[name] for name in data_config.video_streams)
 
 
 def check_perturbation(kind: str, num_streams: int, *, name: str) -> None:

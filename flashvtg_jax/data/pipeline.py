@@ -21,6 +21,7 @@ import numpy as np
 from flashvtg_jax.data.annotations import LABEL_FIELDS, youtube_id
 from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate, empty_batch
 from flashvtg_jax.data.batch_plan import PADDING_ROW, BatchPlan, checked_buckets, default_buckets
+from flashvtg_jax.data.custom import is_custom
 from flashvtg_jax.data.labels import label_rule
 from flashvtg_jax.errors import ConfigError, DataError
 
@@ -446,11 +447,12 @@ def checked_widths(source: SplitSource, config: ml_collections.ConfigDict) -> tu
                 f"config.data.video_streams names {name!r}, but data set "
                 f"{config.data.dataset!r} has {', '.join(map(repr, source.streams))}"
             )
-        found, known = source.streams[name], source.tokens.get(name, 1)
+        found, told = source.streams[name], source.tokens.get(name)
+        known = told or 1
         width = expected.get(name, found // known)  # a stream added by hand may have none there
         # Where the files told of tokens, these are neither cut anew nor, unasked, taken for one.
         has_one = found == width and 1 in (known, tokens)
-        has_tokens = found == tokens * width and known in (1, tokens)
+        has_tokens = found == tokens * width and told in (None, tokens)
         if not (has_one or has_tokens):
             problem = f"video stream {name!r}: config.data.video_widths expects width {width}"
             if tokens > 1:
@@ -458,14 +460,22 @@ def checked_widths(source: SplitSource, config: ml_collections.ConfigDict) -> tu
             problem += f", data set {config.data.dataset!r} has {found}"
             if known > 1:
                 problem += f": {known} tokens of {found // known} (config.spatial_tokens={known})"
+            elif told and found == tokens * width:
+                problem += (
+                    ", joined from parts of one token; tokens of parts must be arrays "
+                    f"[L, {tokens}, width], build it from those"
+                )
             raise ConfigError(problem)
         widths.append(width)
         any_tokens |= has_tokens
     if tokens > 1 and not any_tokens:
+        # Of one's own data the command line knows no streams to set the widths of.
+        place = ", in a configuration file," if is_custom(config.data.dataset) else ""
         raise ConfigError(
             f"config.spatial_tokens={tokens}, but each stream of data set {config.data.dataset!r} "
             f"has one token a clip; build it from arrays [L, {tokens}, width], or "
-            f"[L, {tokens} * width] where config.data.video_widths gives the width of a token"
+            f"[L, {tokens} * width] where config.data.video_widths{place} gives the width of a "
+            "token"
         )
     if config.data.query_width != source.query_dim:
         raise ConfigError(

@@ -27,20 +27,23 @@ def prepare_data(
     """Synthesise and build, or build, the data set of a configuration, if it is not there yet.
 
     With a `synthetic` section the features are made first, below `data_dir`; with
-    `config.data.manual_dir` the files there are built; with neither, nothing is done.
+    `config.data.manual_dir` the files there are built; with neither, nothing is done. What is
+    built needs its files no more: they may be removed.
 
     Raises:
       ConfigError: a synthetic data set is there that was made with other settings; one's own data
         without a clip length; streams or scores that the data to build cannot have.
-      DataError: files that cannot be used, or none of a split that is needed; one's own data that
-        are neither built nor given, or built from another folder of the same name.
+      DataError: files that cannot be used, or none of a split that is needed; a data set that is
+        built from another folder than `config.data.manual_dir`; one's own data that are neither
+        built nor given.
     """
     data = config.data
-    if custom.is_custom(data.dataset):
+    own = custom.is_custom(data.dataset)
+    if own:
         custom.check_clip_length(data.dataset, config.clip_length)
     built = built_folder(data_dir, data.dataset)
     manual_dir, widths = data.manual_dir, {**data.video_widths, "query": data.query_width}
-    clip_length = config.clip_length if custom.is_custom(data.dataset) else None
+    clip_length = config.clip_length if own else None
     if "synthetic" in config:
         manual_dir = data_dir / "synthetic"
         settings = {
@@ -59,33 +62,40 @@ def prepare_data(
         layout = find_builder(data.dataset)[1].layout
         layout = layout or custom.custom_layout(manual_dir, config.clip_length)
         _check_before_building(config, layout, Path(manual_dir).expanduser())
-        # A configuration that is used for other streams than its own has widths of no use.
-        known = {files.name for files in layout.feature_files}
-        if data.spatial_tokens > 1:
-            # Tokens may lie side by side in the files; opening the data set checks the widths.
-            widths |= {name: None for name in data.video_streams}
         build(
             data.dataset,
             manual_dir,
             data_dir,
-            widths={name: width for name, width in widths.items() if name in known},
+            widths=_widths_to_build(config, layout),
             clip_length=clip_length,
             progress=show_progress,
         )
-    elif not built and custom.is_custom(data.dataset):
+    elif not built and own:
         raise DataError(
             f"{data_dir / data.dataset}: not built yet; say where your features are: "
             "--config=custom:DIR, or config.data.manual_dir"
         )
-    elif built and custom.is_custom(data.dataset) and manual_dir is not None:
+    elif built and manual_dir is not None:
         manual_dir = Path(manual_dir).expanduser()
-        again = build_command(
-            data.dataset, data_dir, "--overwrite", manual_dir=manual_dir, clip_length=clip_length
-        )
         if "synthetic" not in config:  # that was compared by its settings
-            _check_origin(built, manual_dir, again)
-        if show_progress:
-            _note_changes(data.dataset, manual_dir, built, again)
+            _check_origin(config, data_dir, built, manual_dir)
+        if own and show_progress:
+            _note_changes(config, data_dir, built, manual_dir)
+
+
+def _widths_to_build(config: ml_collections.ConfigDict, layout: Layout) -> dict[str, int | None]:
+    """Returns the widths that `build` is to find, by name of the features; None: any.
+
+    A configuration that is used for other streams than its own has widths of no use.
+    """
+    data = config.data
+    widths = {**data.video_widths, "query": data.query_width}
+    if data.spatial_tokens > 1:
+        # Tokens may lie side by side in a file, if it is no part; opening checks the widths.
+        whole = [files.name for files in layout.streams if len(files.parts) == 1]
+        widths |= {name: None for name in whole if name in data.video_streams}
+    names = [files.name for files in layout.feature_files]
+    return {name: widths[name] for name in names if name in widths}
 
 
 def _check_before_building(
@@ -107,33 +117,65 @@ def _check_before_building(
             )
 
 
-def _check_origin(built: Path, manual_dir: Path, again: str) -> None:
-    """Raises DataError if one's own data were built from another folder, as far as is known."""
+def _check_origin(
+    config: ml_collections.ConfigDict, data_dir: Path, built: Path, manual_dir: Path
+) -> None:
+    """Raises DataError if a data set was built from another folder, as far as is known.
+
+    Neither folder need exist any more. Earlier versions remembered those of one's own data alone.
+    """
     try:
         origin = json.loads((built / "metadata.json").read_text()).get("manual_dir")
     except (OSError, ValueError, AttributeError):
         return  # opening it will tell
-    if origin is not None and Path(origin) != manual_dir.resolve():
-        raise DataError(
-            f"{built}: built from {origin}, but the configuration is about {manual_dir.resolve()}, "
-            "a folder of the same name. For that one take another work directory, another "
-            "config.data.data_dir, or another name, --config.data.dataset=custom/NAME. Was the "
-            "folder moved, use what is built with --config.data.manual_dir=None, or build it "
-            f"again: {again}"
+    if origin is None or Path(origin) == manual_dir.resolve():
+        return
+    if custom.is_custom(config.data.dataset):
+        instead = (
+            ", a folder of the same name. For that one take another work directory, another "
+            "config.data.data_dir, or another name, --config.data.dataset=custom/NAME"
         )
+    else:
+        instead = ". For that one take another config.data.data_dir"
+    raise DataError(
+        f"{built}: built from {origin}, but the configuration is about {manual_dir.resolve()}"
+        f"{instead}. Was the folder moved, use what is built with --config.data.manual_dir=None, "
+        f"or build it again: {_command(config, data_dir, manual_dir)}"
+    )
 
 
-def _note_changes(dataset: str, manual_dir: Path, built: Path, again: str) -> None:
+def _note_changes(
+    config: ml_collections.ConfigDict, data_dir: Path, built: Path, manual_dir: Path
+) -> None:
     """Says on stderr which of one's own files are newer than the data set built from them."""
     built_at = (built / "dataset_info.json").stat().st_mtime
     times = {path: path.stat().st_mtime for path in custom.inspected(manual_dir)}
     newer = [str(path) for path, time in times.items() if time > built_at]
     if newer:
         print(
-            f"note: {', '.join(newer)} changed after {dataset} was built; what was built is used. "
-            f"To use the new files take another work directory, or build again: {again}",
+            f"note: {', '.join(newer)} changed after {config.data.dataset} was built; what was "
+            "built is used. To use the new files take another work directory, or build again: "
+            f"{_command(config, data_dir, manual_dir)}",
             file=sys.stderr,
         )
+
+
+def _command(config: ml_collections.ConfigDict, data_dir: Path, manual_dir: Path) -> str:
+    """Returns the command that builds a configuration's data set again from a folder."""
+    dataset, clip_length, widths = config.data.dataset, None, {}
+    if custom.is_custom(dataset):
+        clip_length = config.clip_length  # the widths are those of the files
+    else:
+        layout = find_builder(dataset)[1].layout
+        widths = layout.other_widths(_widths_to_build(config, layout))
+    return build_command(
+        dataset,
+        data_dir,
+        "--overwrite",
+        manual_dir=manual_dir,
+        clip_length=clip_length,
+        widths=widths,
+    )
 
 
 def complete_config(

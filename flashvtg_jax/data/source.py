@@ -45,7 +45,7 @@ class SplitSource:
     Attributes:
       streams: width of each video stream, in order.
       tokens: S, of the streams whose files had rows of S tokens, which lie side by side. (So may
-        those of other streams, whose files did not tell.)
+        those of other streams, whose files did not tell.) 1 of those joined from parts of a token.
       query_dim: width of the word features.
       num_clips: clips of each example, those of its shortest stream [N].
       num_words: words of each example [N].

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flashvtg_jax.figures import drawing
-from flashvtg_jax.figures.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
+from flashvtg_jax.figures.drawing import GREY, LOOKS
 from flashvtg_jax.figures.study_parts import (
     GAP,
     LINE,
@@ -23,6 +23,7 @@ from flashvtg_jax.figures.study_parts import (
     unique,
     wrapped,
 )
+from flashvtg_jax.metrics.names import is_metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,10 +39,8 @@ _AXIS_NAME = 0.32
 _HANDLE = 0.3  # a piece of a curve, before its name
 _BEFORE_NAME = 0.08
 
-_LOOKS = ((BLUE, "-", "o"), (VERMILLION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
-_LOOKS += ((ORANGE, (0, (5, 1, 1, 1, 1, 1)), "v"), (GREY, "-", "P"))
+_LOOKS = (*LOOKS, (GREY, "-", "P"))
 _LOG_FROM = 8.0  # how many times the least value the greatest has, for a logarithmic scale
-_SCORES = ("MR-", "HL-", "HD-", "rank correlation")  # starts of the names of scores: linear scales
 
 
 Look = tuple[str, Any, str]  # colour, line, marker
@@ -225,7 +224,7 @@ def plot_panels(
             row, column = divmod(index, columns)
             at = left + column * (width + gap), top + row * step + _TITLE
             axes = drawing.add_axes(figure, *at, width, height)
-            score = same_y or name.startswith(_SCORES)
+            score = same_y or is_metric_name(name)
             set_value_limits(axes, every if same_y else of_panel.values(), score=score)
             scale = ", log scale" if axes.get_yscale() == "log" else ""
             (shown,) = wrapped(name, width - text_width(scale, 10), 1, size=10)
@@ -269,6 +268,8 @@ def _set_places(axes: "Axes", places: np.ndarray, width: float, *, log: bool) ->
         axes.set_xscale("log")
     axes.set_xlim(*(np.exp([low, high]) if log else (low, high)))
     texts = [f"{place:g}" for place in places]
+    if places[0] >= 0 and places[-1] < 1:  # shares
+        texts = [text.lstrip("0") or "0" for text in texts]
     end = -math.inf  # of the last text, inches
     for index, text in enumerate(texts):
         size = text_width(text)

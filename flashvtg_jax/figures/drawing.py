@@ -37,6 +37,11 @@ BROWN = "#8A5F00"  # of text that belongs to something orange, which is too ligh
 
 FORMATS = ("png", "svg")
 EN_DASH = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+# Of curves beside each other: colour, line, marker.
+LOOKS = ((BLUE, "-", "o"), (VERMILLION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
+LOOKS += ((ORANGE, (0, (5, 1, 1, 1, 1, 1)), "v"),)
 
 _FONT = "DejaVu Sans"  # comes with matplotlib
 _PREFERRED_FONTS = ("Noto Sans", "Noto", "Source Han Sans", "WenQuanYi", "Droid Sans", "Arial")
@@ -172,7 +177,7 @@ def format_power(value: float, _: object = None) -> str:
     if value != 0 and not 1e-3 <= abs(value) < 1e4:
         mantissa, exponent = f"{value:.2e}".split("e")
         text = f"{float(mantissa):g}e{int(exponent)}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", MINUS)
 
 
 def spread_places(wanted: Sequence[float], gap: float) -> list[float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flashvtg_jax.figures import drawing
-from flashvtg_jax.figures.drawing import GREEN, GREY, INK, VERMILLION
+from flashvtg_jax.figures.drawing import GREEN, GREY, INK, MINUS, VERMILLION
 from flashvtg_jax.figures.study_parts import (
     FEW_SEEDS,
     GAP,
@@ -40,7 +40,6 @@ _ROW = 0.36  # two lines of text
 _NARROWEST = 1.0  # panel
 
 _NOT_THERE = drawing.EN_DASH
-_MINUS = "\N{MINUS SIGN}"
 
 # What a colour says of a difference.
 _VERDICTS = {
@@ -147,7 +146,7 @@ def _value_texts(cells: "Sequence[Entry | None]") -> list[tuple[str, str]]:
     for cell in cells:
         mean, deviation = _NOT_THERE, ""
         if cell is not None:
-            mean = f"{cell.mean:,.{decimals}f}".replace("-", _MINUS)
+            mean = f"{cell.mean:,.{decimals}f}".replace("-", MINUS)
             if cell.std is not None and math.isfinite(cell.std):
                 deviation = f" {PLUS_MINUS} {cell.std:,.{decimals}f}"
         texts.append((mean, deviation))
@@ -265,7 +264,7 @@ def _set_ticks(axes: "Axes", width: float, *, signed: bool) -> None:
     def text(value: float, _: object) -> str:
         value = round(value, decimals) + 0.0  # no negative zero
         sign = "+" if signed and value > 0 else ""
-        return f"{sign}{value:,.{decimals}f}".replace("-", _MINUS)
+        return f"{sign}{value:,.{decimals}f}".replace("-", MINUS)
 
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(text))

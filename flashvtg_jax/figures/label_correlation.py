@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flashvtg_jax.figures import drawing
-from flashvtg_jax.figures.drawing import (
-    BLUE,
-    EN_DASH,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    PURPLE,
-    VERMILLION,
-)
+from flashvtg_jax.figures.drawing import BLUE, EN_DASH, GREY, INK, LOOKS, VERMILLION
 from flashvtg_jax.metrics import label_measures as measures
+from flashvtg_jax.metrics import label_sums
 from flashvtg_jax.metrics.label_measures import Measurement, Row, Table
 
 if TYPE_CHECKING:
@@ -37,9 +29,6 @@ _PARTS = 1.6  # left of the variance, for the names of its parts
 _NAMES = 2.1  # left of the ratings, for data sets and categories
 _GAP = 0.45  # between ratings and agreement
 _LINE = 0.19  # of a data set or category
-
-_LOOKS = ((BLUE, "-", "o"), (VERMILLION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
-_LOOKS += ((ORANGE, (0, (5, 1, 1, 1, 1, 1)), "v"),)
 
 # Rows of the panel of variances: a heading, or a measure and its name.
 _VARIANCES = (
@@ -133,7 +122,7 @@ def _draw_legend(figure: "Figure", files: Mapping[str, Row]) -> None:
 
 
 def _looks(files: Mapping[str, Row]) -> list[tuple]:
-    return [_LOOKS[index % len(_LOOKS)] for index in range(len(files))]
+    return [LOOKS[index % len(LOOKS)] for index in range(len(files))]
 
 
 def _draw_sums(axes: "Axes", files: Mapping[str, Row]) -> None:
@@ -164,8 +153,8 @@ def _draw_course(axes: "Axes", files: Mapping[str, Row]) -> None:
     axes.set_title("mean label within a moment", loc="left")
     axes.set_xlabel("% of a moment of 3 clips and more")
     axes.grid(axis="y")
-    tenths = np.arange(measures.TENTHS)
-    places = 100 * (tenths + 0.5) / measures.TENTHS
+    tenths = np.arange(label_sums.TENTHS)
+    places = 100 * (tenths + 0.5) / label_sums.TENTHS
     axes.set_xlim(0, 100)
     axes.set_xticks([0, 25, 50, 75, 100])
     for row, (color, line, marker) in zip(files.values(), _looks(files), strict=True):

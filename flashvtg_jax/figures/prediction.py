@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flashvtg_jax.data.annotations import mean_ratings, num_video_clips
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import BLUE, BROWN, EN_DASH, GREY, INK, ORANGE
@@ -111,7 +112,7 @@ def _read(
     if label is not None and duration:
         clip_length = duration / len(label)
     elif label is None and duration:
-        ratings = _ratings(annotation, max(1, math.ceil(duration / clip_length - 1e-6)), noted)
+        ratings = _ratings(annotation, num_video_clips(duration, clip_length), noted)
 
     count, shown = 0, moments
     if moments is not None:
@@ -182,10 +183,7 @@ def _ratings(annotation: Mapping[str, Any], num_clips: int, name: str) -> np.nda
         return None
     if len(scores) != len(clips) or (clips < 0).any():
         raise DataError(f"{name}: 'relevant_clip_ids' and 'saliency_scores' do not fit together")
-    ratings = np.zeros(num_clips)
-    # Annotation files may count one clip beyond the last.
-    ratings[np.minimum(clips.astype(int), num_clips - 1)] = scores.mean(axis=1)
-    return ratings
+    return mean_ratings(clips, scores, num_clips)
 
 
 def _draw(content: _Content) -> "Figure":

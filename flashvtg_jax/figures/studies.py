@@ -36,6 +36,7 @@ from flashvtg_jax.figures.study_parts import (
     unique,
     wrapped,
 )
+from flashvtg_jax.metrics.names import is_metric_name
 
 if TYPE_CHECKING:
     from flashvtg_jax.studies.tables import Entry
@@ -177,7 +178,7 @@ def plot_robustness(
         panels[kind] = [*at_zero, *of_kind]
     if not kinds:
         raise DataError(f"{path}: no entry has a condition and a level; there is no curve to draw")
-    percent = ", %" if metric.startswith(("MR-", "HL-", "HD-")) else ""
+    percent = ", %" if is_metric_name(metric) else ""
     notes = [f"{metric}{percent}: {note_of(entries)}"]
     plot_panels(panels, path, title, notes, x_label=x_label, log_x=False, same_y=True)
 

@@ -24,7 +24,7 @@ TICKS = 0.35  # below axes, for values
 MAX_NAME = 1.85  # of variants and curves
 
 MAX_METRICS = 4  # of a figure with a column for each
-FEW_SEEDS = 5  # below, intervals get a word of caution, as in tables
+FEW_SEEDS = 5  # below, intervals get a word of caution, in tables too
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import numpy as np
 
 from flashvtg_jax.errors import DataError, FlashVTGError
 from flashvtg_jax.figures import drawing
-from flashvtg_jax.figures.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, VERMILLION
+from flashvtg_jax.figures.drawing import BLUE, GREY, INK, LOOKS
 from flashvtg_jax.json_lines import read_json_lines
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ _SCORES = (
     "HL-min-VeryGood-Hit1",
     "HD-mAP",
 )
-_LOOKS = ((BLUE, "-", "o"), (VERMILLION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
-_LOOKS += ((ORANGE, (0, (5, 1, 1, 1, 1, 1)), "v"),)
 
 Transform = Callable[[np.ndarray], np.ndarray]
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, [N] each
@@ -304,7 +302,7 @@ def _draw_scores(axes: "Axes", scores: Mapping[str, Series], last: int, best: in
     axes.set_ylim(values.min() - room, values.max() + room)
     drawing.set_value_ticks(axes, 7)
     for (metric, (steps, numbers)), (color, line, marker) in zip(
-        scores.items(), _LOOKS, strict=False
+        scores.items(), LOOKS, strict=False
     ):
         few = len(steps) <= 40
         axes.plot(
@@ -331,7 +329,7 @@ def _name_curves(axes: "Axes", scores: Mapping[str, Series]) -> None:
     wanted = {name: (series[1][-1] - low) / (high - low) for name, series in scores.items()}
     order = sorted(wanted, key=lambda name: wanted[name])
     places = drawing.spread_places([wanted[name] for name in order], height)
-    colors = dict(zip(scores, _LOOKS, strict=False))
+    colors = dict(zip(scores, LOOKS, strict=False))
     for name, place in zip(order, places, strict=True):
         text = f"{name} {scores[name][1][-1]:.2f}"
         color = drawing.darker(colors[name][0])

@@ -245,7 +245,7 @@ def describe_inputs(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
     tokens = data.spatial_tokens
     what = "each clip"
     if tokens > 1:
-        what = f"each of {tokens} spatial tokens of each clip (one token for all: repeated)"
+        what = f"each of {tokens} spatial tokens of each clip (repeat one that stands for all)"
     features = "as extracted, normalised inside; what stands after num_clips is not read"
     rows = [
         row(

@@ -117,7 +117,7 @@ def torch_names(model: FlashVTG) -> dict[str, tuple[Path, str]]:
 
     Raises ConfigError for a variant that the authors' program does not have.
     """
-    check_has_counterpart(model)
+    _check_has_counterpart(model)
     return {name: (path, axes) for name, path, axes in _entries(model)}
 
 
@@ -213,7 +213,8 @@ def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = No
         floating type; a `module.` prefix on every name (DataParallel) is understood.
       model: the model the parameters are for; None: whatever model their shapes describe.
 
-    Raises CheckpointError with a list of every unknown, missing and misshaped name.
+    Raises CheckpointError with a list of every unknown, missing and misshaped name, ConfigError for
+    a model that the authors' program does not have.
     """
     arrays = {
         name: np.asarray(value)
@@ -248,7 +249,7 @@ def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = No
     return traverse_util.unflatten_dict(flat)
 
 
-def check_has_counterpart(model: FlashVTG) -> None:
+def _check_has_counterpart(model: FlashVTG) -> None:
     """Raises ConfigError for a variant that the authors' PyTorch program does not have."""
     known = {"moment_head": "pyramid", "score_refinement": "learned", "spatial_tokens": 1}
     for name, value in known.items():

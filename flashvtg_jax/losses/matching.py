@@ -32,34 +32,39 @@ def matched_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[s
       config: `clip_length` and the weights `match_class_weight`, `match_span_weight`,
         `match_giou_weight` and `background_weight`.
 
+    A window that begins after the last clip, of a video that was cut, is nobody's: the pyramid has
+    no point there either.
+
     Returns:
       `classification`, `regression` (L1 of centre and width) and `generalized_iou`; each layer has
       a match of its own.
     """
     rows = valid_rows(out.video_mask)
     num_clips = jnp.maximum(out.video_mask.sum(-1), 1).astype(jnp.float32)[:, None, None]
-    windows = targets.windows.astype(jnp.float32) / config.clip_length / num_clips
-    window_mask = targets.window_mask & rows[:, None]
+    # One window more, of padding: there may be none. What padding holds reaches no gradient.
+    window_mask = jnp.pad(targets.window_mask & rows[:, None], ((0, 0), (0, 1)))
+    windows = jnp.pad(targets.windows.astype(jnp.float32), ((0, 0), (0, 1), (0, 0)))
+    windows = keep(windows, jnp.broadcast_to(window_mask[..., None], windows.shape))
+    windows = windows / config.clip_length / num_clips
+    window_mask &= windows[..., 0] < 1
 
-    layers = [(out.logits, out.offsets)]
-    for a in range(out.auxiliary_logits.shape[1]):
-        layers.append((out.auxiliary_logits[:, a], out.auxiliary_offsets[:, a]))
-    terms = {}
-    for logits, offsets in layers:
+    def of_layer(logits: chex.Array, offsets: chex.Array) -> dict[str, chex.Array]:
         logits = keep(logits, jnp.broadcast_to(rows[:, None], logits.shape))
         offsets = keep(offsets, jnp.broadcast_to(rows[:, None, None], offsets.shape))
         proposed = offsets * jnp.array([-1.0, 1.0]) / num_clips
         match = match_queries(logits, proposed, windows, window_mask, config)
         chosen = jnp.take_along_axis(windows, match.window[..., None], axis=1)
-        of_layer = {
+        return {
             "classification": query_classification(
                 logits, match.matched, rows, background_weight=config.background_weight
             ),
             "regression": span_distance(proposed, chosen, match.matched),
             "generalized_iou": overlap_loss(proposed, chosen, match.matched),
         }
-        terms = {name: terms.get(name, 0.0) + value for name, value in of_layer.items()}
-    return terms
+
+    logits = jnp.concatenate([out.auxiliary_logits, out.logits[:, None]], axis=1)
+    offsets = jnp.concatenate([out.auxiliary_offsets, out.offsets[:, None]], axis=1)
+    return jax.tree.map(jnp.sum, jax.vmap(of_layer, in_axes=1)(logits, offsets))
 
 
 def match_queries(

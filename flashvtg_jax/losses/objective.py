@@ -127,6 +127,9 @@ def _check_shapes(out: FlashVTGOutput, targets: Targets) -> None:
     if any(x is not None for x in negatives):
         chex.assert_shape(negatives[:2], (B, L))
         chex.assert_shape(out.negative_index, (B,))
+    if out.auxiliary_logits is not None:
+        chex.assert_shape(out.auxiliary_logits, (B, None, P))
+        chex.assert_shape(out.auxiliary_offsets, (B, None, P, 2))
     chex.assert_shape(targets.windows, (B, M, 2))
     chex.assert_shape(targets.window_mask, (B, M))
     chex.assert_shape(targets.saliency_labels, (B, L))

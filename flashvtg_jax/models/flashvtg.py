@@ -69,6 +69,9 @@ class FlashVTG(nn.Module):
     attention_kernel: str = "xla"  # of the attention among clips; "cudnn": see configs/common.py
 
     def setup(self) -> None:
+        if self.moment_head not in MOMENT_HEADS:
+            known = ", ".join(MOMENT_HEADS)
+            raise ValueError(f"moment_head={self.moment_head!r} is not one of {known}")
         projection = (self.hidden_dim, self.n_input_proj, self.input_dropout, self.dtype)
         self.video_projection = InputProjection(*projection)
         self.query_projection = InputProjection(*projection)
@@ -141,7 +144,19 @@ class FlashVTG(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[chex.Array, chex.Array, chex.Array]:
-        """Clips read the query: memory [B, L, D], saliency [B, L] and query_attention [B, L]."""
+        """Clips read the query.
+
+        Args:
+          clips: [B, L, D], or [B, L, S, D] of S > 1 spatial tokens, and
+          video_mask: [B, L] bool, from `project_video`.
+          words: [B, Q, D],
+          query_mask: [B, Q] bool, and
+          dummy_keys: [B, N, D], from `project_query`.
+          train: whether layers drop what they do in training.
+
+        Returns:
+          memory [B, L, D], saliency [B, L] and query_attention [B, L].
+        """
         if self.spatial_tokens > 1:
             clips = self.spatial_pooling(clips, self.query_pooling(words, query_mask))
         positions = sine_positions(video_mask, self.hidden_dim).astype(clips.dtype)

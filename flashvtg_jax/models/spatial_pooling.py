@@ -23,10 +23,9 @@ class SpatialPooling(nn.Module):
     def __call__(self, clips: chex.Array, query_embedding: chex.Array) -> chex.Array:
         chex.assert_rank([clips, query_embedding], [4, 2])
         width = clips.shape[-1]
-        # No bias on the keys: softmax would not see it.
+        # Tokens are their own keys: a second matrix would change no more than the first one can.
         query = dense(width, width, dtype=self.dtype, name="query")(query_embedding)
-        key = dense(width, width, dtype=self.dtype, use_bias=False, name="key")(clips)
-        score = (key.astype(jnp.float32) * query.astype(jnp.float32)[:, None, None]).sum(-1)
+        score = (clips.astype(jnp.float32) * query.astype(jnp.float32)[:, None, None]).sum(-1)
         weights = jax.nn.softmax(score / math.sqrt(width), axis=-1)
         pooled = (weights[..., None] * clips.astype(jnp.float32)).sum(axis=2)
         return pooled.astype(clips.dtype)

@@ -12,8 +12,8 @@ from flashvtg_jax.figures import studies as figures
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.studies import comparisons, long_videos
 from flashvtg_jax.studies.comparisons import compare
+from flashvtg_jax.studies.robustness import ABOUT_STRENGTHS, by_strength, robustness
 from flashvtg_jax.studies.robustness import METRICS as ROBUSTNESS_METRICS
-from flashvtg_jax.studies.robustness import by_strength, robustness
 from flashvtg_jax.studies.running import Subject, check_variants, open_subject, train_variants
 from flashvtg_jax.studies.tables import Entry, markdown_table, write_csv
 from flashvtg_jax.studies.variants import (
@@ -139,7 +139,7 @@ def run_study(
     if name == "long_videos":
         if split is not None:
             raise ConfigError("study long_videos makes videos of its own: it has no --split")
-        chosen = choose(study.variants(config), names, config)
+        chosen = long_videos.chosen_variants(config, names)
         found = long_videos.run(
             config,
             range(config.seed, config.seed + num_seeds),
@@ -162,11 +162,28 @@ def run_study(
                 subject, chosen, runs, intervals=intervals, show_progress=show_progress
             )
         else:
-            entries = compare(subject, chosen, runs, study.metrics, intervals=intervals)
+            entries = compare(
+                subject,
+                chosen,
+                runs,
+                study.metrics,
+                intervals=intervals,
+                show_progress=show_progress,
+            )
+        if name == "robustness":
+            notes.append(ABOUT_STRENGTHS)
         notes.append(_about_split(subject))
     notes.append(_about_variants(chosen))
     reference = next(variant.label for variant in chosen if variant.name == FULL.name)
-    return write_study(name, entries, output, reference=reference, command=command, notes=notes)
+    return write_study(
+        name,
+        entries,
+        output,
+        reference=reference,
+        command=command,
+        notes=notes,
+        intervals=intervals,
+    )
 
 
 def _about_split(subject: Subject) -> str:
@@ -183,7 +200,7 @@ def _about_split(subject: Subject) -> str:
 
 
 def _about_variants(variants: Sequence[Variant]) -> str:
-    """What each variant changes, as one would type it."""
+    """What each variant is called by `--variants` and changes, as one would type it."""
     lines = []
     for variant in variants:
         fields = [
@@ -192,7 +209,8 @@ def _about_variants(variants: Sequence[Variant]) -> str:
             else f"`--config.{key}={value}`"
             for key, value in variant.overrides.items()
         ]
-        lines.append(f"- {variant.label}: {' '.join(fields) or 'the configuration as it is'}")
+        changes = " ".join(fields) or "the configuration as it is"
+        lines.append(f"- {variant.label} (`{variant.name}`): {changes}")
     return "\n".join(lines)
 
 
@@ -204,14 +222,16 @@ def write_study(
     reference: str,
     command: str,
     notes: Sequence[str] = (),
+    intervals: bool = True,
 ) -> Path:
     """Write the table, the CSV file and the figure of a study; returns the path of the table."""
     study = STUDIES[name]
     metrics = [metric for metric in study.metrics if any(e.metric == metric for e in entries)]
     write_csv(output / f"{name}.csv", entries)
     study.plot(entries, output / f"{name}.png", title=study.title)
-    title = study.title
+    title, decimals = study.title, None
     if name == "robustness":  # a column for each strength, of one number
+        decimals = 2  # as such numbers are published
         title += f": {metrics[0]}"
         entries, metrics = by_strength(entries, metrics[0])
     path = output / f"{name}.md"
@@ -222,7 +242,8 @@ def write_study(
         command=command,
         notes="\n\n".join([f"![{study.title}]({name}.png)", *notes]),
         reference=reference,
-        drawn="source videos",
+        drawn="source videos" if intervals else None,
+        decimals=decimals,
     )
     write_atomically(path, table)
     return path

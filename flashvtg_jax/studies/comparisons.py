@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from flashvtg_jax.metrics.per_query import metric_groups, per_query_numbers, score_iou_correlation
+from flashvtg_jax.progress import progress_bar
 from flashvtg_jax.studies.running import Runs, Subject, by_seed, predictions_of, stacked
 from flashvtg_jax.studies.statistics import on_common_queries, seed_means
 from flashvtg_jax.studies.tables import Entry, summarise
@@ -36,6 +37,7 @@ def compare(
     metrics: Sequence[str],
     *,
     intervals: bool = True,
+    show_progress: bool = True,
 ) -> list[Entry]:
     """An entry for each variant and number, beside the full model's.
 
@@ -45,15 +47,22 @@ def compare(
       runs: their folders.
       metrics: numbers to compare; those that the data set does not have are left out.
       intervals: of the differences, over videos and seeds, of which there are two or more then.
+      show_progress: bars of the evaluations that training has not done.
+
+    Raises CheckpointError where a run is not finished, DataError where its results cannot be read.
     """
-    values = {v.name: values_of(subject, runs[v.name], metrics) for v in variants}
+    values = {
+        v.name: values_of(subject, runs[v.name], metrics, show_progress=show_progress)
+        for v in variants
+    }
     if RANK_CORRELATION in metrics:
         trials = Trials(subject)
+        about = "evaluating all points"
         correlations = [
             trials.of_variant(runs[v.name], "rank_correlation", _rank_correlation, all_points=True)[
                 RANK_CORRELATION
             ]
-            for v in variants
+            for v in progress_bar(variants, len(variants), about, show_progress)
         ]
         # A query counts where all of them have candidates that differ.
         for variant, array in zip(variants, on_common_queries(correlations), strict=True):
@@ -72,13 +81,25 @@ def compare(
     ]
 
 
-def values_of(subject: Subject, folders: Sequence[Path], metrics: Sequence[str]) -> Values:
-    """What a variant's runs have in some numbers, as far as the data set has them: [S, N]."""
-    annotations, clip_length = subject.source.annotations(), subject.config.clip_length
+def values_of(
+    subject: Subject,
+    folders: Sequence[Path],
+    metrics: Sequence[str],
+    *,
+    show_progress: bool = True,
+) -> Values:
+    """What a variant's runs have in some numbers, as far as the data set has them: [S, N].
+
+    Raises as `compare`.
+    """
     seeds = []
     for domains in by_seed(folders, len(subject.seeds)):
-        predictions = [row for folder in domains for row in predictions_of(folder, subject.split)]
-        values = per_query_numbers(predictions, annotations, clip_length)
+        predictions = [
+            row
+            for folder in domains
+            for row in predictions_of(subject, folder, show_progress=show_progress)
+        ]
+        values = per_query_numbers(predictions, subject.annotations, subject.config.clip_length)
         seeds.append({name: values[name] for name in metrics if name in values})
     return stacked(seeds)
 
@@ -92,7 +113,7 @@ def entry(
     intervals: bool,
 ) -> Entry:
     """The entry of (variant, condition, level, metric), from values [S, N] and the reference's."""
-    groups = metric_groups(key[-1], subject.source.annotations())
+    groups = metric_groups(key[-1], subject.annotations)
     if intervals or reference is None:
         return summarise(*key, values, reference, groups=groups, clusters=subject.videos)
     found = summarise(*key, values, groups=groups)

@@ -14,19 +14,21 @@ import ml_collections
 
 from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.figures.drawing import EN_DASH, MINUS
 from flashvtg_jax.figures.label_correlation import draw_label_correlation
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.metrics import label_measures as measures
+from flashvtg_jax.metrics import label_sums
 from flashvtg_jax.metrics.highlight_detection import RATING_LEVELS
 from flashvtg_jax.metrics.label_measures import Measurement, Row, Table
+from flashvtg_jax.studies.tables import aligned_table
 
 NAME = "label_correlation"
 
 _LABEL_FIELDS = ("saliency_scores", "label")
 _CLIP_LENGTH = 2.0  # seconds, of QVHighlights
 _COLUMNS = ("dataset", "category", "measure", "value", "low", "high", "clips", "queries")
-_DASH = "\N{EN DASH}"
 
 # Released files, as people call them.
 _NAMES = {
@@ -117,7 +119,7 @@ def _file_names(paths: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _read(path: Path, clip_length: float) -> list[measures.LabelledQuery]:
+def _read(path: Path, clip_length: float) -> list[label_sums.LabelledQuery]:
     rows = load_annotations(path, clip_length=clip_length)
     fields = _label_fields(rows)
     has_moments = any(row.get("relevant_windows") is not None for row in rows)
@@ -131,7 +133,7 @@ def _read(path: Path, clip_length: float) -> list[measures.LabelledQuery]:
         raise DataError(f"{path}: has saliency_scores but no relevant_windows; it needs both")
     if not any(row.get("saliency_scores") or row.get("label") for row in rows):
         raise DataError(f"{path}: no clip has a saliency label; there is nothing to measure")
-    return [measures.read_query(row, clip_length) for row in rows]
+    return [label_sums.read_query(row, clip_length) for row in rows]
 
 
 def _to_csv(entries: Sequence[Measurement]) -> str:
@@ -238,7 +240,7 @@ def _moment_sections(table: Table) -> list[str]:
                 table,
                 {
                     f"{kind.rstrip(', ')}: {text}": _value(kind + name, "{:+.3f}")
-                    for name, text in measures.DISTANCES.items()
+                    for name, text in label_sums.DISTANCES.items()
                 },
             )
             for kind in (measures.PEARSON, measures.SPEARMAN)
@@ -251,10 +253,10 @@ def _moment_sections(table: Table) -> list[str]:
         _markdown_table(
             table,
             {
-                f"{10 * tenth}{_DASH}{10 * tenth + 10} %": _number(
+                f"{10 * tenth}{EN_DASH}{10 * tenth + 10} %": _number(
                     measures.course_name(tenth), "{:.2f}"
                 )
-                for tenth in range(measures.TENTHS)
+                for tenth in range(label_sums.TENTHS)
             },
         ),
     ]
@@ -371,20 +373,19 @@ def _number(measure: str, form: str) -> Callable[[Row], str]:
 
     def text(row: Row) -> str:
         entry = row.get(measure)
-        return _DASH if entry is None or entry.value is None else _format(entry.value, form)
+        return EN_DASH if entry is None or entry.value is None else _format(entry.value, form)
 
     return text
 
 
 def _format(value: float, form: str) -> str:
     text = f"{100 * value:.1f} %" if form == "%" else form.format(value)
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", MINUS)
 
 
 def _markdown_table(table: Table, columns: dict[str, Callable[[Row], str]]) -> str:
-    lines = [["", *columns], ["---", *["---:"] * len(columns)]]
+    lines = []
     for (dataset, category), row in table.items():
         name = dataset if category == measures.ALL else f"{dataset}, {category}"
-        # A file's name may hold what ends a cell.
-        lines.append([name.replace("|", "\\|"), *(column(row) for column in columns.values())])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        lines.append([name, *(column(row) for column in columns.values())])
+    return aligned_table(["", *columns], lines)

@@ -28,15 +28,12 @@ from jax.sharding import Mesh
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.data.pipeline import evaluation_batches
 from flashvtg_jax.data.source import open_split
-from flashvtg_jax.data.synthetic_annotations import (
-    MAX_CLIPS,
-)
+from flashvtg_jax.data.synthetic_annotations import MAX_CLIPS
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.evaluation import Evaluator, apply_and_decode
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.memory import DoesNotFitError, check_fits
 from flashvtg_jax.metrics.per_query import per_query_numbers
-from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.studies.comparisons import entry
 from flashvtg_jax.studies.long_video_data import (
     SETTINGS,
@@ -47,27 +44,24 @@ from flashvtg_jax.studies.long_video_data import (
     prepare_training,
     read_json,
 )
-from flashvtg_jax.studies.running import Subject, train_variants
+from flashvtg_jax.studies.running import Subject, check_variant, train_variants
 from flashvtg_jax.studies.tables import Entry, summarise
-from flashvtg_jax.studies.variants import FULL, Variant
-from flashvtg_jax.training.checks import check_config
+from flashvtg_jax.studies.variants import FULL, Variant, choose
 from flashvtg_jax.training.parallel import mesh_of, put_batch, replicated
 from flashvtg_jax.training.restoring import Restored, restore
-from flashvtg_jax.training.runs import plan_runs
-from flashvtg_jax.training.workdir import check_workdir, open_fields
 
 MINUTES = (2.5, 10.0, 30.0, 60.0, 120.0)
 NUM_QUERIES = 96
 ATTENTION_WINDOW = 32  # clips to each side, where the configuration has no window of its own
 
-_METRICS = ("MR-full-mAP", "MR-full-R1@0.5")  # in percent, kept for each query
+_SCORES = ("MR-full-mAP", "MR-full-R1@0.5")  # in percent, kept for each query
 _MILLISECONDS, _MEMORY = "milliseconds a query", "memory, MiB"
 _REPEATS = 5  # of what is timed
 _CLIPS_OF_A_BATCH = 1200  # in evaluation, of all its rows; but one row at least
 
-METRICS = (*_METRICS, _MILLISECONDS, _MEMORY)  # of the entries
+METRICS = (*_SCORES, _MILLISECONDS, _MEMORY)  # of the entries
 
-Rows = list[dict[str, Any]]
+Results = list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +104,17 @@ def variants(config: ml_collections.ConfigDict) -> list[Variant]:
     return [FULL, intra, *windowed]
 
 
+def chosen_variants(
+    config: ml_collections.ConfigDict, names: Sequence[str] | None
+) -> list[Variant]:
+    """Those of `variants` that have one of some names (None: all), and the full model.
+
+    Raises ConfigError as `variants`, and for a name that none of them has.
+    """
+    # Runs have a window of attention as a variant alone, whatever the configuration has.
+    return choose(variants(config), names, training_config(config, Path()))
+
+
 def run(
     config: ml_collections.ConfigDict,
     seeds: Sequence[int],
@@ -136,7 +141,10 @@ def run(
       minutes: lengths of videos, multiples of 2.5.
       num_queries: of each length; each length is to have whole videos of them.
       intervals: of the differences, over videos and seeds, of which there are two or more then.
-      show_progress: show bars and reports on stderr.
+      show_progress: show bars and reports on stderr; what is skipped is told in any case.
+
+    Returns:
+      what goes into its table and figure.
 
     Raises:
       ConfigError: before training, if one of these cannot be used, or `workdir` holds runs of
@@ -148,11 +156,7 @@ def run(
     folder = Path(workdir) / "long_videos"
     trained = training_config(config, folder / "data" / TRAINING)
     for variant in compared:
-        changed = apply_overrides(variant.config(trained), {"seeds": tuple(seeds)})
-        check_config(changed)
-        build_model(changed.model)
-        for planned in plan_runs(changed, folder / "runs" / variant.name):
-            check_workdir(planned.workdir, planned.config, ignore=open_fields(planned.config))
+        check_variant(variant, trained, seeds, folder)
     if intervals and len(compared) > 1 and len(seeds) < 2:
         raise ConfigError(
             f"{len(seeds)} seed: an interval needs the spread between seeds; use --seeds=2 or more"
@@ -163,7 +167,7 @@ def run(
     lengths = prepare_lengths(config, minutes, num_queries, folder / "data", **options)
     prepare_training(config, folder / "data", **options)
     runs = train_variants(trained, compared, seeds, folder, show_progress=show_progress)
-    found: dict[tuple[str, float], Rows] = {}
+    found: dict[tuple[str, float], Results] = {}
     skipped = []
     for variant, length in itertools.product(compared, minutes):
         about = f"{variant.label}, {length:g} min"
@@ -182,8 +186,9 @@ def run(
     subjects = {}
     for length, data_dir in lengths.items():
         source = open_split(data_dir, config.data.dataset, SPLIT)
-        videos = [row["vid"] for row in source.annotations()]
-        subjects[length] = Subject(trained, source, SPLIT, videos, folder, tuple(seeds))
+        rows = source.annotations()
+        videos = [row["vid"] for row in rows]
+        subjects[length] = Subject(trained, source, SPLIT, rows, videos, folder, tuple(seeds))
     entries = _entries(subjects, compared, found, intervals)
     return Found(entries, _notes(config, compared, found, skipped))
 
@@ -191,14 +196,16 @@ def run(
 def _notes(
     config: ml_collections.ConfigDict,
     compared: Sequence[Variant],
-    found: Mapping[tuple[str, float], Rows],
+    found: Mapping[tuple[str, float], Results],
     skipped: Sequence[str],
 ) -> list[str]:
     """What a table of the study needs said beside its numbers, in paragraphs."""
     lines = [
-        "Models learned from videos of 2.5 minutes, with a query each; longer ones have the same "
-        "queries, one for each 2.5 minutes."
+        "Videos, queries and moments are made up. Models learned from videos of 2.5 minutes, with "
+        "a query each; longer ones have the same queries, one for each 2.5 minutes."
     ]
+    if config.model.attention_window is not None:
+        lines.append("Models without it lack the configuration's window of attention.")
     if any("model.attention_window" in variant.overrides for variant in compared):
         lines.append(
             f"Windowed attention: a clip attends to {_window(config)} clips on either side."
@@ -207,8 +214,8 @@ def _notes(
     for kind in devices:  # one, or none where all was skipped
         device = "a CPU" if kind == "cpu" else kind
         lines.append(
-            "Time and memory: of the program that answers one query at a time, features read, on "
-            f"{device}."
+            "Time and memory: of the compiled program that answers one query about one video, "
+            f"parameters and features included, reading files not, on {device}."
         )
     notes = [" ".join(lines)]
     if skipped:
@@ -242,7 +249,7 @@ def training_config(config: ml_collections.ConfigDict, data_dir: Path) -> ml_col
     return config
 
 
-def _results(runs: Sequence[Path], data_dir: Path, show_progress: bool) -> Rows:
+def _results(runs: Sequence[Path], data_dir: Path, show_progress: bool) -> Results:
     """What each run of a variant finds in videos of one length, kept in the folder of the run.
 
     Raises DoesNotFitError before anything is computed.
@@ -306,7 +313,7 @@ class _Trial:
         )
         found = self._evaluator.evaluate(params, self._source, show_progress=show_progress)
         numbers = per_query_numbers(
-            found.predictions, self._source.annotations(), self._clip_length, _METRICS
+            found.predictions, self._source.annotations(), self._clip_length, _SCORES
         )
         # JSON has no NaN.
         of_query = {
@@ -335,7 +342,7 @@ def _median_seconds(function: Callable[[], Any]) -> float:
 def _entries(
     subjects: Mapping[float, Subject],
     compared: Sequence[Variant],
-    found: Mapping[tuple[str, float], Rows],
+    found: Mapping[tuple[str, float], Results],
     intervals: bool,
 ) -> list[Entry]:
     """The entries of what was found, each compared with the first variant at the same length."""
@@ -345,7 +352,7 @@ def _entries(
         compared, subjects.items(), METRICS
     ):
         key = (variant.label, f"{length:g} min", float(length), metric)
-        scored = metric in _METRICS
+        scored = metric in _SCORES
         if (variant.name, length) not in found:
             queries = len(subject.videos) if scored else 0
             nothing = (math.nan, None, None, None, None, len(subject.seeds), queries)
@@ -361,7 +368,7 @@ def _entries(
     return entries
 
 
-def _values(results: Rows, metric: str) -> np.ndarray:
+def _values(results: Results, metric: str) -> np.ndarray:
     """A number of each seed and query [S, N], or of each seed [S]."""
     if metric == _MILLISECONDS:
         return np.array([1000.0 * result["seconds"] for result in results])

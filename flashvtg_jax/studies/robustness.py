@@ -22,6 +22,14 @@ from flashvtg_jax.studies.variants import FULL, Variant
 STRENGTHS = (0.1, 0.2, 0.4, 0.6, 0.8)
 METRICS = ABLATION_METRICS
 AUGMENTED = "trained with it"  # the label of models that met the perturbation in training
+ABOUT_STRENGTHS = (
+    "Columns are strengths s. noise: the features of each clip become (1 - s) x + s n, n a random "
+    "direction; dropped clips: a clip is 0 with probability s; repeated clips: a clip shows what "
+    "the one before it shows with probability s; frame rate: a share 1 - s of the clips is kept, "
+    "each held until the next; shuffled blocks: clips are shuffled within blocks of s times the "
+    "video; missing stream: a video lacks one of its streams with probability s. Trained with it: "
+    "each training video at a strength drawn evenly from 0 to the one below."
+)
 
 _SEED = 0  # of the perturbations, the same for all models
 

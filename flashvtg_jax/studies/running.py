@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from flashvtg_jax.config import apply_overrides
+from flashvtg_jax.config import apply_overrides, read_config
 from flashvtg_jax.data.pipeline import clip_counts, source_video, train_pipeline, train_plan
 from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
@@ -43,7 +43,8 @@ class Subject:
       config: with the folder of its data, and complete.
       source: the split that variants are compared on.
       split: its name.
-      videos: the source video of each of its queries [N].
+      annotations: of its queries [N], in the format that metrics read.
+      videos: the source video of each query [N].
       workdir: of the study: runs/VARIANT/seedN, and what it keeps besides.
       seeds: each variant is trained with each.
     """
@@ -51,6 +52,7 @@ class Subject:
     config: ml_collections.ConfigDict
     source: SplitSource
     split: str
+    annotations: list[dict[str, Any]]
     videos: list[str]
     workdir: Path
     seeds: tuple[int, ...]
@@ -99,7 +101,7 @@ def open_subject(
         )
     videos = [source_video(row["vid"], data.source_video) for row in annotations]
     seeds = tuple(range(config.seed, config.seed + num_seeds))
-    return Subject(config, source, split, videos, workdir, seeds)
+    return Subject(config, source, split, annotations, videos, workdir, seeds)
 
 
 def check_variants(subject: Subject, variants: Sequence[Variant]) -> None:
@@ -112,12 +114,7 @@ def check_variants(subject: Subject, variants: Sequence[Variant]) -> None:
     train_source = open_split(data.data_dir, data.dataset, data.train_split, domains=data.domains)
     shortest = min(int(clip_counts(s, config).min()) for s in (train_source, source))
     for variant in variants:
-        try:
-            changed = variant.config(config)
-            check_config(changed)
-            build_model(changed.model)
-        except ConfigError as error:
-            raise ConfigError(f"variant {variant.name!r}: {error}") from error
+        changed = check_variant(variant, config, subject.seeds, subject.workdir)
         longest = max(changed.model.strides)
         too_long = level_length(shortest, longest) == 0
         if (
@@ -130,9 +127,25 @@ def check_variants(subject: Subject, variants: Sequence[Variant]) -> None:
                 f"shortest video has {shortest} clips and would have no point there; choose other "
                 "variants with --variants"
             )
-        changed = apply_overrides(changed, {"seeds": subject.seeds})
-        for run in plan_runs(changed, subject.workdir / "runs" / variant.name):
-            check_workdir(run.workdir, run.config, ignore=open_fields(run.config))
+
+
+def check_variant(
+    variant: Variant, config: ml_collections.ConfigDict, seeds: Sequence[int], workdir: Path
+) -> ml_collections.ConfigDict:
+    """The configuration of a variant of `config`, which can be trained in the folder of a study.
+
+    Raises ConfigError where it makes no sense, or the folder holds runs of another configuration.
+    """
+    try:
+        changed = variant.config(config)
+        check_config(changed)
+        build_model(changed.model)
+    except ConfigError as error:
+        raise ConfigError(f"variant {variant.name!r}: {error}") from error
+    of_seeds = apply_overrides(changed, {"seeds": tuple(seeds)})
+    for run in plan_runs(of_seeds, workdir / "runs" / variant.name):
+        check_workdir(run.workdir, run.config, ignore=open_fields(run.config))
+    return changed
 
 
 def train_variants(
@@ -162,7 +175,7 @@ def train_variants(
     waiting = [
         variant.config(config)
         for variant in variants
-        if not all((folder / "metrics.json").exists() for folder in runs[variant.name])
+        if not all(_has_ended(folder, config.train.epochs) for folder in runs[variant.name])
     ]
     largest = max(waiting, key=_relative_size, default=None)
     together = 1 if largest is None else seeds_together(largest, len(seeds))
@@ -178,6 +191,13 @@ def train_variants(
     return runs
 
 
+def _has_ended(folder: Path, epochs: int) -> bool:
+    """Whether a run has results; of fewer epochs than asked for, it goes on."""
+    if not (folder / "metrics.json").exists():
+        return False
+    return read_config(folder / "config.json").train.epochs >= epochs
+
+
 def _relative_size(config: ml_collections.ConfigDict) -> float:
     """By how many points a clip has in the pyramid, of which most of the memory is."""
     points = sum(1 / stride for stride in config.model.strides)
@@ -190,8 +210,8 @@ def seeds_together(config: ml_collections.ConfigDict, num_seeds: int) -> int:
     if num_seeds == 1 or parallel.mode == "pmap" or parallel.shard_state:
         return 1
     data = config.data
-    source = open_split(data.data_dir, data.dataset, data.train_split, domains=data.domains[:1])
-    plan = train_plan(source, config)
+    source = open_split(data.data_dir, data.dataset, data.train_split, domains=data.domains)
+    plan = train_plan(source, config)  # of all domains: one of them has the longest videos
     lengths = [batch.length for batch in plan.epoch(0)]
     step = int(np.argmax(lengths))
     with contextlib.closing(train_pipeline(source, config, start_step=step)) as batches:
@@ -206,8 +226,10 @@ def seeds_together(config: ml_collections.ConfigDict, num_seeds: int) -> int:
     return max(1, min(num_seeds, fitting))
 
 
-def predictions_of(folder: Path, split: str) -> list[dict[str, Any]]:
-    """The predictions of a run's best checkpoint for a split, without NMS; made if need be.
+def predictions_of(
+    subject: Subject, folder: Path, *, show_progress: bool = True
+) -> list[dict[str, Any]]:
+    """The predictions of a run's best checkpoint for the split, without NMS; made if need be.
 
     Raises CheckpointError where the run is not finished, DataError where they cannot be read.
     """
@@ -215,6 +237,7 @@ def predictions_of(folder: Path, split: str) -> list[dict[str, Any]]:
         about = json.loads((folder / "metrics.json").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: has no results yet; run the study again") from error
+    split = subject.split
     if about["split"] == split:
         return read_json_lines(folder / "predictions.jsonl")
     output = folder / f"split_{split}"
@@ -223,7 +246,14 @@ def predictions_of(folder: Path, split: str) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         known = {}
     if (known.get("split"), known.get("step")) != (split, about["step"]):
-        evaluate(folder, split=split, step=about["step"], output=output)
+        evaluate(
+            folder,
+            split=split,
+            step=about["step"],
+            data_dir=subject.config.data.data_dir,
+            output=output,
+            show_progress=show_progress,
+        )
     return read_json_lines(output / "predictions.jsonl")
 
 

@@ -6,12 +6,13 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from flashvtg_jax.errors import DataError
+from flashvtg_jax.figures.drawing import MINUS
+from flashvtg_jax.figures.study_parts import FEW_SEEDS
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.metrics.names import is_metric_name
 from flashvtg_jax.studies.statistics import (
@@ -23,9 +24,7 @@ from flashvtg_jax.studies.statistics import (
     seed_means,
 )
 
-_FEW_SEEDS = 5  # below, intervals get a word of caution
-# Browsers break the lines of narrow cells at hyphens and spaces, but not at these.
-_MINUS = "\N{MINUS SIGN}"
+# Browsers break the lines of narrow cells at hyphens and spaces, but not at `MINUS` and this.
 _SPACE = "\N{NO-BREAK SPACE}"
 _NO_NUMBER = "-"
 
@@ -97,34 +96,10 @@ def write_csv(path: str | os.PathLike, entries: Sequence[Entry]) -> None:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow(field.name for field in dataclasses.fields(Entry))
     for entry in entries:
         writer.writerow([_to_text(value) for value in dataclasses.astuple(entry)])
     write_atomically(path, text.getvalue())
-
-
-def read_csv(path: str | os.PathLike) -> list[Entry]:
-    """Read the entries of `write_csv`: equal to those written.
-
-    Raises DataError for a file that cannot be read or holds something else, naming the line.
-    """
-    try:
-        text = Path(path).read_bytes().decode()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not a CSV file of a study: {error}") from error
-    lines = csv.reader(io.StringIO(text, newline=""))
-    if next(lines, None) != list(_COLUMNS):
-        raise DataError(f"{path}: expected a first line of {','.join(_COLUMNS)}")
-    entries = []
-    for cells in lines:
-        try:
-            values = [read(cell) for read, cell in zip(_COLUMNS.values(), cells, strict=True)]
-        except ValueError as error:
-            raise DataError(f"{path}:{lines.line_num}: not a number of a study: {error}") from error
-        entries.append(Entry(*values))
-    return entries
 
 
 def markdown_table(
@@ -135,7 +110,8 @@ def markdown_table(
     command: str,
     notes: str = "",
     reference: str | None = None,
-    drawn: str = "queries",
+    drawn: str | None = "queries",
+    decimals: int | None = None,
 ) -> str:
     """A page of Markdown: a row for each variant and condition, a column for each metric.
 
@@ -151,7 +127,10 @@ def markdown_table(
       notes: Markdown to stand at the end; "": none.
       reference: the variant that others are compared with, whose rows are marked where any have
         differences. None: the only one that has rows without differences, if it is only one.
-      drawn: what the bootstrap drew whole: the clusters of `summarise`.
+      drawn: what the bootstrap drew whole: the clusters of `summarise`. None: no entry has an
+        interval, for none were asked for.
+      decimals: of every number. None: by column, two for metrics of `evaluate_predictions`, as
+        they are published, else three digits of the column's smallest number.
 
     Raises:
       DataError: there is no entry of a metric, or two of one cell.
@@ -169,7 +148,10 @@ def markdown_table(
     for metric, column in shown.items():
         if not column:
             raise DataError(f"{title}: no entries of {metric}")
-    decimals = {metric: _decimals(metric, column) for metric, column in shown.items()}
+    places = {
+        metric: _decimals(metric, column) if decimals is None else decimals
+        for metric, column in shown.items()
+    }
     with_conditions = any(condition for _, condition in cells)
     has_differences = any(_is_compared(row) for row in cells.values())
     if reference is None:
@@ -177,24 +159,39 @@ def markdown_table(
         reference = alone.pop() if len(alone) == 1 else None
 
     head = ["", *([""] if with_conditions else []), *metrics]
-    lines = [_line(head), "|---|" + "---|" * with_conditions + "---:|" * len(metrics)]
+    lines = []
     for (variant, condition), row in cells.items():
-        label = _escape(variant)
+        label = variant
         if has_differences and variant == reference:
             label += " (reference)"
         texts = [
-            _cell(row[metric], decimals[metric]) if metric in row else _NO_NUMBER
+            _cell(row[metric], places[metric]) if metric in row else _NO_NUMBER
             for metric in metrics
         ]
-        lines.append(_line([label, *([_escape(condition)] if with_conditions else []), *texts]))
+        lines.append([label, *([condition] if with_conditions else []), *texts])
 
     everything = [entry for column in shown.values() for entry in column]
-    parts = [f"# {title}", "\n".join(lines), f"```sh\n{command}\n```", _counts(shown)]
+    numbers = aligned_table(head, lines, names=1 + with_conditions)
+    parts = [f"# {title}", numbers, f"```sh\n{command}\n```", _counts(shown)]
     if has_differences:
         parts.append(_how_differences_were_made(everything, drawn))
     if notes:
         parts.append(notes.strip())
     return "\n\n".join(parts) + "\n"
+
+
+def aligned_table(head: Sequence[str], lines: Iterable[Sequence[str]], *, names: int = 1) -> str:
+    """A table of Markdown: so many columns of names, then numbers, which stand right.
+
+    Cells may hold any text without line breaks.
+    """
+
+    def line(cells: Sequence[str]) -> str:
+        escaped = (cell.replace("|", r"\|") for cell in cells)
+        return "|" + "|".join(f" {cell} " if cell else " " for cell in escaped) + "|"
+
+    rule = "|" + "---|" * names + "---:|" * (len(head) - names)
+    return "\n".join([line(head), rule, *map(line, lines)])
 
 
 def _is_compared(row: dict[str, Entry]) -> bool:
@@ -203,14 +200,6 @@ def _is_compared(row: dict[str, Entry]) -> bool:
 
 def _has_difference(entry: Entry) -> bool:
     return entry.difference is not None and not math.isnan(entry.difference)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", r"\|")
 
 
 def _decimals(metric: str, column: Sequence[Entry]) -> int:
@@ -229,7 +218,7 @@ def _cell(entry: Entry, decimals: int) -> str:
         text = f"{value:{sign}.{decimals}f}"
         if not float(text):  # no sign where nothing is left
             text = text.lstrip("+-")
-        return text.replace("-", _MINUS)
+        return text.replace("-", MINUS)
 
     text = number(entry.mean)
     if entry.std is not None:
@@ -264,9 +253,11 @@ def _span(counts: Iterable[int]) -> str:
     return str(ordered[0]) if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
 
 
-def _how_differences_were_made(entries: Sequence[Entry], drawn: str) -> str:
-    compared = [entry for entry in entries if _has_difference(entry)]
+def _how_differences_were_made(entries: Sequence[Entry], drawn: str | None) -> str:
     text = "Below a number: its difference to the reference"
+    if drawn is None:
+        return f"{text}. Intervals were not asked for."
+    compared = [entry for entry in entries if _has_difference(entry)]
     with_interval = [entry for entry in compared if entry.low is not None]
     if with_interval:
         whole = drawn if drawn == "queries" else f"whole {drawn}"
@@ -279,8 +270,8 @@ def _how_differences_were_made(entries: Sequence[Entry], drawn: str) -> str:
     # Those of one seed, and of what is not of queries, have none for another reason.
     if any(entry.low is None and entry.queries and entry.seeds > 1 for entry in compared):
         text += f" Where fewer than {FEWEST_DRAWN} {drawn} count, there is no interval."
-    seeds = min((entry.seeds for entry in with_interval), default=_FEW_SEEDS)
-    if seeds < _FEW_SEEDS:
+    seeds = min((entry.seeds for entry in with_interval), default=FEW_SEEDS)
+    if seeds < FEW_SEEDS:
         text += (
             f" {seeds} seeds show little of the spread between seeds: read the intervals as ones "
             f"over {drawn}, and look at the deviations beside them."
@@ -288,16 +279,7 @@ def _how_differences_were_made(entries: Sequence[Entry], drawn: str) -> str:
     return text
 
 
-def _optional(cell: str) -> float | None:
-    return float(cell) if cell else None
-
-
 def _to_text(value: str | float | None) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return repr(value.item() if isinstance(value, np.generic) else value)
-
-
-# The columns of the CSV file, and how a cell of each is read.
-_READERS: dict[object, Callable] = {str: str, float: float, int: int, float | None: _optional}
-_COLUMNS = {field.name: _READERS[field.type] for field in dataclasses.fields(Entry)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.config import apply_overrides, config_to_json
+from flashvtg_jax.config import apply_overrides, config_to_json, read_config
 from flashvtg_jax.data.perturbation import Perturbation
 from flashvtg_jax.data.pipeline import clip_counts
 from flashvtg_jax.data.source import SplitSource, open_split
@@ -20,16 +20,16 @@ from flashvtg_jax.studies.running import Subject, by_seed, stacked
 from flashvtg_jax.training.parallel import make_mesh, replicated
 from flashvtg_jax.training.restoring import Restored, restore
 
-Rows = list[dict[str, Any]]
-Measure = Callable[[Rows, Rows, float], dict[str, np.ndarray]]  # predictions, annotations, clip s
+Lines = list[dict[str, Any]]
+Measure = Callable[[Lines, Lines, float], dict[str, np.ndarray]]  # predictions, annotations, clip s
 Values = dict[str, np.ndarray]
 
 
 class Trials:
     """Evaluations of the runs of a study.
 
-    What one finds is kept in the folder of its run, with the step of the checkpoint: it goes where
-    the run goes, and is found again for another checkpoint.
+    What one finds is kept in the folder of its run, with the step of the checkpoint and the
+    queries: it goes where the run goes, and is found again for another checkpoint or other queries.
     """
 
     def __init__(self, subject: Subject):
@@ -37,8 +37,7 @@ class Trials:
         self._mesh = make_mesh()
         self._evaluators: dict[str, Evaluator] = {}
         self._restored: tuple[Path, int, Restored] | None = None
-        rows = subject.source.annotations()
-        self._row_of = {str(row["qid"]): index for index, row in enumerate(rows)}
+        self._row_of = {str(row["qid"]): index for index, row in enumerate(subject.annotations)}
 
     def of_variant(
         self,
@@ -57,6 +56,8 @@ class Trials:
           measure: what of the predictions.
           perturbation: of the videos.
           all_points: predict a moment from every point, not from the best alone.
+
+        Raises CheckpointError or DataError where a run or its data cannot be read.
         """
         seeds = []
         for domains in by_seed(folders, len(self._subject.seeds)):
@@ -88,20 +89,21 @@ class Trials:
             kept = json.loads(path.read_text())
         except (OSError, ValueError):
             kept = {}
-        if kept.get("step") == step:
-            return kept
-        restored = self._restore(folder, step)
-        data = restored.config.data
+        data = read_config(folder / "config.json").data
         source = open_split(
             self._subject.config.data.data_dir, data.dataset, self._subject.split, data.domains
         )
+        annotations = source.annotations()
+        qids = [str(row["qid"]) for row in annotations]
+        if (kept.get("step"), kept.get("qids")) == (step, qids):
+            return kept
+        restored = self._restore(folder, step)
         evaluator = self._evaluator(restored, source, all_points)
         results = evaluator.evaluate(restored.params, source, perturbation=perturbation)
-        annotations = source.annotations()
         values = measure(results.predictions, annotations, restored.config.clip_length)
         kept = {
             "step": step,
-            "qids": [str(row["qid"]) for row in annotations],
+            "qids": qids,
             "values": {  # JSON has no NaN
                 metric: [None if math.isnan(value) else value for value in array.tolist()]
                 for metric, array in values.items()
@@ -118,8 +120,12 @@ class Trials:
 
     def _evaluator(self, restored: Restored, source: SplitSource, all_points: bool) -> Evaluator:
         # Runs that differ in what they learned from share the programs that evaluate them.
-        shared: dict[str, Any] = {"seed": 0, "data.domains": (), "data.augment": None}
-        shared["data.augment_strength"] = 0.0
+        shared: dict[str, Any] = {
+            "seed": 0,
+            "data.domains": (),
+            "data.augment": None,
+            "data.augment_strength": 0.0,
+        }
         if all_points:
             longest = int(clip_counts(source, restored.config).max())
             shared["evaluation.max_moments"] = num_points(restored.model, longest)

@@ -5,11 +5,14 @@ import difflib
 import ml_collections
 
 from flashvtg_jax.data.perturbation import check_perturbation, check_strength
+from flashvtg_jax.data.pipeline import clip_counts
+from flashvtg_jax.data.source import SplitSource
 from flashvtg_jax.decoding import NMS_TYPES
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses.alignment import DIRECTIONS
 from flashvtg_jax.losses.objective import CLASSIFICATIONS
 from flashvtg_jax.metrics import METRIC_NAMES, is_metric_name
+from flashvtg_jax.models.pyramid import level_length
 
 _AT_LEAST_ONE = (
     "train.batch_size",
@@ -46,6 +49,20 @@ def check_augmentation(config: ml_collections.ConfigDict) -> None:
         num_streams = len(data.video_streams) or 2
         check_perturbation(data.augment, num_streams, name="config.data.augment")
     check_strength(data.augment_strength, name="config.data.augment_strength")
+
+
+def check_strides(config: ml_collections.ConfigDict, source: SplitSource) -> None:
+    """Raises ConfigError where even the longest video is too short for a level of the pyramid.
+
+    Shorter videos have no point at such a level, and their moments belong to the others.
+    """
+    longest = int(clip_counts(source, config).max())
+    stride = max(config.model.strides)
+    if config.model.moment_head == "pyramid" and level_length(longest, stride) == 0:
+        raise ConfigError(
+            f"config.model.strides={tuple(config.model.strides)}: the longest video has {longest} "
+            f"clips, so that the level of stride {stride:g} would never have a point; leave it out"
+        )
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:

@@ -7,23 +7,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config
 from flashvtg_jax.data.batch_plan import BatchPlan
 from flashvtg_jax.data.pipeline import (
-    clip_counts,
     evaluation_batches,
     train_pipeline,
     train_plan,
 )
 from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import SplitSource, open_split
-from flashvtg_jax.errors import CheckpointError, ConfigError, DataError, FlashVTGError
+from flashvtg_jax.errors import CheckpointError, DataError, FlashVTGError
 from flashvtg_jax.evaluation import has_ground_truth
-from flashvtg_jax.models.pyramid import level_length
 from flashvtg_jax.training.checkpoints import Checkpoints
-from flashvtg_jax.training.checks import check_augmentation
+from flashvtg_jax.training.checks import check_augmentation, check_strides
 from flashvtg_jax.training.processes import from_first
 from flashvtg_jax.training.recovery import find_start
 from flashvtg_jax.training.runs import Run
@@ -83,17 +79,6 @@ def open_run(run: Run, data_dir: Path, sources: Sources) -> OpenRun:
         plan=train_plan(train_source, config),
         start_step=0,
     )
-
-
-def check_strides(config: ml_collections.ConfigDict, source: SplitSource) -> None:
-    """Raises ConfigError where even the longest video is too short for a level of the pyramid."""
-    longest = int(clip_counts(source, config).max())
-    stride = max(config.model.strides)
-    if config.model.moment_head == "pyramid" and level_length(longest, stride) == 0:
-        raise ConfigError(
-            f"config.model.strides={tuple(config.model.strides)}: the longest video has {longest} "
-            f"clips, so that the level of stride {stride:g} would never have a point; leave it out"
-        )
 
 
 def is_finished(run: OpenRun) -> bool:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flashvtg_jax.data.batch import clip_shape, stream_widths
 from flashvtg_jax.models.flashvtg import FlashVTG
 
 
@@ -39,7 +40,7 @@ def make_optimizer(config: Any, steps_per_epoch: int) -> optax.GradientTransform
 
 def feature_widths(config: Any) -> tuple[int, int]:
     """Widths of a clip's (or of its tokens') and of a word's features, by the `data` section."""
-    return sum(config.video_widths[name] for name in config.video_streams), config.query_width
+    return sum(stream_widths(config)), config.query_width
 
 
 def init_params(model: FlashVTG, key: chex.PRNGKey, video_dim: int, query_dim: int) -> Any:
@@ -47,8 +48,8 @@ def init_params(model: FlashVTG, key: chex.PRNGKey, video_dim: int, query_dim: i
 
     Of space-time features it is the width of one token.
     """
-    tokens = () if model.spatial_tokens == 1 else (model.spatial_tokens,)
-    video, query = jnp.zeros((1, 2, *tokens, video_dim)), jnp.zeros((1, 2, query_dim))
+    video = jnp.zeros((1, 2, *clip_shape(model.spatial_tokens, video_dim)))
+    query = jnp.zeros((1, 2, query_dim))
     masks = jnp.ones((1, 2), bool)
     return model.init(key, video, masks, query, masks)["params"]
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flashvtg_jax.data.batch import Batch
-from flashvtg_jax.data.perturbation import augment_videos, row_keys, stream_widths
+from flashvtg_jax.data.batch import Batch, stream_widths
+from flashvtg_jax.data.perturbation import augment_videos, row_keys
 from flashvtg_jax.losses import objective
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.training.parallel import replicated

@@ -24,7 +24,7 @@ IDLE_FIELDS = (
     "train.on_nan",
     "parallel.shard_state",
     "data.data_dir",
-    "data.manual_dir",  # of one's own data, the built set knows which folder it is of
+    "data.manual_dir",  # the built set knows which folder it is of
     "data.num_threads",
     "data.prefetch",
     "data.cache",

@@ -61,6 +61,7 @@ def run(*arguments):
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_another_folder_is_not_taken_for_the_authors_code(checkout):
     (checkout / "FlashVTG" / "model.py").unlink()
     failed = run(f"--reference={checkout}")
@@ -73,6 +74,7 @@ def test_another_folder_is_not_taken_for_the_authors_code(checkout):
     assert failed.stderr.endswith("there is no such folder\n")
 
 
+@pytest.mark.slow
 def test_an_interpreter_without_pytorch_is_told_what_to_install(checkout, tmp_path):
     python = tmp_path / "bare_python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
@@ -86,6 +88,7 @@ def test_an_interpreter_without_pytorch_is_told_what_to_install(checkout, tmp_pa
     assert failed.stderr.endswith("not a Python interpreter\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -80,7 +80,7 @@ def test_one_that_fails_or_takes_too_long_does_not_stop_the_others(stand_in, tmp
         DEVICE="cpu",
         REFERENCE="authors",
         DATA_DIR="built",
-        LIMIT="45",  # of which the checks take a few
+        LIMIT="30",  # of which the checks take a few
     )
     assert ended.returncode == 1
     called = [line.split()[0] for line in (tmp_path / "log").read_text().splitlines()]

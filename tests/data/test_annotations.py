@@ -7,6 +7,7 @@ import pytest
 from flashvtg_jax.data.annotations import (
     check_lines_agree,
     load_annotations,
+    mean_ratings,
     num_video_clips,
     youtube_id,
 )
@@ -289,6 +290,14 @@ def test_youtube_id_is_the_video_without_its_times(vid, source):
 )
 def test_the_last_clip_may_be_a_part(duration, clip_length, clips):
     assert num_video_clips(duration, clip_length) == clips
+
+
+def test_the_mean_rating_of_a_clip_is_that_of_its_highest_sum():
+    scores = [[1, 2], [4, 3], [0, 1]]
+    # Of 3 clips the second is not rated, and id 3 is one beyond the last.
+    assert mean_ratings([0, 2, 3], scores, 3).tolist() == [1.5, 0, 3.5]
+    assert mean_ratings([0, 3, 2], scores, 3).tolist() == [1.5, 0, 3.5]
+    assert mean_ratings([0, 2, 3], scores, 4).tolist() == [1.5, 0, 3.5, 0.5]
 
 
 @pytest.mark.skipif("FLASHVTG_ANNOTATIONS" not in os.environ, reason="needs the real files")

@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flashvtg_jax.data.features import FeatureHeader, feature_header, normalize, read_feature
+from flashvtg_jax.data.features import (
+    FeatureHeader,
+    feature_header,
+    normalize,
+    read_feature,
+    read_tokens,
+)
 from flashvtg_jax.errors import DataError
 
 
@@ -49,6 +55,12 @@ def test_reads_compressed_archives_as_well(tmp_path):
 def test_column_major_arrays_keep_their_shape(tmp_path):
     path = written(tmp_path / "a.npy", np.asfortranarray(features()))
     np.testing.assert_array_equal(read_feature(path, ""), features())
+
+
+def test_rows_of_one_token_are_tokens_as_well(tmp_path):
+    np.save(tmp_path / "a.npy", features())
+    tokens = read_tokens(tmp_path / "a.npy", None, 4)
+    np.testing.assert_array_equal(tokens, features()[:, None])
 
 
 both = pytest.mark.parametrize("read", [read_feature, feature_header])

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 import shutil
 
 import pytest
 
+from flashvtg_jax.cli import main
 from flashvtg_jax.config import config_from_json, config_to_json, load_config
 from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import built_folder, open_split
@@ -99,6 +101,66 @@ def test_manual_dir_is_built(tmp_path):
     prepare(released(data__manual_dir=str(manual_dir)), tmp_path / "data")
     with pytest.raises(DataError, match=r"manual: no such folder"):
         prepare(released(data__manual_dir=str(manual_dir)), tmp_path / "other")
+
+
+@pytest.fixture
+def two_folders(tmp_path):
+    """Two folders of the same release, one of them built."""
+    options = {"widths": WIDTHS, "num_train": 2, "num_val": 1, "progress": False}
+    folders = [synthesize(tmp_path / name, **options) for name in ("one", "other")]
+    prepare(released(data__manual_dir=str(folders[0])), tmp_path / "data")
+    return folders
+
+
+def test_a_released_data_set_is_not_taken_for_that_of_another_folder(two_folders, tmp_path):
+    one, other = two_folders
+    data_dir = tmp_path / "data"
+    with pytest.raises(DataError) as info:
+        prepare(released(data__manual_dir=str(other)), data_dir)
+    message = str(info.value)
+    assert f"built from {one}, but the configuration is about {other}. For that one" in message
+    assert "take another config.data.data_dir. Was the folder moved, use what is built" in message
+    assert "same name" not in message and "custom" not in message
+    command = message.partition("or build it again: ")[2]
+    assert shlex.split(command) == [
+        *("flashvtg", "build", "--dataset=qvhighlights/slowfast_clip", f"--manual_dir={other}"),
+        *("--widths=slowfast=6,clip=5,query=4", f"--data_dir={data_dir}", "--overwrite"),
+    ]
+    assert main(shlex.split(command)[1:]) == 0
+    prepare(released(data__manual_dir=str(other)), data_dir)
+
+
+def test_a_folder_is_the_same_however_its_path_is_written(two_folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to(two_folders[0])
+    for path in ("../one", "~/one", f"{tmp_path}/link", f"{tmp_path}/other/../one/"):
+        prepare(released(data__manual_dir=path), tmp_path / "data")
+
+
+def test_a_folder_may_be_moved_or_removed_once_it_is_built(two_folders, tmp_path):
+    one, moved = two_folders[0], tmp_path / "moved"
+    one.rename(moved)
+    for same in (None, str(one)):
+        prepare(released(data__manual_dir=same), tmp_path / "data")
+    with pytest.raises(DataError, match=r"moved, use what is built with .*manual_dir=None, or"):
+        prepare(released(data__manual_dir=str(moved)), tmp_path / "data")
+
+
+def test_data_sets_of_earlier_versions_do_not_know_their_folder(two_folders, tmp_path):
+    metadata = built_folder(tmp_path / "data", "qvhighlights/slowfast_clip") / "metadata.json"
+    content = json.loads(metadata.read_text())
+    del content["manual_dir"]
+    metadata.write_text(json.dumps(content))
+    prepare(released(data__manual_dir=str(two_folders[1])), tmp_path / "data")
+
+
+def test_a_synthetic_data_set_may_be_moved_but_is_no_other_folder_s(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "copy")
+    for changes in ({}, {"data__manual_dir": str(tmp_path)}):  # which `synthetic` overrules
+        prepare(demo(**changes), tmp_path / "copy")
+    with pytest.raises(DataError, match=rf"built from {prepared}/synthetic, but"):
+        prepare(released(data__manual_dir=str(tmp_path)), tmp_path / "copy")
 
 
 def test_with_neither_nothing_is_done(tmp_path):

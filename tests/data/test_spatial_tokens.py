@@ -2,16 +2,18 @@
 
 import contextlib
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from flashvtg_jax.config import load_config
+from flashvtg_jax.data import features
 from flashvtg_jax.data.batch import BatchShape, Row, collate
 from flashvtg_jax.data.building import build
 from flashvtg_jax.data.device_cache import DeviceCache, cached_bytes, evaluation_draws
-from flashvtg_jax.data.features import feature_header, read_feature
+from flashvtg_jax.data.features import feature_header, read_feature, read_tokens
 from flashvtg_jax.data.layout import FileItem
 from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline
 from flashvtg_jax.data.planting import Planting
@@ -59,6 +61,7 @@ def test_a_file_of_tokens_is_read_with_the_tokens_of_a_clip_side_by_side(tmp_pat
     flat = read_feature(path, "features", 4, spatial=True)
     assert flat.dtype == dtype
     np.testing.assert_array_equal(flat, np.concatenate([array[:, s] for s in range(S)], axis=1))
+    np.testing.assert_array_equal(read_tokens(path, "features", 4, spatial=True), array)
     header = feature_header(path, "features", 4, spatial=True)
     assert (header.rows, header.tokens, header.width) == (5, S, 4)
 
@@ -101,6 +104,35 @@ def test_parts_are_joined_token_by_token(tmp_path):
     np.save(paths[1], tokens_of(5, 2, tokens=2))
     with pytest.raises(DataError, match=r"rgb.npy has 3 a row, .*flow.npy has 2 a row"):
         item.header(None)
+
+
+def test_each_part_is_read_once(tmp_path, monkeypatch):
+    paths = tmp_path / "rgb.pt", tmp_path / "flow.pt"  # whose headers are read with their numbers
+    arrays = dict(zip(paths, (tokens_of(5, 4), tokens_of(5, 2)), strict=True))
+    read = []
+    monkeypatch.setattr(features, "_read_torch", lambda path, _: read.append(path) or arrays[path])
+    joined = FileItem(paths, None, spatial=True).read(6)
+    np.testing.assert_array_equal(
+        joined.reshape(5, S, 6), np.concatenate(list(arrays.values()), axis=2)
+    )
+    assert read == list(paths)
+
+
+def test_flat_tokens_in_parts_are_refused_where_the_width_of_a_token_is_known(tmp_path):
+    paths = tmp_path / "rgb.npy", tmp_path / "flow.npy"
+    for path, width in zip(paths, (4, 2), strict=True):
+        np.save(path, tokens_of(5, width).reshape(5, -1))
+    item = FileItem(paths, None, spatial=True)
+    advice = r"got 12 \+ 6: .* Or 3 tokens a row, .* Tokens of parts must be arrays \[L, 3, width\]"
+    for read in (item.read, item.header):
+        with pytest.raises(DataError, match=f"rgb.npy .*flow.npy: expected width 6 .*{advice}"):
+            read(6)
+    predictor = types.SimpleNamespace(streams={"i3d": 6}, spatial_tokens=S)
+    with pytest.raises(DataError, match=advice):
+        predict_pair(predictor, [("i3d", path) for path in paths], tmp_path / "query.npy")
+    with pytest.raises(DataError) as info:  # whatever these are, they are not tokens
+        item.read(7)
+    assert str(info.value).endswith("got 12 + 6: features of another backbone?")
 
 
 # Batches
@@ -293,6 +325,79 @@ def test_files_that_do_not_agree_are_refused(folder, tmp_path, path, shape, opti
     with pytest.raises(DataError, match=problem):
         build_own(folder, tmp_path / "data", **options)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture
+def parts_of(tmp_path):
+    """`parts_of(S, width)` makes TVSum's I3D features, RGB and flow in a file each."""
+    rows = [
+        {"qid": v, "vid": v, "query": "a", "duration": 4, "domain": domain, "label": [[1], [2]]}
+        for v, domain in (("a", "BK"), ("b", "BT"))
+    ]
+    paths = [tmp_path / f"tvsum_{split}.jsonl" for split in ("train", "val")]
+    for path in paths:
+        write_json_lines(path, rows)
+
+    def make(tokens, width):
+        folder = tmp_path / f"{tokens}x{width}"
+        settings = {"dataset": "tvsum/i3d_clip", "widths": f"i3d={width},query=4"}
+        options = {"spatial_tokens": tokens, "progress": False}
+        return synthesize(folder, annotations=paths, **settings, **options)
+
+    return make
+
+
+def i3d_config(folder, width, tokens=S):
+    given = {"data.dataset": "tvsum/i3d_clip", "data.video_streams": "i3d", "data.query_width": 4}
+    given |= {"data.manual_dir": str(folder), "spatial_tokens": tokens}
+    config = load_config("tvsum_slowfast_clip", given)
+    with config.unlocked():
+        config.data.video_widths.i3d = width
+    return config
+
+
+def test_parts_of_tokens_are_built_token_by_token(parts_of, tmp_path):
+    config = i3d_config(parts_of(S, 4), 4)
+    prepare_data(config, tmp_path / "data", show_progress=False)
+    source = open_split(tmp_path / "data", "tvsum/i3d_clip")
+    assert (source.streams, source.tokens) == ({"i3d": 12}, {"i3d": 3})
+    with contextlib.closing(evaluation_batches(source, config)) as batches:
+        assert next(batches).video.shape[2:] == (3, 4)
+
+
+def test_parts_of_flat_tokens_are_never_cut_across_their_seam(parts_of, tmp_path):
+    folder, data_dir = parts_of(1, 12), tmp_path / "data"
+    problem = r"a_rgb.npy .*a_opt.npy: expected width 4 together, got 6 \+ 6: .* Or 3 tokens a row"
+    with pytest.raises(DataError, match=problem):
+        prepare_data(i3d_config(folder, 4), data_dir, show_progress=False)
+    assert not data_dir.exists()
+    # Who builds by hand may mean rows of one wide token.
+    build("tvsum/i3d_clip", folder, data_dir, widths="i3d=12,query=4", progress=False)
+    source = open_split(data_dir, "tvsum/i3d_clip")
+    assert source.tokens == {"i3d": 1}
+    with contextlib.closing(evaluation_batches(source, i3d_config(folder, 12, 1))) as batches:
+        assert next(batches).video.shape[2:] == (12,)
+    problem = r"'i3d': .* has 12, joined from parts of one token; .* must be arrays \[L, 3, width\]"
+    with pytest.raises(ConfigError, match=problem):
+        evaluation_batches(source, i3d_config(folder, 4))
+
+
+def test_advice_about_one_s_own_data_without_tokens_can_be_followed(folder, tmp_path):
+    for path in (folder / "video/frames").iterdir():
+        np.save(path, np.load(path).reshape(5, 12))
+    build_own(folder, tmp_path / "data")
+    source = open_split(tmp_path / "data", "custom/mine")
+    config = own_config(folder, spatial_tokens=S)
+    problem = (
+        r"build it from arrays \[L, 3, width\], or \[L, 3 \* width\] where config.data."
+        "video_widths, in a configuration file, gives the width of a token"
+    )
+    with pytest.raises(ConfigError, match=problem):
+        evaluation_batches(source, complete_config(config, source))
+    with config.unlocked():
+        config.data.video_widths.frames = 4
+    with contextlib.closing(evaluation_batches(source, complete_config(config, source))) as batches:
+        assert next(batches).video.shape[2:] == (3, 10)
 
 
 # Synthesised features

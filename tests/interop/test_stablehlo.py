@@ -211,6 +211,7 @@ def test_programs_for_many_platforms_leave_cudnn_out(monkeypatch):
     assert program.platforms == ("cpu", "cuda")
 
 
+@pytest.mark.slow
 def test_highlights_have_saliency_only(highlights):
     predictor = load_exported(highlights.folder)
     found = predictor(**highlights.arrays(21, 6))
@@ -368,6 +369,7 @@ def test_folder_without_a_manifest_is_no_export(tmp_path):
         load_exported(tmp_path)
 
 
+@pytest.mark.slow
 def test_earlier_export_stays_until_the_new_one_is_whole(moments, tmp_path, monkeypatch):
     folder = copy_of(moments, tmp_path)
     before = (folder / "manifest.json").read_bytes()

@@ -197,6 +197,32 @@ def test_padding_changes_nothing():
     chex.assert_trees_all_close(matched_losses(out, padded, CONFIG), expected, rtol=1e-6)
 
 
+def test_what_padding_windows_hold_reaches_no_gradient():
+    targets = targets_of([[[np.nan, np.nan], [4.0, 8.0]]], [[False, True]])
+    logits = jnp.array([[0.3, -1.0]])
+
+    def loss(windows):
+        return sum(matched_losses(output_of(windows, logits, [10]), targets, CONFIG).values())
+
+    gradient = jax.grad(loss)(jnp.array([[[2.0, 6.0], [5.0, 10.0]]]))
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+def test_without_windows_every_query_is_background():
+    out = output_of([[[2.0, 4.0], [5.0, 10.0]]], [[0.0, 0.0]], [10])
+    terms = matched_losses(out, targets_of(np.zeros((1, 0, 2)), np.zeros((1, 0), bool)), CONFIG)
+    np.testing.assert_allclose(terms["classification"], 0.1 * np.log(2), rtol=1e-6)
+    assert terms["regression"] == terms["generalized_iou"] == 0
+
+
+def test_a_window_after_the_last_clip_is_nobodys():
+    # 10 clips of 2 s: the video was cut at 20 s.
+    out = output_of([[[2.0, 4.0], [9.0, 10.0]]], [[0.0, 0.0]], [10])
+    alone = matched_losses(out, targets_of([[[4.0, 8.0]]], [[True]]), CONFIG)
+    both = targets_of([[[4.0, 8.0], [20.0, 26.0]]], [[True, True]])
+    chex.assert_trees_all_close(matched_losses(out, both, CONFIG), alone)
+
+
 def test_the_objective_of_moment_queries_is_the_weighted_sum(loss_config):
     config = loss_config(lw_sal=5.0, lw_saliency=7.0, **vars(CONFIG))
     out = output_of([[[2.0, 6.0], [5.0, 10.0]]], [[0.5, -1.0]], [10])

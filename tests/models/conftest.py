@@ -37,15 +37,20 @@ def make_batch(lengths, words, clips, num_words, seed=0):
 
 @functools.cache
 def init(model: FlashVTG):
-    """Parameters of a small model, moved off their symmetric initial values."""
-    params = jax.jit(model.init)(jax.random.key(0), *make_batch([3], [2], 4, 3))["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [
-        leaf + 0.2 * jax.random.normal(key, leaf.shape)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, moved)
+    """Parameters of a small model, none with a symmetric value."""
+    return random_params(model, *make_batch([3], [2], 4, 3))
+
+
+def random_params(model: FlashVTG, *batch):
+    """Noise in the shapes of the parameters, around 1 for scales. Initializers compile for long."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *batch)["params"]
+    rng = np.random.default_rng(1)
+
+    def noise(path, leaf):
+        centre = float(path[-1].key in ("scale", "level_factor"))
+        return (centre + 0.3 * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(noise, shapes)
 
 
 @functools.cache
@@ -56,7 +61,7 @@ def compiled(model: FlashVTG, **options):
 
 @pytest.fixture
 def small():
-    """make_model, make_batch, init and compiled, as attributes."""
+    """make_model, make_batch, init, random_params and compiled, as attributes."""
 
     class Small:
         pass
@@ -64,5 +69,6 @@ def small():
     Small.make_model = staticmethod(make_model)
     Small.make_batch = staticmethod(make_batch)
     Small.init = staticmethod(init)
+    Small.random_params = staticmethod(random_params)
     Small.compiled = staticmethod(compiled)
     return Small

@@ -201,6 +201,7 @@ def largest_array(jaxpr):
     return max([*own, 0, *(largest_array(p) for p in inner if hasattr(p, "eqns"))])
 
 
+@pytest.mark.slow
 def test_arrays_of_training_grow_with_the_clips_not_their_square(small):
     def largest(window, clips):
         model = small.make_model(attention_window=window)

@@ -105,7 +105,7 @@ def test_one_spatial_token_is_the_model_as_it_was(small):
     model = small.make_model()
     video, *rest = small.make_batch([6, 4], [3, 2], 6, 3)
     params = small.init(model)
-    of_one = jax.jit(model.init)(jax.random.key(0), video[:, :, None], *rest)["params"]
+    of_one = jax.eval_shape(model.init, jax.random.key(0), video[:, :, None], *rest)["params"]
     chex.assert_trees_all_equal_shapes(params, of_one)
     chex.assert_trees_all_equal(
         small.compiled(model)(params, video[:, :, None], *rest),
@@ -121,9 +121,8 @@ def test_pooling_of_one_token_is_that_token(small):
 
 
 def test_pooling_weighs_tokens_by_the_query():
-    # Queries and keys are projected to themselves: the logits are their products over sqrt(4).
-    eye = {"kernel": jnp.eye(4)}
-    params = {"query": {**eye, "bias": jnp.zeros(4)}, "key": eye}
+    # The query is projected to itself: the logits are its products with the tokens over sqrt(4).
+    params = {"query": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}}
     clips = jnp.array([[[[2.0, 0, 0, 0], [0, 2.0, 0, 0]]]])  # [1, 1, 2, 4]
     query = jnp.array([[np.log(3.0), 0, 0, 0]])
     pooled = SpatialPooling().apply({"params": params}, clips, query)  # logits log 3 and 0
@@ -137,8 +136,7 @@ def space_time(small, clips=6):
 
 
 def init_space_time(small, model):
-    params = jax.jit(model.init)(jax.random.key(0), *space_time(small))["params"]
-    return jax.tree.map(lambda x: x + 0.1, params)
+    return small.random_params(model, *space_time(small))
 
 
 def test_the_order_of_spatial_tokens_does_not_matter_but_their_content_does(small):
@@ -182,6 +180,12 @@ def test_videos_without_their_spatial_tokens_are_refused(small):
 def test_variants_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         build_model(fields)
+
+
+def test_a_head_that_is_none_is_refused_by_the_module_as_well(small):
+    model = small.make_model(moment_head="detr")
+    with pytest.raises(ValueError, match="moment_head='detr' is not one of pyramid, queries"):
+        jax.eval_shape(model.init, jax.random.key(0), *small.make_batch([6], [3], 6, 3))
 
 
 def test_variants_of_full_size_keep_the_shapes():

@@ -18,7 +18,6 @@ from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.studies import running
 from flashvtg_jax.studies.command import STUDIES, run_study
 from flashvtg_jax.studies.running import check_variants, open_subject
-from flashvtg_jax.studies.tables import read_csv
 from flashvtg_jax.studies.variants import (
     FULL,
     Variant,
@@ -31,6 +30,7 @@ from flashvtg_jax.studies.variants import (
 from flashvtg_jax.training import loop
 from flashvtg_jax.training.loop import train
 from flashvtg_jax.training.restoring import restore
+from tests.studies.conftest import read_entries
 from tests.training.conftest import TINY
 
 
@@ -40,7 +40,7 @@ def study(name: str, config, workdir: Path, **options) -> Path:
 
 
 def by_key(path: Path) -> dict:
-    return {(e.variant, e.condition, e.level, e.metric): e for e in read_csv(path)}
+    return {(e.variant, e.condition, e.level, e.metric): e for e in read_entries(path)}
 
 
 # --- What is compared
@@ -202,6 +202,7 @@ def test_a_split_without_labels_is_refused(tmp_path):
     [
         ["ablation", "--config=demo"],
         ["ablation", "--config=demo", "--workdir=w", "--annotations=a.jsonl"],
+        ["ablation", "--config=demo", "--workdir=w", "--clip_length=2"],
         ["label_correlation", "--annotations=a.jsonl"],
         ["label_correlation", "--annotations=a.jsonl", "--config=demo", "--output=w"],
     ],
@@ -209,6 +210,19 @@ def test_a_split_without_labels_is_refused(tmp_path):
 def test_commands_that_lack_something_say_what(arguments, capsys):
     assert main(["study", *arguments]) == 2
     assert f"flashvtg study {arguments[0]}: give --" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["--annotations=a.jsonl", "--split=val", "--no_intervals"], "--split --no_intervals"),
+        (["--annotations=a.jsonl", "--config.seed=1"], "--config.seed=1"),
+        (["--config=demo", "--clip_length=2"], "--clip_length"),
+    ],
+)
+def test_options_that_the_study_of_labels_does_not_have_are_named(arguments, unused, capsys):
+    assert main(["study", "label_correlation", "--output=w", *arguments]) == 2
+    assert f"it has no use for {unused} here" in capsys.readouterr().err
 
 
 def test_a_work_directory_of_another_configuration_is_refused_before_training(
@@ -271,7 +285,7 @@ def test_a_study_trains_compares_and_goes_on(tiny_config, all_together, tmp_path
     path = study("refinement", config, tmp_path, names=("intra",))
     page = path.read_text()
     assert "| learned mix of scores (reference) |" in page and "refinement.png" in page
-    assert "- intra-scale score only: `--config.model.score_refinement=intra`" in page
+    assert "- intra-scale score only (`intra`): `--config.model.score_refinement=intra`" in page
     assert "Compared on the 6 queries of split `val`" in page
     assert (tmp_path / "refinement.png").stat().st_size > 10_000
     entries = by_key(tmp_path / "refinement.csv")
@@ -376,6 +390,7 @@ def test_a_domain_set_is_compared_over_its_domains(all_together, tmp_path):
     assert full.queries == 4
 
 
+@pytest.mark.slow
 def test_seeds_are_trained_together_as_memory_allows(tiny_config, monkeypatch):
     config = tiny_config(seeds=(1, 2, 3))
     monkeypatch.setattr(running, "program_memory", lambda compiled: {"program_mib": 100.0})

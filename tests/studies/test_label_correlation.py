@@ -14,6 +14,8 @@ from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.metrics import label_measures as measures
+from flashvtg_jax.metrics import label_sums
+from flashvtg_jax.metrics.arithmetic import ranks
 from flashvtg_jax.studies.label_correlation import annotation_files, label_correlation
 from tests.test_figures import check_layout
 
@@ -57,7 +59,7 @@ BY_HAND = [
 
 
 def measured(rows, clip_length=2.0, category=measures.ALL):
-    queries = [measures.read_query(row, clip_length) for row in rows]
+    queries = [label_sums.read_query(row, clip_length) for row in rows]
     return measures.by_category(measures.measure("file", queries))["file", category]
 
 
@@ -156,17 +158,17 @@ def test_alpha_of_the_textbook():
     ]
     units = zip(*(line.split() for line in observers), strict=True)
     ratings = [[float(value) for value in unit if value != "."] for unit in units]
-    assert measures.krippendorff_alpha(ratings) == pytest.approx(0.849, abs=5e-4)
+    assert label_sums.krippendorff_alpha(ratings) == pytest.approx(0.849, abs=5e-4)
 
 
 def test_alpha_of_perfect_agreement_and_of_one_value():
-    assert measures.krippendorff_alpha([[1, 1], [4, 4, 4]]) == 1
-    assert np.isnan(measures.krippendorff_alpha([[2, 2], [2, 2]]))
+    assert label_sums.krippendorff_alpha([[1, 1], [4, 4, 4]]) == 1
+    assert np.isnan(label_sums.krippendorff_alpha([[2, 2], [2, 2]]))
 
 
 def test_ranks_are_those_of_scipy():
     values = np.random.default_rng(0).integers(0, 6, 40) / 3
-    np.testing.assert_array_equal(measures.ranks(values), scipy.stats.rankdata(values))
+    np.testing.assert_array_equal(ranks(values), scipy.stats.rankdata(values))
 
 
 def test_correlations_of_annotators_are_those_of_scipy():
@@ -226,7 +228,7 @@ def test_heights_of_queries_do_not_enter_correlations():
             [value + 10 * index for value in clip] for clip in line["saliency_scores"]
         ]
     first, second = measured(plain), measured(raised)
-    for name in measures.DISTANCES:
+    for name in label_sums.DISTANCES:
         for kind in (measures.PEARSON, measures.SPEARMAN):
             assert first[kind + name].value == pytest.approx(second[kind + name].value)
 
@@ -271,7 +273,7 @@ def test_one_annotator_has_no_agreement():
 
 def test_categories_are_measured_by_themselves():
     rows = [rated(i, [[i], [i + 1]], domain="dog" if i < 2 else "cat") for i in range(4)]
-    entries = measures.measure("file", [measures.read_query(row, 2.0) for row in rows])
+    entries = measures.measure("file", [label_sums.read_query(row, 2.0) for row in rows])
     table = measures.by_category(entries)
     assert [category for _, category in table] == ["all", "cat", "dog"]
     assert table["file", "dog"]["mean label"].value == 1

@@ -22,6 +22,7 @@ from flashvtg_jax.studies import long_video_data, long_videos, running
 from flashvtg_jax.studies.long_video_data import prepare_lengths
 from flashvtg_jax.studies.long_videos import (
     METRICS,
+    chosen_variants,
     run,
     training_config,
     variants,
@@ -240,6 +241,13 @@ def test_each_model_is_compared_with_full_and_windowed_attention():
     }
     own = variants(tiny(model__attention_window=5))[2]
     assert own.overrides["model.attention_window"] == 5
+
+
+def test_a_window_of_the_configuration_is_a_variant_like_any_other():
+    chosen = chosen_variants(tiny(model__attention_window=32), None)
+    assert [v.name for v in chosen] == ["full", "intra", "full_windowed", "intra_windowed"]
+    chosen = chosen_variants(tiny(model__attention_window=32), ("full_windowed",))
+    assert [v.name for v in chosen] == ["full", "full_windowed"]
 
 
 def test_moment_queries_are_studied_alone():

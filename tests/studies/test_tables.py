@@ -7,7 +7,8 @@ import pytest
 
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.studies.statistics import paired_bootstrap
-from flashvtg_jax.studies.tables import Entry, markdown_table, read_csv, summarise, write_csv
+from flashvtg_jax.studies.tables import Entry, markdown_table, summarise, write_csv
+from tests.studies.conftest import read_entries
 
 COMMAND = "flashvtg study ablation --config=demo --seeds=2"
 
@@ -97,41 +98,22 @@ def test_a_csv_file_is_read_back_equal(tmp_path):
     ]
     path = tmp_path / "studies" / "ablation.csv"
     write_csv(path, entries)
-    assert read_csv(path) == entries
+    assert read_entries(path) == entries
     assert path.read_text().splitlines()[:2] == [
         "variant,condition,level,metric,mean,std,difference,low,high,seeds,queries",
         "full model,,,MR-full-mAP,0.3333333333333333,1e-17,,,,2,1550",
     ]
     assert [file.name for file in path.parent.iterdir()] == ["ablation.csv"]
     write_csv(path, [])
-    assert read_csv(path) == []
+    assert read_entries(path) == []
 
 
 def test_a_number_of_no_query_is_kept(tmp_path):
     values = np.full((2, 3), np.nan)
     write_csv(tmp_path / "a.csv", [summarise("a", "", None, "MR-long-mAP", values, values)])
-    (result,) = read_csv(tmp_path / "a.csv")
+    (result,) = read_entries(tmp_path / "a.csv")
     assert np.isnan([result.mean, result.difference]).all()
     assert (result.std, result.low, result.high, result.queries) == (None, None, None, 0)
-
-
-def test_another_file_is_an_error_that_names_the_line(tmp_path):
-    path = tmp_path / "a.csv"
-    with pytest.raises(DataError, match=r"a\.csv: cannot be read"):
-        read_csv(path)
-    path.write_text("step,loss\n1,2\n")
-    with pytest.raises(DataError, match=r"a\.csv: expected a first line of variant,condition"):
-        read_csv(path)
-    write_csv(path, [entry(), entry("other")])
-    path.write_text(path.read_text().replace("other,,", "other,,x"))
-    with pytest.raises(DataError, match=r"a\.csv:3: .*'x'"):
-        read_csv(path)
-    path.write_text(path.read_text().replace("other,,x", "other"))
-    with pytest.raises(DataError, match=r"a\.csv:3: "):
-        read_csv(path)
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="is not a CSV file of a study"):
-        read_csv(path)
 
 
 def test_a_row_for_each_variant_and_a_column_for_each_metric():
@@ -187,6 +169,15 @@ def test_a_difference_without_interval_is_told_to_be_of_few_videos():
         page = table(entries, [metric])
         assert "Below a number: its difference to the reference.\n" in page
         assert "interval" not in page
+
+
+def test_intervals_that_were_not_asked_for_are_not_told_to_be_of_few_videos():
+    entries = [entry(), compared(-1, None, None), compared(1, None, None, condition="10 min")]
+    page = table(entries, drawn=None)
+    told = "Below a number: its difference to the reference. Intervals were not asked for."
+    assert page.endswith(f"\n\n{told}\n")
+    assert "Where fewer" not in page and "None" not in page
+    assert "Intervals" not in table(entries[:1], drawn=None)  # nor are there differences
 
 
 def test_numbers_of_seeds_and_queries_may_differ():
@@ -281,6 +272,17 @@ def test_other_numbers_than_percentages_show_their_digits():
     for mean, shown in [(0.43121, "0.431"), (0.00314, "0.0031"), (12.345, "12.3"), (4567, "4567")]:
         entries = [entry(metric="seconds", mean=mean, std=None, queries=0)]
         assert rows(table(entries, ["seconds"]))[-1] == f"| full model | {shown} |"
+
+
+def test_columns_that_are_no_metrics_take_as_many_decimals_as_they_are_told():
+    # The robustness table: a column for each strength, of one percentage.
+    entries = [entry(metric="0", mean=36.2), entry(metric="0.8", mean=4.315)]
+    entries += [compared(0.125, -0.1, 0.35, metric="0.8", mean=4.44)]
+    assert rows(table(entries, ["0", "0.8"], decimals=2))[2:] == [
+        "| full model (reference) | 36.20 ± 0.50 | 4.32 ± 0.50 |",
+        "| no layering | - | 4.44 ± 0.50<br>+0.12 [-0.10, +0.35] |",
+    ]
+    assert "36.2 ± 0.5 | 4.32" in table(entries, ["0", "0.8"])
 
 
 def test_cells_do_not_break_within_a_line():

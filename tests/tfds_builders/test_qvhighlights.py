@@ -131,7 +131,7 @@ def test_the_data_set_is_tfds_s_own_and_stores_every_video_once(manual, data_dir
     assert [row["query"].shape for row in videos] == [(0, 4)] * 5
 
 
-def test_metadata_tells_lengths_without_reading_rows(manual, data_dir):
+def test_metadata_tells_origin_and_lengths_without_reading_rows(manual, data_dir):
     folder = small_build(manual, data_dir)
     assert json.loads((folder / "metadata.json").read_text()) == {
         "format_version": 1,
@@ -154,6 +154,7 @@ def test_metadata_tells_lengths_without_reading_rows(manual, data_dir):
             },
         },
         "skipped": {"train": [], "val": []},
+        "manual_dir": str(manual),
     }
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.preparation import prepare_data
+from flashvtg_jax.training import loop
 from flashvtg_jax.training.loop import train
 
 TINY = {
@@ -29,6 +30,12 @@ TINY = {
     "train.log_every_steps": 2,
     "evaluation.batch_size": 4,
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """Runs of a test draw no figure, which takes longer than they do; `finished` does."""
+    monkeypatch.setattr(loop, "plot_training", lambda workdir: None)
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,11 @@ def run(name: str):
     return golden, model, *first, np.array(losses), np.array(norms)
 
 
-FILES = reference.golden_files("train")
+# They compile the models of full size: one of them on every Python.
+FILES = [
+    name if name.startswith("qvhighlights") else pytest.param(name, marks=pytest.mark.slow)
+    for name in reference.golden_files("train")
+]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -79,6 +79,7 @@ def test_score_of_the_prediction_file_gives_the_same_numbers(finished, tiny_data
         assert score_files(workdir / f"{name}.jsonl", annotations) == numbers
 
 
+@pytest.mark.slow
 def test_a_finished_run_started_again_returns_its_numbers(finished):
     workdir, results, config = finished
     before = losses(workdir)

@@ -65,16 +65,23 @@ def make_state(step):
     return jax.tree.map(jnp.asarray, TrainState(np.int32(step), params, opt_state, np.uint32(2024)))
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
     """A work directory with checkpoints of steps 9 and 12, and the best parameters, of step 6."""
+    folder = tmp_path_factory.mktemp("original")
     selection = {"step": 6, "best_step": 6, "best": 1.5, "without_better": 0}
     meta = {"seed": 2024, "selection": selection}
-    with contextlib.closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
+    with contextlib.closing(Checkpoints(folder, keep=2)) as checkpoints:
         checkpoints.save_best(6, make_state(6).params, meta)
         for step in (6, 9, 12):
             checkpoints.save(make_state(step), meta)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def saved(original, tmp_path):
+    """A copy of `original`, to be damaged."""
+    return shutil.copytree(original, tmp_path / "saved")
 
 
 @pytest.mark.parametrize("item", ["params", "rest"])
