@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
+
 # Most of the suite's time is compilation of programs that run once: the quick kinds make it a third
 # (a sixth before jax 0.11, where a fusion need not pass through MLIR), and a cache for the session
 # spares the repetitions, in other workers and subprocesses as well.
@@ -25,6 +27,12 @@ gc.set_threshold(50_000, 20, 100)
 # Subprocesses find the checkout as well, installed or not.
 paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _young_heap():
+    """What earlier files left is not looked through again by every collection."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
