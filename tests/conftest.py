@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-# Most of the suite's time is compilation of programs that run once: the quick kinds make it a third
-# (a sixth before jax 0.11, where a fusion need not pass through MLIR), and a cache for the session
-# spares the repetitions, in other workers and subprocesses as well.
+# Most of the suite's time is compilation of programs that run once: the quick kind halves it, and a
+# cache for the session spares the repetitions, in other workers and subprocesses as well. Where XLA
+# has the choice still, fusions do not pass through MLIR: a training step then takes a third.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
