@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from flashvtg_jax.data.build_command import build_command
+from flashvtg_jax.data.building import dataset_names, find_builder
 from flashvtg_jax.data.dataset_builder import FORMAT_VERSION, VIDEOS
 from flashvtg_jax.errors import DataError
 
@@ -277,13 +278,25 @@ class _StoredSplit:
         """Returns the command that builds this data set again."""
         metadata = metadata or {}
         folder = Path(self.folder).absolute()  # data_dir/name/config/version
+        dataset = f"{folder.parents[1].name}/{folder.parent.name}"
         return build_command(
-            f"{folder.parents[1].name}/{folder.parent.name}",
+            dataset,
             folder.parents[2],
             "--overwrite",
             manual_dir=metadata.get("manual_dir"),
             clip_length=metadata.get("clip_length"),
+            widths=_other_widths(dataset, metadata) if metadata else None,
         )
+
+
+def _other_widths(dataset: str, metadata: Mapping[str, Any]) -> dict[str, int | None]:
+    """The feature widths of a built data set that are not the released ones, by name."""
+    if dataset not in dataset_names():
+        return {}  # one's own: the widths are those of the files
+    tokens = metadata.get("tokens", {})
+    widths = {name: width // tokens.get(name, 1) for name, width in metadata["streams"].items()}
+    layout = find_builder(dataset)[1].layout
+    return layout.other_widths({**widths, "query": metadata["query_width"]})
 
 
 class _Cache:

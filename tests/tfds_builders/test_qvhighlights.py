@@ -248,8 +248,11 @@ def test_splits_without_an_annotation_file_are_left_out(manual, data_dir):
     (manual / TRAIN).unlink()
     small_build(manual, data_dir)
     assert open_split(data_dir, DATASET, "val").annotations() == ROWS[VAL]
-    with pytest.raises(DataError, match="no split 'train', only val"):
+    with pytest.raises(DataError, match="no split 'train', only val") as info:
         open_split(data_dir, DATASET, "train")
+    # The command has the folder and the widths that were built.
+    widths = ",".join(f"{name}={width}" for name, width in WIDTHS.items())
+    assert f"--manual_dir={manual} --widths={widths} " in str(info.value)
 
 
 def test_tfds_prepares_it_too(manual, data_dir, monkeypatch):
