@@ -134,8 +134,11 @@ def test_a_folder_is_the_same_however_its_path_is_written(two_folders, tmp_path,
     monkeypatch.chdir(tmp_path / "other")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "link").symlink_to(two_folders[0])
+    info = built_folder(tmp_path / "data", "qvhighlights/slowfast_clip") / "dataset_info.json"
+    built_at = info.stat().st_mtime_ns
     for path in ("../one", "~/one", f"{tmp_path}/link", f"{tmp_path}/other/../one/"):
         prepare(released(data__manual_dir=path), tmp_path / "data")
+    assert info.stat().st_mtime_ns == built_at
 
 
 def test_a_folder_may_be_moved_or_removed_once_it_is_built(two_folders, tmp_path):
@@ -153,6 +156,7 @@ def test_data_sets_of_earlier_versions_do_not_know_their_folder(two_folders, tmp
     del content["manual_dir"]
     metadata.write_text(json.dumps(content))
     prepare(released(data__manual_dir=str(two_folders[1])), tmp_path / "data")
+    assert json.loads(metadata.read_text()) == content  # used as it is
 
 
 def test_a_synthetic_data_set_may_be_moved_but_is_no_other_folder_s(prepared, tmp_path):
