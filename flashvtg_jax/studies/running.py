@@ -210,8 +210,9 @@ def seeds_together(config: ml_collections.ConfigDict, num_seeds: int) -> int:
     if num_seeds == 1 or parallel.mode == "pmap" or parallel.shard_state:
         return 1
     data = config.data
+    # Of all domains: one of them has the longest videos.
     source = open_split(data.data_dir, data.dataset, data.train_split, domains=data.domains)
-    plan = train_plan(source, config)  # of all domains: one of them has the longest videos
+    plan = train_plan(source, config)
     lengths = [batch.length for batch in plan.epoch(0)]
     step = int(np.argmax(lengths))
     with contextlib.closing(train_pipeline(source, config, start_step=step)) as batches:
