@@ -20,6 +20,7 @@ CLIP_LENGTH = {
     "qvhighlights_slowfast_clip": 2.0,
     "qvhighlights_internvideo2": 2.0,
     "charades_sta_vgg": 0.166666,
+    "tacos_slowfast_clip": 2.0,
     "tvsum_slowfast_clip": 2.0,
 }
 

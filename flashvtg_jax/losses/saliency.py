@@ -26,8 +26,9 @@ def saliency_loss(out: FlashVTGOutput, targets: Targets, config: Any) -> chex.Ar
 
     With negatives in `out`, a sample's clips also appear against another sample's query, where
     none of them is salient. Two samples of one video make no such pair: the other query may well
-    describe these clips. Their saliency is then ranked within its own list and their attention
-    not at all; when the batch holds no negative pair, every list is ranked by itself.
+    describe these clips. Their saliency is then ranked within its own list, if there are two such
+    samples or more in the batch, and their attention not at all; when the batch holds no negative
+    pair, every list is ranked by itself.
 
     Args:
       out: the model's output, with or without negatives.
@@ -40,6 +41,10 @@ def saliency_loss(out: FlashVTGOutput, targets: Targets, config: Any) -> chex.Ar
         paired = jnp.zeros_like(rows)
     else:
         paired = rows_with_negatives(targets.video_id, out.negative_index, rows)
+    alone = rows & ~paired
+    # A single one is left out, as in the authors' training: its mean would weigh this one sample as
+    # much as all pairs together.
+    ranked_alone = alone & ((alone.sum() > 1) | ~paired.any())
 
     def margin(scores):
         clips = (targets.positive_clips, targets.negative_clips)
@@ -58,7 +63,7 @@ def saliency_loss(out: FlashVTGOutput, targets: Targets, config: Any) -> chex.Ar
             )
         return loss
 
-    saliency = margin(out.saliency) + rank(out.saliency, out.negative_saliency, rows & ~paired)
+    saliency = margin(out.saliency) + rank(out.saliency, out.negative_saliency, ranked_alone)
     attention = (
         margin(out.query_attention)
         + rank(out.query_attention, out.negative_query_attention, rows & ~paired.any())

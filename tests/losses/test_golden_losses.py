@@ -27,6 +27,9 @@ CASES = {
         clip_length=0.166666, lw_sal=0.01, label_loss_coef=0.1
     ),
     "tvsum_slowfast_clip.train.s13.l48.q8": RATINGS,
+    "qvhighlights_slowfast_clip.train.s14.l40.q12": dict(clip_length=2.0),
+    "tacos_slowfast_clip.train.s15.l48.q9": dict(clip_length=2.0, lw_sal=0.05),
+    "qvhighlights_slowfast_clip.train.s16.l40.q12": dict(clip_length=2.0),
 }
 LOSSES = {
     "classification": "loss_cls",

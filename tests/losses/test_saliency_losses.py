@@ -62,7 +62,7 @@ def naive_saliency(out, targets, pair_weight=1.0, attention_weight=1.0):
             for b in pairs:
                 loss += pair_weight * penalty(negative_scores[b, clips[b]]).sum() / len(pairs)
         alone = [b for b in rows if b not in pairs]
-        if alone and not (pairs and is_attention):
+        if alone and not (pairs and (is_attention or len(alone) == 1)):
             loss += naive_rank([(scores[b, clips[b]], labels[b]) for b in alone])
         if is_attention:
             a = np.concatenate([scores[b, clips[b]] for b in rows])
@@ -81,7 +81,8 @@ def naive_saliency(out, targets, pair_weight=1.0, attention_weight=1.0):
     "lengths, video_id",
     [
         ((16, 16, 16, 16), (0, 1, 2, 3)),
-        ((16, 16, 16, 16), (0, 1, 1, 2)),  # one same-video pair
+        ((16, 16, 16, 16), (0, 1, 1, 2)),  # one same-video pair: not ranked by itself
+        ((16, 16, 16, 16), (0, 1, 1, 1)),  # two of them
         ((9, 16, 1, 7), (0, 1, 1, 1)),
         ((9, 16, 1, 7), (0, 1, 1, 0)),  # the last sample's negative is the first
         ((0, 5, 0, 8), (4, 9, 4, 6)),
@@ -106,6 +107,33 @@ def test_weights_of_negative_pairs_and_attention(random_batch, loss_config):
     config = loss_config(negative_pair_weight=0.7, lw_wattn=0.5)
     loss = jax.jit(lambda out, targets: saliency_loss(out, targets, config))(out, targets)
     np.testing.assert_allclose(loss, naive_saliency(out, targets, 0.7, 0.5), rtol=2e-5)
+
+
+def test_a_single_same_video_pair_is_not_ranked_by_itself(random_batch, loss_config):
+    # Row 1's negative query, that of row 2, is about the same video; a second such pair is rows 2, 3.
+    def rank_terms(video_id):
+        out, targets = random_batch((16, 16, 16, 16), clips=16, video_id=video_id)
+        config = loss_config(lw_wattn=0.0, negative_pair_weight=0.0, saliency_margin=-1e3)
+        loss = jax.jit(lambda out, targets: saliency_loss(out, targets, config))(out, targets)
+        rows = range(4)
+        paired = [b for b in rows if video_id[b] != video_id[(b + 1) % 4]]
+        labels, zeros = targets.saliency_labels, np.zeros(16)
+        in_pairs = naive_rank(
+            [
+                (
+                    np.concatenate([out.saliency[b], out.negative_saliency[b]]),
+                    np.concatenate([labels[b], zeros]),
+                )
+                for b in paired
+            ]
+        )
+        alone = [(out.saliency[b], labels[b]) for b in rows if b not in paired]
+        return loss, in_pairs, naive_rank(alone)
+
+    loss, in_pairs, _ = rank_terms((0, 1, 1, 2))
+    np.testing.assert_allclose(loss, in_pairs, rtol=2e-5)
+    loss, in_pairs, alone = rank_terms((0, 1, 1, 1))
+    np.testing.assert_allclose(loss, in_pairs + alone, rtol=2e-5)
 
 
 def test_margin_by_hand():
