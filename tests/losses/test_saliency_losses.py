@@ -110,7 +110,7 @@ def test_weights_of_negative_pairs_and_attention(random_batch, loss_config):
 
 
 def test_a_single_same_video_pair_is_not_ranked_by_itself(random_batch, loss_config):
-    # Row 1's negative query, that of row 2, is about the same video; a second such pair is rows 2, 3.
+    # The negative query of row 1, that of row 2, is about the same video; then row 2 has one, too.
     def rank_terms(video_id):
         out, targets = random_batch((16, 16, 16, 16), clips=16, video_id=video_id)
         config = loss_config(lw_wattn=0.0, negative_pair_weight=0.0, saliency_margin=-1e3)
