@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def restore(
     if not names:
         raise CheckpointError(
             f"{workdir}: no checkpoints here; train first: "
-            f"flashvtg train --config=NAME --workdir={workdir}"
+            f"flashvtg train --config=NAME --workdir={shlex.quote(str(workdir))}"
         )
     if names != [""]:
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
