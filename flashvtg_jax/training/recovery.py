@@ -15,6 +15,7 @@ from typing import Any
 
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.training.checkpoints import read_whole
+from flashvtg_jax.training.workdir import finished_steps
 
 DAMAGED = "damaged"  # folder below the work directory
 _ITEMS = {"checkpoints": ("params", "rest"), "best": ("params",)}
@@ -68,15 +69,14 @@ class _Looked:
     items: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        folders = self.folder.glob("*") if self.folder.is_dir() else ()
-        self.steps = sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+        self.steps = finished_steps(self.folder)
         self.metas: dict[int, dict[str, Any]] = {}  # of those that are whole
         self.damage: dict[int, str] = {}  # what is wrong with the others
         for step in self.steps:
             # Of damage Orbax also prints what became of each of its tasks.
             with contextlib.redirect_stderr(io.StringIO()):
                 try:
-                    self.metas[step] = read_whole(self.folder / str(step), self.items)
+                    self.metas[step] = read_whole(self.folder / str(step), self.items)["meta"]
                 except (CheckpointError, MemoryError):
                     raise  # whole, but of another version; or nothing that is wrong with it
                 except OSError as error:
