@@ -302,7 +302,8 @@ def run_convert(options: argparse.Namespace, _: Sequence[str]) -> int:
         f"{found.num_params / 1e6:.2f} M parameters{epoch}: {data.dataset}"
         f"{''.join(f', domain {name}' for name in data.domains)}, features {streams}, words "
         f"{data.query_width}, clips of {found.config.clip_length:g} s\n"
-        f"wrote {options.output}: flashvtg evaluate --workdir={options.output} --data_dir=DIR"
+        f"wrote {options.output}: flashvtg evaluate --workdir={shlex.quote(options.output)} "
+        "--data_dir=DIR"
     )
     return 0
 

@@ -321,6 +321,9 @@ def _describe_unknown(key: str, known: list[str]) -> str:
 
 def _split_argument(name: str) -> tuple[str, str | None]:
     """name:argument -> "name", "argument"; the colons of a path before its ".py" belong to it."""
+    known, colon, argument = name.partition(":")
+    if colon and known in config_names():  # the argument may be a path as well
+        return known, argument
     head, extension, tail = name.rpartition(".py:")
     if extension:
         return f"{head}.py", tail

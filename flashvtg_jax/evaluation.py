@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -353,7 +354,7 @@ def evaluate(
         if not names:
             raise CheckpointError(
                 f"{workdir}: no checkpoints here; train first: "
-                f"flashvtg train --config=NAME --workdir={workdir}"
+                f"flashvtg train --config=NAME --workdir={shlex.quote(str(workdir))}"
             )
     check_same("list of runs", names)
     by_first(lambda: [check_writable(output / name) for name in names])  # now, not after the work

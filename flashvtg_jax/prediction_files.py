@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flashvtg_jax.data.annotations import unusable_character
 from flashvtg_jax.data.layout import FileItem
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
 from flashvtg_jax.prediction_features import QUERY, FoundFeatures, find_features
@@ -284,9 +285,8 @@ def _row_problems(row: Any) -> Iterator[str]:
         if not isinstance(value, types) or isinstance(value, bool) or not str(value).strip():
             shown = repr(value) if field in row else "missing"
             yield f"{field} {shown}; expected a string" + (" or an integer" * (field == "qid"))
-        # Ids become file names; none may lead out of the features' folder.
-        elif any(character in str(value) for character in "/\\\0"):
-            yield f"{field} {value!r} holds a character that file names cannot"
+        elif found := unusable_character(value):
+            yield f"{field} {value!r} holds {found!r}, which file names cannot"
     query = row.get("query")
     if query is not None and not (isinstance(query, str) and query.strip()):
         yield f"query {row['query']!r}; expected a sentence"

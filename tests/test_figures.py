@@ -457,7 +457,9 @@ def test_bad_line_is_named(run_folder):
         plot_files(path, run_folder / "figures")
 
 
-@pytest.mark.parametrize("qid", ["../../etc/passwd", "a/b", ".hidden", "x" * 500, "", "...", "\0"])
+@pytest.mark.parametrize(
+    "qid", ["../../etc/passwd", "a/b", ".hidden", "x" * 500, "漢" * 80, "", "...", "\0"]
+)
 def test_query_ids_become_names_that_stay_in_the_folder(qid):
     name = safe_name(qid)
     assert name and "/" not in name and "\0" not in name and not name.startswith(".")

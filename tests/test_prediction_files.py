@@ -161,7 +161,7 @@ def test_bad_lines_are_left_out_and_listed(predictor, queries, features, tmp_pat
         "expected a JSON object",
         "qid 7.5; expected a string or an integer",
         "vid missing; expected a string",
-        "vid '../secret' holds a character that file names cannot",
+        "vid '../secret' holds '/', which file names cannot",
         "query 3; expected a sentence",
         f"qid {good[0]['qid']} is already used in line 1",
         "absent.npz: no such file",

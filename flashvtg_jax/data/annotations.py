@@ -123,6 +123,12 @@ def check_lines_agree(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
                 )
 
 
+def unusable_character(id_: str | int) -> str | None:
+    """Returns a character of a qid or vid that the name of its feature file cannot have, if any."""
+    # None may lead out of the features' folder.
+    return next((character for character in "/\\\0" if character in str(id_)), None)
+
+
 def youtube_id(vid: str) -> str:
     """Returns the source video of a QVHighlights excerpt: `vid` without its two trailing times.
 
@@ -260,9 +266,8 @@ def _id_problems(row: dict[str, Any]) -> Iterator[str]:
         value = row[field]
         if not isinstance(value, types) or isinstance(value, bool) or not str(value).strip():
             yield f"{field} {value!r}; expected a string" + (" or an integer" * (field == "qid"))
-        # Ids become file names; none may lead out of the features' folder.
-        elif any(character in str(value) for character in "/\\\0"):
-            yield f"{field} {value!r} holds a character that file names cannot"
+        elif found := unusable_character(value):
+            yield f"{field} {value!r} holds {found!r}, which file names cannot"
 
 
 def _window_problems(row: dict[str, Any], duration: float, clip_length: float) -> Iterator[str]:

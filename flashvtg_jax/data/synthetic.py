@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,7 +122,8 @@ def synthesize(
         options = "".join(f",{name}={width}" for name, width in settings["widths"].items())
         print(
             f"synthesised {output}: {sizes} queries, {num_written} of {len(items)} videos and "
-            f"queries written; next: flashvtg build --dataset={dataset} --manual_dir={output}"
+            f"queries written; next: flashvtg build --dataset={dataset} "
+            f"--manual_dir={shlex.quote(str(output))}"
             + (f" --clip_length={clip_length:g}" if clip_length else "")
             + (f" --widths={options[1:]}" if widths and not clip_length else "")
             + " --data_dir=DIR",

@@ -17,7 +17,7 @@ from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.progress import progress_bar
 
 DEFAULT_CLIP_LENGTH = 2.0  # seconds
-_MAX_NAME = 80  # characters of a query id in a file name
+_MAX_NAME = 80  # bytes of a query id in a file name
 
 
 def plot_files(
@@ -88,7 +88,8 @@ def tell_undrawable(text: str, instead: str) -> None:
 
 def safe_name(qid: str) -> str:
     """A file name for a query id: different ids give different names, none leads elsewhere."""
-    name = re.sub(r"[^\w.-]", "_", qid).lstrip(".")[:_MAX_NAME]
+    name = re.sub(r"[^\w.-]", "_", qid).lstrip(".")
+    name = name.encode()[:_MAX_NAME].decode(errors="ignore")
     if name != qid or not name:
         digest = hashlib.sha256(qid.encode("utf-8", "surrogatepass")).hexdigest()
         name = f"{name}-{digest[:8]}"

@@ -20,7 +20,14 @@ from flashvtg_jax.config import config_to_json
 from flashvtg_jax.data.batch import Batch, clip_shape
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.evaluation import apply_and_decode
-from flashvtg_jax.interop.stablehlo import FORMAT, MANIFEST, PARAMS, check_flatbuffers, sha256
+from flashvtg_jax.interop.stablehlo import (
+    FORMAT,
+    MANIFEST,
+    PARAMS,
+    check_flatbuffers,
+    read_program,
+    sha256,
+)
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.training.restoring import restore
 from flashvtg_jax.training.state import param_count
@@ -106,6 +113,9 @@ def export_predictor(
     partial.mkdir(parents=True)
     try:
         np.savez(partial / PARAMS, **flat)
+        with np.load(partial / PARAMS) as saved:
+            if any(saved[name].tobytes() != array.tobytes() for name, array in flat.items()):
+                raise OSError(f"{output}: the parameters could not be read back as written")
         programs = []
         for batch, clips in itertools.product(batch_sizes or (None,), buckets or (None,)):
             words = None if clips is None else config.data.max_words
@@ -113,6 +123,7 @@ def export_predictor(
             exported = export_program(model, config, flat, platforms, **sizes)
             path = partial / _file_name(batch, clips)
             path.write_bytes(exported.serialize())
+            read_program(path)  # an export that cannot be read is none
             shown = {
                 name: size or symbol
                 for (name, size), symbol in zip(sizes.items(), "blq", strict=True)

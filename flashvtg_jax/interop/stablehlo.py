@@ -12,6 +12,7 @@ Here it is read with every check; the README shows how to do so with jax alone.
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class ExportedPredictor:
         self._programs = []
         for about in manifest["programs"]:
             sizes = {name: about[name] for name in _SYMBOLS}
-            self._programs.append((sizes, jax.jit(_deserialize(folder / about["file"]).call)))
+            self._programs.append((sizes, jax.jit(read_program(folder / about["file"]).call)))
 
     def __call__(self, **arrays: Any) -> dict[str, np.ndarray]:
         """Runs the predictor; arguments and results are those that the manifest names.
@@ -199,7 +200,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             _ = manifest["programs"][0], manifest["params"], manifest["inputs"]
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path}: no such file; flashvtg export --checkpoint=DIR --output={folder} writes it"
+            f"{path}: no such file; flashvtg export --checkpoint=DIR "
+            f"--output={shlex.quote(str(folder))} writes it"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{path}: not the manifest of an export ({error!r})") from error
@@ -230,10 +232,11 @@ def _check_file(path: Path, expected: str) -> None:
         )
 
 
-def _deserialize(path: Path) -> export.Exported:
+def read_program(path: Path) -> export.Exported:
+    """A program out of its file. Raises CheckpointError if this jax cannot read it."""
     try:
         return export.deserialize(bytearray(path.read_bytes()))
-    except Exception as error:  # its checksum is right, so this jax cannot read it
+    except Exception as error:  # of many kinds; checksums are compared before
         raise CheckpointError(f"{path}: jax {jax.__version__} cannot read it ({error})") from error
 
 

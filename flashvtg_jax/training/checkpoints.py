@@ -5,21 +5,25 @@ the highest selection score. Each is written beside and renamed: it is whole, or
 """
 
 import contextlib
+import io
 import json
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import flax
 import jax
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.training.checksums import checksum
-from flashvtg_jax.training.processes import all_or_none, is_first
+from flashvtg_jax.training.processes import all_or_none, by_first, is_first
 from flashvtg_jax.training.state import TrainState
 from flashvtg_jax.version import __version__
 
@@ -37,7 +41,9 @@ def versions() -> dict[str, str]:
 class Checkpoints:
     """What a run has saved, and what it saves; saving is asynchronous.
 
-    Beside the arrays stands `meta`, JSON-like: configuration, position in the data, versions.
+    Beside the arrays stands `meta`, JSON-like: configuration, position in the data, versions. The
+    first save in a folder is waited for and read back: a run whose checkpoints cannot be read ends
+    there, and not when they are needed.
     """
 
     def __init__(self, workdir: str | Path, *, keep: int = 1, read_only: bool = False):
@@ -77,7 +83,8 @@ class Checkpoints:
                 self._best.delete(later)
 
     def _save(self, manager: ocp.CheckpointManager, step: int, items: Any, meta: Any) -> None:
-        if step in manager.all_steps():
+        steps = manager.all_steps()
+        if step in steps:
             return
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         sums = {name: checksum(item) for name, item in items.items()}
@@ -89,6 +96,10 @@ class Checkpoints:
             )
         with _clear_write_errors(manager):
             manager.save(step, args=ocp.args.Composite(meta=meta, **args), force=True)
+            if not steps:
+                manager.wait_until_finished()
+        if not steps:
+            by_first(partial(_read_back, Path(manager.directory) / str(step), tuple(items)))
 
     def wait(self) -> None:
         """Return when everything is on disk. Raises CheckpointError if it could not be written."""
@@ -189,6 +200,17 @@ class Checkpoints:
                     _remove_unfinished(manager)
 
 
+class LiteralPath(type(epath.Path())):
+    """A path as Orbax takes it, whose folder is a name and no pattern.
+
+    Orbax lists the files that it merges into a checkpoint with `glob`, and its own paths take the
+    brackets and stars of all folders above for patterns: it finds none then, and says nothing.
+    """
+
+    def glob(self, pattern: str) -> Iterator["LiteralPath"]:
+        return map(type(self), Path(self).glob(pattern))
+
+
 class _Manager(ocp.CheckpointManager):
     """Orbax's, without its own look at a preemption: that would count steps where we count calls.
 
@@ -209,7 +231,7 @@ def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
     )
-    return _Manager(folder.absolute(), options=options)
+    return _Manager(LiteralPath(folder.absolute()), options=options)
 
 
 def _meta_checksum(meta: dict[str, Any]) -> int:
@@ -235,6 +257,44 @@ def find_damage(found: Mapping[str, Any]) -> str:
         if name in found and checksum(found[name]) != expected:
             return f"{name}: the numbers are not those that were saved"
     return ""
+
+
+def read_whole(folder: Path, items: Sequence[str]) -> dict[str, Any]:
+    """Reads all of a checkpoint into memory: "meta", and each item as numpy arrays.
+
+    Without the manager, whose barriers would wait for the other processes.
+
+    Raises ValueError for damage, CheckpointError for another version; Orbax and the readers below
+    it raise many kinds of their own.
+    """
+    meta = json.loads((folder / "meta" / "metadata").read_text(encoding="utf-8"))
+    check_format(folder, meta)
+    handler = ocp.PyTreeCheckpointHandler()
+    found = {"meta": meta}
+    for name in items:
+        path = LiteralPath(folder / name)
+        tree = handler.metadata(path).tree
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        found[name] = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=kinds))
+    damage = find_damage(found)
+    if damage:
+        raise ValueError(damage)
+    return found
+
+
+def _read_back(folder: Path, items: Sequence[str]) -> None:
+    """Raises CheckpointError if what was just saved cannot be read; nothing of it is left."""
+    try:
+        # Orbax also prints what became of each of its tasks.
+        with contextlib.redirect_stderr(io.StringIO()):
+            read_whole(folder, items)
+    except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise CheckpointError(
+            f"{folder}: the first checkpoint was written but cannot be read back ({reason}): "
+            "nothing could be saved here. Check the disk, or use another folder"
+        ) from error
 
 
 def check_space(folder: Path, size: int) -> None:

@@ -76,6 +76,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         if value is not None and value < 1:
             raise ConfigError(f"config.train.{field} is {value}; it must be at least 1, or None")
     check_augmentation(config)
+    if config.train.init_partial and config.train.init_from is None:
+        raise ConfigError(
+            "config.train.init_partial says that parameters of another run need not all fit; name "
+            "that run: config.train.init_from"
+        )
     window_range = config.evaluation.window_range
     if window_range is not None and not (
         len(window_range) == 2 and 0 <= window_range[0] < window_range[1]

@@ -21,6 +21,7 @@ from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.checkpoints import Checkpoints, check_space
 from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.feeding import Caches, open_feed
+from flashvtg_jax.training.init_from import absolute_init, check_init
 from flashvtg_jax.training.lock import locked
 from flashvtg_jax.training.logs import RunLog, SilentLog, TrainingLog
 from flashvtg_jax.training.nonfinite import StepWatch
@@ -102,6 +103,7 @@ def train(
     data_dir = data_folder(workdir, config).absolute()
     if several or config.data.data_dir is not None:  # so that it is found from other folders
         config = apply_overrides(config, {"data.data_dir": str(data_dir)})
+    config = absolute_init(config)
     with all_or_none():
         check_config(config)
         build_model(config.model)
@@ -110,6 +112,7 @@ def train(
         check_kind(workdir, several)
         for run in runs:
             check_workdir(run.workdir, run.config, ignore=open_fields(run.config))
+        check_init(runs)
     check_same("configuration", [config_to_json(config), str(workdir)])
     with contextlib.ExitStack() as locks:
         with all_or_none():

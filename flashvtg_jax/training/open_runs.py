@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config
 from flashvtg_jax.data.batch_plan import BatchPlan
 from flashvtg_jax.data.pipeline import (
@@ -20,7 +22,8 @@ from flashvtg_jax.errors import CheckpointError, DataError, FlashVTGError
 from flashvtg_jax.evaluation import has_ground_truth
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.checks import check_augmentation, check_strides
-from flashvtg_jax.training.processes import from_first
+from flashvtg_jax.training.init_from import read_init
+from flashvtg_jax.training.processes import all_or_none, from_first
 from flashvtg_jax.training.recovery import find_start
 from flashvtg_jax.training.runs import Run
 from flashvtg_jax.training.selection import latest_selection
@@ -38,12 +41,14 @@ class OpenRun(Run):
       val_source: to select the best checkpoint on.
       plan: the batches of each epoch.
       start_step: of the checkpoint to go on from; 0 without.
+      init: parameters of another run to begin with, by path; {}: none.
     """
 
     train_source: SplitSource
     val_source: SplitSource
     plan: BatchPlan
     start_step: int
+    init: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def open_run(run: Run, data_dir: Path, sources: Sources) -> OpenRun:
@@ -124,9 +129,10 @@ def group_runs(runs: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
 
 
 def continued(runs: Sequence[OpenRun]) -> list[OpenRun]:
-    """The runs with the steps they go on from; damaged checkpoints are put aside, with a warning.
+    """The runs with what they go on from; damaged checkpoints are put aside, with a warning.
 
-    Raises CheckpointError where no checkpoint can be used (in other processes PeerError).
+    Raises CheckpointError where no checkpoint can be used (in other processes PeerError), and what
+    `read_init` does.
     """
 
     def find_starts() -> list[int]:
@@ -138,8 +144,13 @@ def continued(runs: Sequence[OpenRun]) -> list[OpenRun]:
         ]
 
     starts = from_first(find_starts)
+    new = [run for run, start in zip(runs, starts, strict=True) if start == 0]
+    with all_or_none():
+        # One model for all of them: runs differ in seed and domain alone.
+        init = read_init(new[0].config) if new and new[0].config.train.init_from else {}
     return [
-        dataclasses.replace(run, start_step=start) for run, start in zip(runs, starts, strict=True)
+        dataclasses.replace(run, start_step=start, init={} if start else init)
+        for run, start in zip(runs, starts, strict=True)
     ]
 
 

@@ -8,19 +8,14 @@ import contextlib
 import dataclasses
 import gc
 import io
-import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-from etils import epath
-
 from flashvtg_jax.errors import CheckpointError
-from flashvtg_jax.training.checkpoints import check_format, find_damage
+from flashvtg_jax.training.checkpoints import read_whole
+from flashvtg_jax.training.workdir import finished_steps
 
 DAMAGED = "damaged"  # folder below the work directory
 _ITEMS = {"checkpoints": ("params", "rest"), "best": ("params",)}
@@ -74,15 +69,14 @@ class _Looked:
     items: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        folders = self.folder.glob("*") if self.folder.is_dir() else ()
-        self.steps = sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+        self.steps = finished_steps(self.folder)
         self.metas: dict[int, dict[str, Any]] = {}  # of those that are whole
         self.damage: dict[int, str] = {}  # what is wrong with the others
         for step in self.steps:
             # Of damage Orbax also prints what became of each of its tasks.
             with contextlib.redirect_stderr(io.StringIO()):
                 try:
-                    self.metas[step] = _read(self.folder / str(step), self.items)
+                    self.metas[step] = read_whole(self.folder / str(step), self.items)["meta"]
                 except (CheckpointError, MemoryError):
                     raise  # whole, but of another version; or nothing that is wrong with it
                 except OSError as error:
@@ -95,26 +89,6 @@ class _Looked:
                     self.damage[step] = (str(error) or repr(error)).splitlines()[0]
                 if step in self.damage:
                     gc.collect()  # when the tasks go
-
-
-def _read(folder: Path, items: tuple[str, ...]) -> dict[str, Any]:
-    """Reads all of a checkpoint into memory and returns what is beside the arrays.
-
-    Without the manager, whose barriers would wait for the other processes.
-    """
-    meta = json.loads((folder / "meta" / "metadata").read_text(encoding="utf-8"))
-    check_format(folder, meta)
-    handler = ocp.PyTreeCheckpointHandler()
-    found = {"meta": meta}
-    for name in items:
-        path = epath.Path(folder / name)
-        tree = handler.metadata(path).tree
-        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        found[name] = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=kinds))
-    damage = find_damage(found)
-    if damage:
-        raise ValueError(damage)
-    return meta
 
 
 def _put_aside(workdir: Path, folder: Path, damage: str, start: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,7 @@ def restore(
       CheckpointError: there is no such checkpoint, or it cannot be read.
     """
     workdir = Path(workdir).expanduser().absolute()
-    names = find_runs(workdir)
-    if not names:
-        raise CheckpointError(
-            f"{workdir}: no checkpoints here; train first: "
-            f"flashvtg train --config=NAME --workdir={workdir}"
-        )
-    if names != [""]:
-        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        raise CheckpointError(f"{workdir}: the folder of several runs; name one of them: {shown}")
+    check_single_run(workdir)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         if step is None:
@@ -85,3 +78,16 @@ def restore(
         )
         params = checkpoints.restore_params(step, target)
     return Restored(config, model, params, step)
+
+
+def check_single_run(workdir: Path) -> None:
+    """Raises CheckpointError if a folder holds no checkpoints, or those of several runs."""
+    names = find_runs(workdir)
+    if not names:
+        raise CheckpointError(
+            f"{workdir}: no checkpoints here; train first: "
+            f"flashvtg train --config=NAME --workdir={shlex.quote(str(workdir))}"
+        )
+    if names != [""]:
+        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise CheckpointError(f"{workdir}: the folder of several runs; name one of them: {shown}")

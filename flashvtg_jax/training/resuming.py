@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.training.init_from import begin_from
 from flashvtg_jax.training.open_runs import OpenRun, check_same_data, describe_data
 from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.selection import Selection, latest_selection
@@ -38,7 +39,7 @@ class Position:
 def find_position(
     runs: Sequence[OpenRun], program: Program, checkpoints: Sequence[Checkpoints]
 ) -> Position:
-    """The position at the runs' `start_step`: restored, or at the beginning.
+    """The position at the runs' `start_step`: restored, or at the beginning, of `init` if given.
 
     Raises CheckpointError if a checkpoint cannot be read or was written with other data.
     """
@@ -48,6 +49,9 @@ def find_position(
     states, bests, selections, skipped = [], [], [], []
     for index, (run, manager) in enumerate(zip(runs, checkpoints, strict=True)):
         if step == 0:
+            if run.init:
+                states.append(begin_from(program.of_run(fresh, index), run.init))
+                bests.append(states[-1].params)
             selections.append(Selection())
             skipped.append(0)
             continue

@@ -54,8 +54,7 @@ def check_workdir(
     """
     path = workdir / "config.json"
     # Only what was saved makes it a run: a start that failed may be corrected.
-    saved = [*(workdir / "checkpoints").glob("*"), *(workdir / "best").glob("*")]
-    begun = any(folder.name.isdigit() for folder in saved)
+    begun = finished_steps(workdir / "checkpoints") or finished_steps(workdir / "best")
     if begun and path.exists():
         different = diff_configs(
             add_new_fields(read_config(path)), config, ignore=(*FREE_FIELDS, *ignore)
@@ -69,6 +68,12 @@ def check_workdir(
                 f"{workdir} holds a run of another configuration:\n  {listing}\n"
                 "Use another --workdir, or the same configuration to continue that run"
             )
+
+
+def finished_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in `checkpoints/` or `best/`, ascending."""
+    folders = folder.glob("*") if folder.is_dir() else ()
+    return sorted(int(path.name) for path in folders if path.name.isdigit())
 
 
 def open_fields(config: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from tests.training.fault_plans import Disturbance, Plan, make_plan
 from tests.training.faults import KINDS, Harness
 
 EPOCHS = 4
+UNUSUAL = "-a [b] {c} *? #%&'\" é e\u0301 🎬"  # the undisturbed run has a plain name
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +15,9 @@ def harness(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_killed_while_it_saves_ends_as_an_undisturbed_one(harness):
+def test_a_run_killed_while_it_saves_ends_as_an_undisturbed_one_whatever_its_folder_is_called(
+    harness,
+):
     number = harness.events()["checkpoints"] // 2
     kill = Disturbance(
         "event",
@@ -23,7 +26,7 @@ def test_a_run_killed_while_it_saves_ends_as_an_undisturbed_one(harness):
         number=number,
         leaves=("half_line", "partial_file", "unfinished_checkpoint"),
     )
-    outcome = harness.run(Plan("killed", "event", (kill,)))
+    outcome = harness.run(Plan(UNUSUAL, "event", (kill,)))
     assert outcome.problems == []
     assert [start.status for start in outcome.starts] == [-9, 0]
     assert set(outcome.differences.values()) == {0.0}

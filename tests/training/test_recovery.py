@@ -12,14 +12,18 @@ import optax
 import pytest
 
 from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.training import checkpoints as checkpoints_module
 from flashvtg_jax.training import checksums
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.checksums import checksum
 from flashvtg_jax.training.loop import train
 from flashvtg_jax.training.recovery import find_start
 from flashvtg_jax.training.state import TrainState
+from flashvtg_jax.training.workdir import finished_steps
 
 FIRST_DUE = 3  # a checkpoint every epoch of three steps
+SELECTION = {"step": 6, "best_step": 6, "best": 1.5, "without_better": 0}
+META = {"seed": 2024, "selection": SELECTION}
 
 # Orbax drops the coroutines that were to read the rest of what is damaged.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -69,12 +73,10 @@ def make_state(step):
 def original(tmp_path_factory):
     """A work directory with checkpoints of steps 9 and 12, and the best parameters, of step 6."""
     folder = tmp_path_factory.mktemp("original")
-    selection = {"step": 6, "best_step": 6, "best": 1.5, "without_better": 0}
-    meta = {"seed": 2024, "selection": selection}
     with contextlib.closing(Checkpoints(folder, keep=2)) as checkpoints:
-        checkpoints.save_best(6, make_state(6).params, meta)
+        checkpoints.save_best(6, make_state(6).params, META)
         for step in (6, 9, 12):
-            checkpoints.save(make_state(step), meta)
+            checkpoints.save(make_state(step), META)
     return folder
 
 
@@ -111,6 +113,58 @@ def test_a_whole_folder_is_left_alone(saved, capsys):
     assert find_start(saved, FIRST_DUE) == 12
     assert not (saved / "damaged").exists()
     assert not capsys.readouterr().err
+
+
+def test_the_first_save_in_a_folder_is_read_back(tmp_path, monkeypatch):
+    read = []
+    original = checkpoints_module.read_whole
+    monkeypatch.setattr(
+        checkpoints_module,
+        "read_whole",
+        lambda folder, items: read.append((folder, items)) or original(folder, items),
+    )
+    with contextlib.closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
+        checkpoints.save_best(6, make_state(6).params, META)
+        for step in (6, 9):
+            checkpoints.save(make_state(step), META)
+    expected = [
+        (tmp_path / "best/6", ("params",)),
+        (tmp_path / "checkpoints/6", ("params", "rest")),
+    ]
+    assert read == expected
+    with contextlib.closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
+        checkpoints.save(make_state(12), META)
+    assert read == expected  # the others were read when the run continued
+
+
+def test_a_first_save_that_cannot_be_read_ends_the_run_and_leaves_nothing(tmp_path, monkeypatch):
+    # What Orbax finds, of the files that it is to merge, below a folder with brackets in its name.
+    monkeypatch.setattr(checkpoints_module.LiteralPath, "glob", lambda self, pattern: iter(()))
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        with pytest.raises(
+            CheckpointError, match="checkpoints/3: the first .* cannot be read back"
+        ):
+            checkpoints.save(make_state(3), META)
+        assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("folder", ["a[2]/[b]", "{c} *? #%&'\"", " -é🎬 ", "[!]e\u0301**"])
+def test_a_folder_of_any_name_gives_back_what_was_saved(tmp_path, folder):
+    folder = tmp_path / folder
+    for step, kept in ((3, [3]), (6, [3, 6]), (9, [6, 9])):  # each by a program of its own
+        with contextlib.closing(Checkpoints(folder, keep=2)) as checkpoints:
+            checkpoints.save_best(step, make_state(step).params, META)
+            checkpoints.save(make_state(step), META)
+        assert finished_steps(folder / "checkpoints") == kept
+    (folder / "checkpoints" / "12.orbax-checkpoint-tmp").mkdir()
+    with contextlib.closing(Checkpoints(folder, keep=2)) as checkpoints:
+        chex.assert_trees_all_equal(checkpoints.restore(9, make_state(0)), make_state(9))
+        checkpoints.drop_best_after(6)
+        assert checkpoints.best_step() == 6
+    assert not list(folder.glob("checkpoints/*tmp*"))
+    flip_one_bit(folder / "checkpoints" / "9" / "rest")
+    assert find_start(folder, FIRST_DUE) == 6
+    assert (folder / "damaged" / "checkpoints-9").is_dir()
 
 
 @pytest.mark.slow
