@@ -221,7 +221,7 @@ class DeviceCache:
             label(annotation, *map(int, clips))
             for annotation, *clips in zip(annotations, num_clips, whole, strict=True)
         ]
-        self._draws = [labels.draw for labels, _, _ in labelled]
+        self._draws = [found.labelled.draw for found in labelled]
         num_words = np.array([len(query) for query in queries])
         windows = [found.windows for found in labelled]
         padded = np.zeros((len(source), max(1, int(source.num_windows.max())), 2), np.float32)
@@ -236,7 +236,9 @@ class DeviceCache:
                 first_word=_starts(num_words),
                 num_words=num_words.astype(np.int32),
                 first_label=_starts(num_clips),
-                saliency_labels=np.concatenate([labels.saliency_labels for labels, _, _ in labelled]),
+                saliency_labels=np.concatenate(
+                    [found.labelled.saliency_labels for found in labelled]
+                ),
                 duration=np.array([found.duration for found in labelled], np.float32),
                 windows=padded,
                 num_windows=np.array([len(own) for own in windows], np.int32),

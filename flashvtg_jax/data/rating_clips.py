@@ -16,16 +16,17 @@ def rate_clips(clip_ids: np.ndarray, sums: np.ndarray, num_clips: int, ratio: fl
 
     Args:
       clip_ids: [n] relevant rating clips, one or more; those beyond the video stand for its last.
-      sums: [n] their ratings. Of several ratings of one clip the highest counts.
+      sums: [n] their ratings, of any float type, which the labels have as well. Of several ratings
+        of one clip the highest counts.
       num_clips: clips of the video, L.
       ratio: rating clips in a clip: seconds of a clip / seconds that ids count.
 
     Returns:
-      clip_ids [m], sums [m] float32, labels [L] float32.
+      clip_ids [m], sums [m], labels [L].
     """
     num_rated = num_clips if ratio == 1 else max(1, math.ceil(num_clips * ratio - 1e-6))
     clip_ids = np.minimum(clip_ids, num_rated - 1)
-    ratings = np.zeros(num_rated, np.float32)
+    ratings = np.zeros(num_rated, sums.dtype)
     # Several ids can stand for the last clip: the highest sum keeps the positive clip on top.
     np.maximum.at(ratings, clip_ids, sums)
     if ratio == 1:
@@ -42,5 +43,5 @@ def rate_clips(clip_ids: np.ndarray, sums: np.ndarray, num_clips: int, ratio: fl
     relevant = np.flatnonzero(covered >= 0.5 - 1e-6)
     if not relevant.size:
         relevant = np.array([covered.argmax()])
-    labels = clip_means(ratings).astype(np.float32)
+    labels = clip_means(ratings).astype(sums.dtype)
     return relevant, labels[relevant], labels
