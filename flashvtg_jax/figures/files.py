@@ -115,7 +115,7 @@ def _choose(
 
 
 def _configured_clip_lengths(folder: Path) -> tuple[float, float | None]:
-    """Seconds of the clips that a run's predictions are of, and of those that its ratings are of."""
+    """Seconds of the clips of a run: of its predictions, and of its ratings."""
     # Results may be written into a folder below the run's.
     for path in (folder / "config.json", folder.resolve().parent / "config.json"):
         try:
