@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -24,25 +24,26 @@ _ELEMENTS = 1 << 16  # of a table of moments and points made at once: it fits th
 
 
 def training_notes(
-    train: SplitSource, val: SplitSource, config: ml_collections.ConfigDict
+    runs: Iterable[tuple[SplitSource, SplitSource, ml_collections.ConfigDict]],
 ) -> list[str]:
-    """Returns a line for each thing that a run leaves out, cuts or cannot learn of its data.
+    """Returns a line for each thing that runs leave out, cut or cannot learn of their data.
 
     No features are read.
 
     Args:
-      train: the split to learn from.
-      val: the split to select the best checkpoint on.
-      config: the whole configuration.
+      runs: of each the split to learn from, the one to select the best checkpoint on, and the whole
+        configuration.
     """
     lines: list[str] = []
-    for name, source in ((config.data.train_split, train), (config.data.val_split, val)):
-        examples = _examples(source, config)
-        notes = [_cut_videos(examples, config), _cut_queries(source, config)]
-        if source is train:
-            notes += [_contradictions(examples, config), _moments_without_point(examples, config)]
-        lines += [f"{name}: {note}" for note in itertools.chain(*notes)]
-    return lines
+    for train, val, config in runs:
+        for name, source in ((config.data.train_split, train), (config.data.val_split, val)):
+            examples = _examples(source, config)
+            notes = [_cut_videos(examples, config), _cut_queries(source, config)]
+            if source is train:
+                notes.append(_contradictions(examples, config))
+                notes.append(_moments_without_point(examples, config))
+            lines += [f"note: {name}: {note}" for note in itertools.chain(*notes)]
+    return list(dict.fromkeys(lines))  # runs that differ in their seed have the same
 
 
 class _Example(NamedTuple):
@@ -140,7 +141,8 @@ def _moments_without_point(
     yield (
         f"{len(without)} of {len(moments)} moments, such as {first.start:g} to {first.end:g} s of "
         f"qid {first.qid}, have no point of the pyramid that stands for them: they {found}. With "
-        f"config.model.strides={strides} {left or 'none'} would be left; shorter clips help, too"
+        f"config.model.strides={strides} {left or 'none'} of them would be left; shorter clips "
+        "help, too"
     )
 
 

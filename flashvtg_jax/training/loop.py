@@ -252,12 +252,8 @@ def train_together(
                     scores[index] = selection_score(numbers, settings.selection_metrics)
             return scores
 
-        for note in dict.fromkeys(
-            note
-            for run in runs
-            for note in training_notes(run.train_source, run.val_source, run.config)
-        ):
-            log.say(f"note: {note}")
+        for note in training_notes((run.train_source, run.val_source, run.config) for run in runs):
+            log.say(note)
         log.say(describe_start(runs, program, best, step, num_steps))
         metric = ", ".join(settings.selection_metrics)
         if len(settings.selection_metrics) > 1:
