@@ -25,6 +25,7 @@ IDLE_FIELDS = (
     "parallel.shard_state",
     "data.data_dir",
     "data.manual_dir",  # the built set knows which folder it is of
+    "data.clip_windows",
     "data.num_threads",
     "data.prefetch",
     "data.cache",
@@ -86,6 +87,7 @@ def open_fields(config: ml_collections.ConfigDict) -> tuple[str, ...]:
         and len(data.video_widths),
         "data.query_width": data.query_width,
         "data.labels": data.labels,
+        "data.label_clip_length": data.label_clip_length,
     }
     return tuple(name for name, value in fields.items() if not value)
 
