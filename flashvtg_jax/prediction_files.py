@@ -19,6 +19,7 @@ import numpy as np
 
 from flashvtg_jax.data.layout import FileItem
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
+from flashvtg_jax.json_lines import check_encoding
 from flashvtg_jax.prediction_features import QUERY, FoundFeatures, find_features
 from flashvtg_jax.prediction_inputs import CheckedVideo
 from flashvtg_jax.prediction_output import ErrorFile, asked, opened_output, write_whole
@@ -229,6 +230,8 @@ def _count_lines(path: Path) -> int:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise DataError(f"{path}: not a regular file; write the list to a file first")
         with open(path, "rb") as file:
+            check_encoding(path, file.read(4))
+            file.seek(0)
             count = sum(bool(line.strip()) for line in file)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error

@@ -82,7 +82,7 @@ def _finished_lines(path: Path, file: IO[bytes]) -> dict[str, int]:
                 )
             try:
                 torn = not line.endswith(b"\n")
-                if not torn:
+                if not torn and line.strip():
                     row = json.loads(line)
                     done[str(row["qid"])] = asked(row)
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.errors import DataError
-from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.json_lines import numbered, read_json_lines
 
 MAX_ERRORS = 10  # of one file that are reported at once
 
@@ -49,7 +49,7 @@ def load_annotations(
     one beyond it: they are cut to the video later.
 
     Args:
-      path: file of JSON lines; row i of the result is line i + 1.
+      path: file of JSON lines.
       clip_length: seconds.
       labels: a key of `LABEL_FIELDS`: every line must carry these labels. None: labels are
         checked where there are any, and are on every line or on none.
@@ -64,7 +64,7 @@ def load_annotations(
     problems = _wrong_file_problems(path, rows, labels, domains)
     first_line: dict[str, int] = {}
     first_rated: dict[str, tuple[int, int]] = {}  # line and annotators, by field
-    for line, row in enumerate(rows, start=1):
+    for line, row in numbered(rows):
         found = [
             *_row_problems(row, clip_length),
             *_label_problems(row),
@@ -107,7 +107,7 @@ def check_lines_agree(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     queries: dict[str, tuple[str, str]] = {}
     durations: dict[str, tuple[str, float]] = {}
     for name, rows in files.items():
-        for line, row in enumerate(rows, start=1):
+        for line, row in numbered(rows):
             known, query = queries.setdefault(str(row["qid"]), (f"{name}:{line}", row["query"]))
             if query != row["query"]:
                 raise DataError(
@@ -173,7 +173,7 @@ def _wrong_file_problems(
     required = LABEL_FIELDS[labels] if labels else _common_labels(rows)
     first: dict[str, tuple[int, str]] = {}  # line and problem, by what is wrong
     counts: collections.Counter[str] = collections.Counter()
-    for line, row in enumerate(rows, start=1):
+    for line, row in numbered(rows):
         for kind, problem in _signs_of_another_set(row, labels, required, domains):
             first.setdefault(kind, (line, problem))
             counts[kind] += 1

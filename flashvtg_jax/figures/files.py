@@ -13,7 +13,7 @@ from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
 from flashvtg_jax.figures.drawing import FORMATS, clean_text, undrawable
 from flashvtg_jax.figures.prediction import plot_prediction
-from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.json_lines import numbered, read_json_lines
 from flashvtg_jax.progress import progress_bar
 
 DEFAULT_CLIP_LENGTH = 2.0  # seconds
@@ -99,17 +99,17 @@ def _choose(
     path: str | os.PathLike, rows: list[dict[str, Any]], qids: Sequence[str], limit: int | None
 ) -> list[tuple[int, dict[str, Any]]]:
     """Line and row of what is to be drawn."""
-    numbered = list(enumerate(rows, start=1))
-    for line, row in numbered:
+    lines = numbered(rows)
+    for line, row in lines:
         if row.get("qid") is None:
             raise DataError(f"{path}:{line}: no 'qid'; is this a file of predictions?")
     if not qids:
-        return numbered[:limit]
+        return lines[:limit]
     wanted = set(map(str, qids))
     missing = wanted - {str(row["qid"]) for row in rows}
     if missing:
         raise DataError(f"{path}: no prediction of qid {', '.join(sorted(missing))}")
-    return [(line, row) for line, row in numbered if str(row["qid"]) in wanted]
+    return [(line, row) for line, row in lines if str(row["qid"]) in wanted]
 
 
 def _configured_clip_length(folder: Path) -> float:

@@ -24,7 +24,7 @@ class Rows:
 
     rows: Sequence[dict[str, Any]]
     kind: str  # "prediction" or "annotation"
-    path: str | None = None  # the file whose line i + 1 is row i
+    path: str | None = None  # the file that they are of
 
     def error(self, index: int, problem: str) -> DataError:
         """The error for one row."""
@@ -32,7 +32,7 @@ class Rows:
         query = f"qid {row['qid']!r}" if isinstance(row, dict) and "qid" in row else "without qid"
         if self.path is None:
             return DataError(f"{self.kind} of {query} (row {index + 1}): {problem}")
-        return DataError(f"{self.path}:{index + 1}: {self.kind} of {query}: {problem}")
+        return DataError(f"{self.path}:{row.line}: {self.kind} of {query}: {problem}")
 
     def has(self, field: str) -> bool:
         """Whether the rows carry this field; a field that only some carry is an error."""
