@@ -76,6 +76,8 @@ def get_common() -> ConfigDict:
     loss.label_loss_coef = 4.0  # weight of the clip-aware score loss; 0: off
     loss.clip_length = config.get_ref("clip_length")  # seconds; config.clip_length
     loss.sample_radius = 1.5  # strides around a window's centre within which points are positive
+    # Whether a moment that no point would stand for gets its nearest one; else it is not learned.
+    loss.nearest_point = False
     loss.saliency_margin = 0.2  # by which a positive clip is to outscore a negative one
     loss.temperature = 0.07  # of the alignment
     loss.rank_temperature = 0.5  # of the rank contrastive loss
@@ -114,6 +116,9 @@ def get_common() -> ConfigDict:
     # What saliency labels are made from: "qvhighlights": three annotators' ratings, "windows": the
     # moments, "ratings": one from 1 to 5 of each annotator, "binary": highlight or not.
     data.labels = "qvhighlights"
+    # Seconds of the clips that relevant_clip_ids and saliency_scores count; None: as the data set
+    # says it was built, else config.clip_length.
+    data.label_clip_length = optional(float)
     data.source_video = "youtube_id"  # what one source video's clips share; or "vid"
     data.num_threads = 4  # that read examples
     data.prefetch = 4  # batches made ready ahead

@@ -113,6 +113,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="build again what is already built")
     add("--widths", metavar="slowfast=64,query=32", help="other feature widths than the released")
     add("--clip_length", type=float, metavar="SECONDS", help="for custom/NAME only, which needs it")
+    add(
+        "--label_clip_length",
+        type=float,
+        metavar="SECONDS",
+        help="for custom/NAME only: of the clips that relevant_clip_ids and saliency_scores count, "
+        "if they are not those of the features",
+    )
 
     add = command(
         "train",

@@ -117,6 +117,7 @@ def run_build(options: argparse.Namespace, _: Sequence[str]) -> int:
         overwrite=options.overwrite,
         widths=options.widths,
         clip_length=options.clip_length,
+        label_clip_length=options.label_clip_length,
     )
     return 0
 
@@ -398,7 +399,8 @@ def run_label_correlation(
         from flashvtg_jax.config import load_config
 
         config = load_config(options.config, overrides)
-        paths, clip_length = annotation_files(config), config.clip_length
+        paths = annotation_files(config)
+        clip_length = config.data.label_clip_length or config.clip_length
     path = label_correlation(
         [Path(path) for path in paths], Path(output), clip_length=clip_length, command=command
     )

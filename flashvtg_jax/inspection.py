@@ -150,7 +150,7 @@ def inspect_query(
         dummy_attention=attention[:, :-num_words].sum(-1) if has_dummies else None,
         saliency=found["saliency"],
         windows=np.asarray(annotation.get("relevant_windows") or (), np.float64).reshape(-1, 2),
-        ratings=_ratings(annotation, config.clip_length),
+        ratings=_ratings(annotation, config.clip_length, data.label_clip_length),
         **_scores(restored.model, restored.params, found),
         **_moments(restored.model, found),
     )
@@ -276,7 +276,9 @@ def _level_edges(model: FlashVTG, found: Mapping[str, Any]) -> np.ndarray:
     return np.cumsum([0, *lengths])
 
 
-def _ratings(annotation: Mapping[str, Any], clip_length: float) -> np.ndarray | None:
+def _ratings(
+    annotation: Mapping[str, Any], clip_length: float, label_clip_length: float | None
+) -> np.ndarray | None:
     """The mean rating of each clip, 0 where nobody rated; None without ratings."""
     if annotation.get("label"):
         return np.mean(annotation["label"], axis=1)
@@ -286,4 +288,5 @@ def _ratings(annotation: Mapping[str, Any], clip_length: float) -> np.ndarray | 
         annotation["relevant_clip_ids"],
         annotation["saliency_scores"],
         num_video_clips(annotation["duration"], clip_length),
+        clip_length / (label_clip_length or clip_length),
     )

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from flashvtg_jax.data.clip_ids import id_problem, length_hint, other_length
+from flashvtg_jax.data.rating_clips import rate_clips
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import numbered, read_json_lines
 
@@ -40,17 +42,19 @@ def load_annotations(
     path: str | os.PathLike,
     *,
     clip_length: float = 2.0,
+    label_clip_length: float | None = None,
     labels: str | None = None,
     domains: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Reads an annotation file and checks every line of it.
 
     Windows may reach to the end of the last clip (a 149.3 s video has 75 clips of 2 s), clip ids
-    one beyond it: they are cut to the video later.
+    one beyond it: they are cut to the video later. Ids and windows of a line must agree.
 
     Args:
       path: file of JSON lines.
       clip_length: seconds.
+      label_clip_length: seconds of the clips that `relevant_clip_ids` count; None: clip_length.
       labels: a key of `LABEL_FIELDS`: every line must carry these labels. None: labels are
         checked where there are any, and are on every line or on none.
       domains: every line must carry one of these as `domain`; () takes any name, or none.
@@ -66,7 +70,7 @@ def load_annotations(
     first_rated: dict[str, tuple[int, int]] = {}  # line and annotators, by field
     for line, row in numbered(rows):
         found = [
-            *_row_problems(row, clip_length),
+            *_row_problems(row, clip_length, label_clip_length or clip_length),
             *_label_problems(row),
             *_domain_problems(row, domains),
         ]
@@ -137,22 +141,20 @@ def num_video_clips(duration: float, clip_length: float) -> int:
 
 
 def mean_ratings(
-    clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int
+    clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int, ratio: float = 1.0
 ) -> np.ndarray:
     """Returns the mean rating of each clip [L], 0 where nobody rated, for people to look at.
 
-    As in training, an id beyond the video stands for its last clip, and of several ratings of one
-    clip the highest sum counts.
+    As in training, an id beyond the video stands for its last clip, of several ratings of one clip
+    the highest sum counts, and ids may count clips of another length.
 
     Args:
-      clip_ids: [N] from 0.
+      clip_ids: [N] from 0, one or more.
       scores: [N, annotators], one list of ratings for each id.
       num_clips: clips of the video, L.
+      ratio: seconds of a clip / seconds that ids count.
     """
-    ratings = np.zeros(num_clips)
-    clips = np.minimum(np.asarray(clip_ids, np.int64), num_clips - 1)
-    np.maximum.at(ratings, clips, np.mean(scores, axis=1))
-    return ratings
+    return rate_clips(np.asarray(clip_ids, np.int64), np.mean(scores, axis=1), num_clips, ratio)[2]
 
 
 def _common_labels(rows: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -234,7 +236,9 @@ def _wrong_ratings(label: Any, labels: str | None) -> list[Any] | None:
     return next((ratings for ratings in label if not fits(ratings)), None)
 
 
-def _row_problems(row: dict[str, Any], clip_length: float) -> Iterator[str]:
+def _row_problems(
+    row: dict[str, Any], clip_length: float, label_clip_length: float
+) -> Iterator[str]:
     """Yields what is wrong with one line."""
     for field in ("qid", "query", "vid", "duration"):
         if field not in row:
@@ -246,8 +250,10 @@ def _row_problems(row: dict[str, Any], clip_length: float) -> Iterator[str]:
         return
     if duration is None:
         return
-    yield from _window_problems(row, duration, clip_length)
-    yield from _saliency_problems(row, num_video_clips(duration, clip_length))
+    wrong_windows = list(_window_problems(row, duration, clip_length))
+    yield from wrong_windows
+    windows = [] if wrong_windows else row.get("relevant_windows") or []
+    yield from _saliency_problems(row, duration, label_clip_length, windows)
 
 
 def _id_problems(row: dict[str, Any]) -> Iterator[str]:
@@ -284,7 +290,10 @@ def _window_problems(row: dict[str, Any], duration: float, clip_length: float) -
             yield f"window {window} is outside its video of {duration} seconds"
 
 
-def _saliency_problems(row: dict[str, Any], num_clips: int) -> Iterator[str]:
+def _saliency_problems(
+    row: dict[str, Any], duration: float, clip_length: float, windows: list[list[float]]
+) -> Iterator[str]:
+    """Yields what is wrong with ids and ratings; windows are those to compare them with."""
     ids, scores = row.get("relevant_clip_ids"), row.get("saliency_scores")
     if ids is None or scores is None:
         return
@@ -297,11 +306,18 @@ def _saliency_problems(row: dict[str, Any], num_clips: int) -> Iterator[str]:
             "expected one list of ratings for each clip"
         )
     wrong = [i for i in ids if not isinstance(i, int) or isinstance(i, bool)]
+    num_clips = num_video_clips(duration, clip_length)
     outside = [i for i in ids if i not in wrong and not 0 <= i <= num_clips]
     if wrong:
         yield f"relevant_clip_ids holds {wrong[0]!r}; expected integers, counted from 0"
     if outside:
-        yield f"relevant_clip_ids holds {outside[0]}, but the video has {num_clips} clips"
+        other = None if wrong else other_length(set(ids), windows, clip_length)
+        yield (
+            f"relevant_clip_ids holds {outside[0]}, but the video has {num_clips} clips"
+            + (length_hint(other, clip_length) if other else "")
+        )
+    elif not wrong and (problem := id_problem(ids, windows, clip_length)):
+        yield problem
     if not wrong and len(set(ids)) != len(ids):
         yield "relevant_clip_ids holds a clip twice"
     yield from _rating_table_problems(scores, "saliency_scores")

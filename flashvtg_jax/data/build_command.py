@@ -13,6 +13,7 @@ def build_command(
     *flags: str,
     manual_dir: str | os.PathLike | None = None,
     clip_length: float | None = None,
+    label_clip_length: float | None = None,
     widths: Mapping[str, int | None] | None = None,
 ) -> str:
     """Returns a `flashvtg build` command line, with capitals in place of what is not known.
@@ -23,12 +24,15 @@ def build_command(
       *flags: "--overwrite", "--skip_missing".
       manual_dir: folder of the released files.
       clip_length: seconds; named for one's own data only.
+      label_clip_length: seconds of the clips that ids count, where that is another length.
       widths: feature widths other than the released ones, by name.
     """
     manual = "DIR_OF_FEATURES" if manual_dir is None else shlex.quote(os.fspath(manual_dir))
     parts = ["flashvtg build", f"--dataset={shlex.quote(dataset)}", f"--manual_dir={manual}"]
     if custom.is_custom(dataset):
         parts.append(f"--clip_length={'SECONDS' if clip_length is None else f'{clip_length:g}'}")
+    if label_clip_length is not None:
+        parts.append(f"--label_clip_length={label_clip_length:g}")
     announced = [f"{name}={width}" for name, width in (widths or {}).items() if width is not None]
     if announced:
         parts.append(f"--widths={','.join(announced)}")

@@ -43,6 +43,7 @@ def build(
     overwrite: bool = False,
     widths: Mapping[str, int | None] | str | None = None,
     clip_length: float | None = None,
+    label_clip_length: float | None = None,
     progress: bool = True,
 ) -> Path:
     """Builds a data set from feature and annotation files, and says on stderr what it did.
@@ -63,6 +64,8 @@ def build(
         width of one token; of files [L, S * width] that of all of them.
       clip_length: seconds of video that a row of one's own features stands for; the other data
         sets have theirs.
+      label_clip_length: seconds of the clips that `relevant_clip_ids` and `saliency_scores` of
+        one's own data count, if it is not that of the features.
       progress: show bars and reports on stderr.
 
     Returns:
@@ -75,7 +78,7 @@ def build(
         cannot be written.
     """
     builder_class, config = find_builder(dataset)
-    custom.check_clip_length(dataset, clip_length)
+    custom.check_clip_length(dataset, clip_length, label_clip_length)
     target = Path(data_dir).expanduser() / dataset / str(builder_class.VERSION)
     report = functools.partial(print, file=sys.stderr) if progress else lambda *_: None
     if (target / "dataset_info.json").exists():
@@ -85,7 +88,7 @@ def build(
     elif target.exists():
         raise DataError(f"{target}: there already, but not a data set; move it away.")
 
-    released = config.layout or custom.custom_layout(manual_dir, clip_length)
+    released = config.layout or custom.custom_layout(manual_dir, clip_length, label_clip_length)
     widths = parse_widths(widths) if isinstance(widths, str) else widths or {}
     layout = released.with_widths(widths)
     command = build_command(
@@ -94,6 +97,7 @@ def build(
         *(["--overwrite"] if overwrite else []),
         manual_dir=manual_dir,
         clip_length=clip_length,
+        label_clip_length=label_clip_length,
         widths=released.other_widths(widths),
     )
     inventory = take_inventory(

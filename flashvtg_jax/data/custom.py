@@ -64,35 +64,45 @@ def check_name(dataset: str) -> None:
         )
 
 
-def check_clip_length(dataset: str, clip_length: float | None) -> None:
+def check_clip_length(
+    dataset: str, clip_length: float | None, label_clip_length: float | None = None
+) -> None:
     """Raises ConfigError for one's own data without a clip length, or another data set with one."""
+    given = {"clip_length": clip_length, "label_clip_length": label_clip_length}
     if not is_custom(dataset):
-        if clip_length is not None:
-            raise ConfigError(
-                f"{dataset} has a clip length of its own; clip_length is for {PLACEHOLDER} only."
-            )
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(
+                    f"{dataset} has a clip length of its own; {name} is for {PLACEHOLDER} only."
+                )
     elif clip_length is None:
         raise ConfigError(
             f"{dataset}: how many seconds of video is one row of its features? Say it with "
             "clip_length (build --clip_length=2, train --config.clip_length=2)."
         )
-    elif not (isinstance(clip_length, int | float) and 0 < clip_length < math.inf):
-        raise ConfigError(f"clip_length {clip_length!r}; expected a number of seconds above 0.")
+    else:
+        for name, value in given.items():
+            seconds = value is None or (isinstance(value, int | float) and 0 < value < math.inf)
+            if not seconds:
+                raise ConfigError(f"{name} {value!r}; expected a number of seconds above 0.")
 
 
-def custom_layout(manual_dir: str | os.PathLike, clip_length: float) -> Layout:
+def custom_layout(
+    manual_dir: str | os.PathLike, clip_length: float, label_clip_length: float | None = None
+) -> Layout:
     """Inspects a folder of features and annotations: streams by alphabet, widths as in the files.
 
     Args:
       manual_dir: folder laid out as this module says.
       clip_length: seconds of video that a row of the features stands for.
+      label_clip_length: seconds of the clips that `relevant_clip_ids` count; None: clip_length.
 
     Raises:
-      ConfigError: a clip length that is none.
+      ConfigError: a clip length that is none, or of ids that no line has.
       DataError: no such folder, or none of videos, streams or queries in it; streams that cannot be
         called so; no annotation file, or lines with different labels.
     """
-    check_clip_length(PLACEHOLDER, clip_length)
+    check_clip_length(PLACEHOLDER, clip_length, label_clip_length)
     manual_dir = Path(manual_dir).expanduser()
     layout = _layout((), clip_length)
     paths = layout.find_annotations(manual_dir)
@@ -103,6 +113,11 @@ def custom_layout(manual_dir: str | os.PathLike, clip_length: float) -> Layout:
             f"file for each annotation line: {_QUERY}/QID.npz"
         )
     labels, unlabelled = _find_labels(paths)
+    if label_clip_length is not None and labels != "qvhighlights":
+        raise ConfigError(
+            f"label_clip_length={label_clip_length:g} is for relevant_clip_ids and "
+            f"saliency_scores, but the lines of {manual_dir} have {', '.join(LABEL_FIELDS[labels])}"
+        )
     layout = _layout(names, clip_length)
 
     def as_found(files: FeatureFiles) -> FeatureFiles:
@@ -113,6 +128,7 @@ def custom_layout(manual_dir: str | os.PathLike, clip_length: float) -> Layout:
         streams=tuple(map(as_found, layout.streams)),
         query=as_found(layout.query),
         labels=labels,
+        label_clip_length=label_clip_length,
         unlabelled_splits=unlabelled,
     )
 

@@ -180,12 +180,14 @@ def _metadata(inventory: Inventory) -> dict[str, Any]:
         for stream in inventory.streams
         if stream.tokens > 1 or len(stream.files.parts) > 1
     }
+    label_clip_length = inventory.layout.label_clip_length
     return {
         "format_version": FORMAT_VERSION,
         "streams": {stream.files.name: stream.width for stream in inventory.streams},
         **({"tokens": tokens} if tokens else {}),  # S; of other streams 1, as far as is known
         "query_width": inventory.query.width,
         "clip_length": inventory.layout.clip_length,
+        **({"label_clip_length": label_clip_length} if label_clip_length else {}),
         "labels": inventory.layout.labels,
         "splits": {
             split: {

@@ -20,8 +20,14 @@ import numpy as np
 
 from flashvtg_jax.data.batch import Batch, clip_shape
 from flashvtg_jax.data.batch_plan import PADDING_ROW, PlannedBatch
-from flashvtg_jax.data.labels import label_rule
-from flashvtg_jax.data.pipeline import checked_widths, clip_counts, evaluation_plan, video_ids
+from flashvtg_jax.data.labels import Labeller
+from flashvtg_jax.data.pipeline import (
+    checked_widths,
+    clip_counts,
+    evaluation_plan,
+    video_ids,
+    whole_clip_counts,
+)
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
 from flashvtg_jax.memory import free_host_memory, free_memory
@@ -178,14 +184,14 @@ class DeviceCache:
         data = config.data
         source = source.select(())
         annotations = source.annotations()
-        rule = label_rule(data.labels)
+        label = Labeller(config)
         self.normalize_query = data.normalize_query
         self._clip_fields = {
             "stream_widths": checked_widths(source, config),
             "spatial_tokens": data.spatial_tokens,
         }
         self.num_words = min(data.max_words, int(source.num_words.max()))
-        self.num_pairs = rule.num_pairs
+        self.num_pairs = label.num_pairs
 
         first_of, video_of = _distinct_videos(annotations)
         names = tuple(data.video_streams)
@@ -210,16 +216,17 @@ class DeviceCache:
         source.forget()
         queries = [query[: self.num_words] for query in queries]
         num_clips = np.minimum(counts, lengths[video_of])
+        whole = whole_clip_counts(source, config)
         labelled = [
-            rule.label(annotation, int(count))
-            for annotation, count in zip(annotations, num_clips, strict=True)
+            label(annotation, *map(int, clips))
+            for annotation, *clips in zip(annotations, num_clips, whole, strict=True)
         ]
-        self._draws = [labels.draw for labels in labelled]
+        self._draws = [found.labelled.draw for found in labelled]
         num_words = np.array([len(query) for query in queries])
-        windows = [annotation.get("relevant_windows") or [] for annotation in annotations]
-        padded = np.zeros((len(source), max(1, *map(len, windows)), 2), np.float32)
+        windows = [found.windows for found in labelled]
+        padded = np.zeros((len(source), max(1, int(source.num_windows.max())), 2), np.float32)
         for row, own in enumerate(windows):
-            padded[row, : len(own)] = np.asarray(own, np.float32).reshape(-1, 2)
+            padded[row, : len(own)] = own
         self.split: CachedSplit = place(
             CachedSplit(
                 streams=tuple(streams),
@@ -229,8 +236,10 @@ class DeviceCache:
                 first_word=_starts(num_words),
                 num_words=num_words.astype(np.int32),
                 first_label=_starts(num_clips),
-                saliency_labels=np.concatenate([labels.saliency_labels for labels in labelled]),
-                duration=np.array([row["duration"] for row in annotations], np.float32),
+                saliency_labels=np.concatenate(
+                    [found.labelled.saliency_labels for found in labelled]
+                ),
+                duration=np.array([found.duration for found in labelled], np.float32),
                 windows=padded,
                 num_windows=np.array([len(own) for own in windows], np.int32),
                 video_id=video_ids(source, data.source_video),

@@ -1,21 +1,39 @@
 """Saliency labels and the clip pairs of the margin loss, drawn from one annotation line.
 
-A label rule is a pure function `(annotation, num_clips) -> Labelled`; `LABEL_RULES` maps the values
-of `config.data.labels` to rules. What it finds is the same in every epoch, but for the clips that
+A label rule is a pure function `(annotation, clips) -> Labelled`; `LABEL_RULES` maps the values of
+`config.data.labels` to rules. What it finds is the same in every epoch, but for the clips that
 `Labelled.draw` picks with the generator handed in, which the pipeline seeds with (seed, epoch,
-example): a resumed run draws what the interrupted one would have drawn.
+example): a resumed run draws what the interrupted one would have drawn. `Labeller` applies the rule
+of a configuration, to videos that `config.data.max_clips` cuts, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from flashvtg_jax.data.rating_clips import rate_clips
 from flashvtg_jax.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    import ml_collections
+
 Pairs = tuple[np.ndarray, np.ndarray]
+
+
+class Clips(NamedTuple):
+    """The clips of one video.
+
+    used: L, that the model reads.
+    whole: of the whole video; more than `used` where `config.data.max_clips` cuts it.
+    ratio: how many of the clips that ids and ratings count one of these is long.
+    """
+
+    used: int
+    whole: int
+    ratio: float = 1.0
 
 
 class Labelled(NamedTuple):
@@ -37,20 +55,21 @@ class LabelRule(NamedTuple):
     needs_windows: whether a split without any moment cannot be trained on.
     """
 
-    label: Callable[[Mapping[str, Any], int], Labelled]
+    label: Callable[[Mapping[str, Any], Clips], Labelled]
     num_pairs: int
     needs_windows: bool
 
 
-def qvhighlights_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
+def qvhighlights_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
     """Labels of a QVHighlights annotation: rated clips carry the sum of their annotators.
 
     Args:
       annotation: reads `relevant_clip_ids` (n ids) and `saliency_scores` (n rows of ratings).
-      num_clips: clips of the video, L. Ids beyond it stand for the last clip.
+      clips: of the video, L. Ids beyond the whole video stand for its last clip. Where ids count
+        other clips, `rate_clips` says which of these are relevant, and how much.
 
     Returns:
-      saliency_labels, 0 outside the relevant clips; positive_clips: the most salient relevant clip
+      saliency_labels, 0 where nobody rated; positive_clips: the most salient relevant clip
       and a random relevant one; negative_clips: the least salient relevant clip and a random
       irrelevant one. Without an irrelevant clip the first of each pair is repeated; without a
       relevant clip everything is 0.
@@ -60,7 +79,7 @@ def qvhighlights_labels(annotation: Mapping[str, Any], num_clips: int) -> Labell
     """
     clip_ids = np.asarray(annotation.get("relevant_clip_ids") or (), np.int64)
     if not clip_ids.size:
-        return _nothing_relevant(num_clips)
+        return _nothing_relevant(clips.used)
     ratings = annotation.get("saliency_scores") or ()
     if len(ratings) != len(clip_ids):
         raise DataError(
@@ -68,19 +87,20 @@ def qvhighlights_labels(annotation: Mapping[str, Any], num_clips: int) -> Labell
             "rows of saliency_scores; repair the annotation, or use config.data.labels='windows' "
             "for a data set without saliency ratings"
         )
-    clip_ids = np.minimum(clip_ids, num_clips - 1)
     sums = np.asarray(ratings, np.float32).sum(axis=1)
-
-    # Several ids can stand for the last clip: the highest sum keeps the positive clip on top.
-    labels = np.zeros(num_clips, np.float32)
-    np.maximum.at(labels, clip_ids, sums)
+    clip_ids, sums, labels = rate_clips(clip_ids, sums, clips.whole, clips.ratio)
+    labels = labels[: clips.used]
+    kept = clip_ids < clips.used
+    clip_ids, sums = clip_ids[kept], sums[kept]
+    if not clip_ids.size:
+        return _nothing_relevant(clips.used)
 
     # Stable, so that ties fall the same way on every processor: the last of the most salient and
     # the first of the least salient. numpy's default sort orders ties by its vector instructions.
     order = np.argsort(sums, kind="stable")
     most_salient, least_salient = clip_ids[order[-1]], clip_ids[order[0]]
 
-    irrelevant = np.ones(num_clips, bool)
+    irrelevant = np.ones(clips.used, bool)
     irrelevant[clip_ids] = False
     irrelevant = np.flatnonzero(irrelevant)
 
@@ -97,31 +117,30 @@ def qvhighlights_labels(annotation: Mapping[str, Any], num_clips: int) -> Labell
     return Labelled(labels, draw)
 
 
-def window_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
-    """Labels of a data set with moments only (Charades-STA, TACoS): 1 inside the first window.
+def window_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
+    """Labels of a data set with moments only (Charades-STA, TACoS): 1 inside any window.
 
-    A clip lasts `duration / num_clips` here, whatever the features' nominal clip length.
+    A clip lasts `duration / clips.whole` here, whatever the features' nominal clip length.
 
     Args:
       annotation: reads `relevant_windows` (seconds) and `duration` (seconds).
-      num_clips: clips of the video, L.
+      clips: of the video, L.
 
     Returns:
-      saliency_labels; positive_clips: two different clips inside the window, or its only clip
-      twice; negative_clips: two different clips outside, or, where there are fewer than two, the
-      positive ones. Without a window everything is 0.
+      saliency_labels; positive_clips: two different clips inside the windows, or their only clip
+      twice; negative_clips: two different clips outside all of them, or, where there are fewer
+      than two, the positive ones. Without a window everything is 0.
     """
-    windows = annotation.get("relevant_windows")
-    if not windows:
-        return _nothing_relevant(num_clips)
-    start, end = windows[0]
-    clip_duration = annotation["duration"] / num_clips
-    last = max(0, min(int(end / clip_duration), num_clips) - 1)
-    first = min(int(start / clip_duration), last)
-
-    labels = np.zeros(num_clips, np.float32)
-    labels[first : last + 1] = 1.0
-    inside = np.arange(first, last + 1)
+    clip_duration = annotation["duration"] / clips.whole
+    labels = np.zeros(clips.whole, np.float32)
+    for start, end in annotation.get("relevant_windows") or ():
+        last = max(0, min(int(end / clip_duration), clips.whole) - 1)
+        first = min(int(start / clip_duration), last)
+        labels[first : last + 1] = 1.0
+    labels = labels[: clips.used]
+    inside = np.flatnonzero(labels)
+    if not inside.size:
+        return _nothing_relevant(clips.used)
     outside = np.flatnonzero(labels == 0.0)
 
     def draw(rng: np.random.Generator) -> Pairs:
@@ -132,7 +151,7 @@ def window_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
     return Labelled(labels, draw)
 
 
-def rating_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
+def rating_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
     """Labels of a TVSum annotation: the mean of ratings from 1 to 5, on the scale from 0 to 12.
 
     That scale is the one of QVHighlights' sums, whatever the number of annotators. Nothing is
@@ -140,7 +159,7 @@ def rating_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
 
     Args:
       annotation: reads `label`, a list of ratings for each clip.
-      num_clips: clips of the video, L; further rows are left out.
+      clips: of the video, L; further rows are left out.
 
     Returns:
       saliency_labels; positive_clips: the last of the highest rated clips; negative_clips: the
@@ -149,16 +168,16 @@ def rating_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
     Raises:
       DataError: there are fewer rows than clips.
     """
-    points = _label_rows(annotation, num_clips) - 1.0
+    points = _label_rows(annotation, clips.used) - 1.0
     return _extremes(points.sum(axis=1) / (4.0 * points.shape[1]) * 12.0)
 
 
-def binary_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
+def binary_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
     """Labels of a YouTube Highlights annotation: 1 for the clips of a highlight, else 0.
 
     Args:
       annotation: reads `label`, a list with one number for each clip.
-      num_clips: clips of the video, L; further rows are left out.
+      clips: of the video, L; further rows are left out.
 
     Returns:
       As `rating_labels`.
@@ -166,7 +185,7 @@ def binary_labels(annotation: Mapping[str, Any], num_clips: int) -> Labelled:
     Raises:
       DataError: there are fewer rows than clips.
     """
-    return _extremes(_label_rows(annotation, num_clips)[:, 0])
+    return _extremes(_label_rows(annotation, clips.used)[:, 0])
 
 
 def _label_rows(annotation: Mapping[str, Any], num_clips: int) -> np.ndarray:
@@ -207,6 +226,72 @@ def label_rule(name: str) -> LabelRule:
             f"{', '.join(sorted(LABEL_RULES))}"
         )
     return LABEL_RULES[name]
+
+
+class LabelledExample(NamedTuple):
+    """What an annotation line says about the clips that are used of its video.
+
+    labelled: their labels.
+    windows: [M, 2] float32, seconds; of a video that is cut, the parts that are left.
+    duration: seconds; of a video that is cut, those of its clips.
+    """
+
+    labelled: Labelled
+    windows: np.ndarray
+    duration: float
+
+
+class Labeller:
+    """Labels annotation lines as a configuration says.
+
+    Attributes:
+      num_pairs: positive and negative clips of each example.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        """Reads `clip_length` and `data`; ConfigError for a rule that there is not."""
+        self._rule = label_rule(config.data.labels)
+        self.num_pairs = self._rule.num_pairs
+        self._clip_length = config.clip_length
+        self._ratio = config.clip_length / (config.data.label_clip_length or config.clip_length)
+
+    def __call__(
+        self, annotation: Mapping[str, Any], num_clips: int, whole_clips: int
+    ) -> LabelledExample:
+        """Labels one line.
+
+        Args:
+          annotation: the line.
+          num_clips: that are used of its video, L.
+          whole_clips: that its features have.
+
+        Raises:
+          DataError: ratings that do not fit the line's clips.
+        """
+        windows, duration = annotation.get("relevant_windows") or [], annotation["duration"]
+        clips = Clips(num_clips, num_clips, self._ratio)
+        end = num_clips * self._clip_length
+        if is_cut(annotation, num_clips, whole_clips, self._clip_length):
+            clips = clips._replace(whole=whole_clips)
+            windows = cut_windows(windows, end)
+            duration = end
+        return LabelledExample(
+            labelled=self._rule.label(annotation, clips),
+            windows=np.asarray(windows, np.float32).reshape(-1, 2),
+            duration=duration,
+        )
+
+
+def is_cut(
+    annotation: Mapping[str, Any], num_clips: int, whole_clips: int, clip_length: float
+) -> bool:
+    """Returns whether a part of a video is left out: a row of features beyond its end is none."""
+    return whole_clips > num_clips and annotation["duration"] > num_clips * clip_length
+
+
+def cut_windows(windows: Sequence[Sequence[float]], end: float) -> list[list[float]]:
+    """Returns what is left of windows (seconds) before an end; those behind it are left out."""
+    return [[start, min(stop, end)] for start, stop in windows if start < end]
 
 
 def _nothing_relevant(num_clips: int) -> Labelled:

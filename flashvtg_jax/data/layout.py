@@ -266,6 +266,7 @@ class Layout:
       streams: the video features, in the order in which they are concatenated.
       query: the features of the words.
       clip_length: seconds.
+      label_clip_length: seconds of the clips that ids and ratings count; None: clip_length.
       labels: kind of labels, a key of `annotations.LABEL_FIELDS`.
       unlabelled_splits: splits that may come without labels.
       released_rows: queries of each split as released, for the report.
@@ -281,6 +282,7 @@ class Layout:
     unlabelled_splits: tuple[str, ...] = ()
     released_rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
     domains: tuple[str, ...] = ()
+    label_clip_length: float | None = None
 
     @property
     def feature_files(self) -> tuple[Features, ...]:
@@ -358,6 +360,7 @@ class Layout:
         return load_annotations(
             path,
             clip_length=self.clip_length,
+            label_clip_length=self.label_clip_length,
             labels=None if split in self.unlabelled_splits else self.labels,
             domains=self.domains,
         )

@@ -22,7 +22,7 @@ from flashvtg_jax.data.annotations import LABEL_FIELDS, youtube_id
 from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate, empty_batch
 from flashvtg_jax.data.batch_plan import PADDING_ROW, BatchPlan, checked_buckets, default_buckets
 from flashvtg_jax.data.custom import is_custom
-from flashvtg_jax.data.labels import label_rule
+from flashvtg_jax.data.labels import Labeller, label_rule
 from flashvtg_jax.errors import ConfigError, DataError
 
 T = TypeVar("T")
@@ -210,6 +210,11 @@ def clip_counts(source: SplitSource, config: ml_collections.ConfigDict) -> np.nd
     return _clips(source.num_clips, source.stream_clips, config)
 
 
+def whole_clip_counts(source: SplitSource, config: ml_collections.ConfigDict) -> np.ndarray:
+    """Returns the clips of each example [N] as `clip_counts`, but before cutting."""
+    return _whole_clips(source.num_clips, source.stream_clips, config)
+
+
 def source_video(vid: str, kind: str) -> str:
     """Returns the name of the video that an excerpt was cut from.
 
@@ -249,7 +254,8 @@ class _BatchLoader:
         self._plan = plan
         self._process = (process_index, process_count)
         self._seed = config.seed
-        self._rule = label_rule(data.labels)
+        self._label = Labeller(config)
+        self._whole_clips = whole_clip_counts(source, config)
         _check_clips_and_labels(source, config)
         self._video_streams = tuple(data.video_streams)
         self._video_ids = video_ids(source, data.source_video)
@@ -260,7 +266,7 @@ class _BatchLoader:
             # Of the whole split, so that all its domains have the same.
             words=min(data.max_words, int(np.max(source.all_num_words))),
             windows=max(1, int(np.max(source.num_windows))),
-            pairs=self._rule.num_pairs,
+            pairs=self._label.num_pairs,
             stream_widths=checked_widths(source, config),
             query_width=source.query_dim,
             spatial_tokens=data.spatial_tokens,
@@ -296,15 +302,14 @@ class _BatchLoader:
         num_clips = min(int(self._plan.lengths[example]), *map(len, streams))
         annotation = stored.annotation
         rng = np.random.default_rng([self._seed, epoch, example])
-        labelled = self._rule.label(annotation, num_clips)
-        positives, negatives = labelled.draw(rng)
-        windows = annotation.get("relevant_windows") or []
+        found = self._label(annotation, num_clips, int(self._whole_clips[example]))
+        positives, negatives = found.labelled.draw(rng)
         return Row(
             streams=[stream[:num_clips] for stream in streams],
             query=stored.query[: self.shape.words],
-            duration=annotation["duration"],
-            windows=np.asarray(windows, np.float32).reshape(-1, 2),
-            saliency_labels=labelled.saliency_labels,
+            duration=found.duration,
+            windows=found.windows,
+            saliency_labels=found.labelled.saliency_labels,
             positive_clips=positives,
             negative_clips=negatives,
             video_id=int(self._video_ids[example]),
@@ -396,9 +401,17 @@ def _clips(
     stream_clips: Mapping[str, np.ndarray],
     config: ml_collections.ConfigDict,
 ) -> np.ndarray:
-    used = [stream_clips[name] for name in config.data.video_streams if name in stream_clips]
-    lengths = np.min(used, axis=0) if used else np.asarray(num_clips, np.int64)
+    lengths = _whole_clips(num_clips, stream_clips, config)
     return lengths if config.data.max_clips is None else np.minimum(lengths, config.data.max_clips)
+
+
+def _whole_clips(
+    num_clips: np.ndarray,
+    stream_clips: Mapping[str, np.ndarray],
+    config: ml_collections.ConfigDict,
+) -> np.ndarray:
+    used = [stream_clips[name] for name in config.data.video_streams if name in stream_clips]
+    return np.min(used, axis=0) if used else np.asarray(num_clips, np.int64)
 
 
 def _check_moments(source: SplitSource, config: ml_collections.ConfigDict) -> None:

@@ -40,7 +40,7 @@ def prepare_data(
     data = config.data
     own = custom.is_custom(data.dataset)
     if own:
-        custom.check_clip_length(data.dataset, config.clip_length)
+        custom.check_clip_length(data.dataset, config.clip_length, data.label_clip_length)
     built = built_folder(data_dir, data.dataset)
     manual_dir, widths = data.manual_dir, {**data.video_widths, "query": data.query_width}
     clip_length = config.clip_length if own else None
@@ -60,7 +60,9 @@ def prepare_data(
             synthesize(manual_dir, progress=show_progress, **settings)
     if manual_dir is not None and not built:
         layout = find_builder(data.dataset)[1].layout
-        layout = layout or custom.custom_layout(manual_dir, config.clip_length)
+        layout = layout or custom.custom_layout(
+            manual_dir, config.clip_length, data.label_clip_length
+        )
         _check_before_building(config, layout, Path(manual_dir).expanduser())
         build(
             data.dataset,
@@ -68,6 +70,7 @@ def prepare_data(
             data_dir,
             widths=_widths_to_build(config, layout),
             clip_length=clip_length,
+            label_clip_length=data.label_clip_length if own else None,
             progress=show_progress,
         )
     elif not built and own:
@@ -163,8 +166,10 @@ def _note_changes(
 def _command(config: ml_collections.ConfigDict, data_dir: Path, manual_dir: Path) -> str:
     """Returns the command that builds a configuration's data set again from a folder."""
     dataset, clip_length, widths = config.data.dataset, None, {}
+    label_clip_length = None
     if custom.is_custom(dataset):
         clip_length = config.clip_length  # the widths are those of the files
+        label_clip_length = config.data.label_clip_length
     else:
         layout = find_builder(dataset)[1].layout
         widths = layout.other_widths(_widths_to_build(config, layout))
@@ -174,6 +179,7 @@ def _command(config: ml_collections.ConfigDict, data_dir: Path, manual_dir: Path
         "--overwrite",
         manual_dir=manual_dir,
         clip_length=clip_length,
+        label_clip_length=label_clip_length,
         widths=widths,
     )
 
@@ -184,14 +190,16 @@ def complete_config(
     """What a configuration leaves to the data: streams, widths, labels, as they are built.
 
     Takes `config.data.video_streams` of (), a width that is missing in `config.data.video_widths`,
-    `config.data.query_width` and `config.data.labels` of None from an opened split.
+    `config.data.query_width`, `config.data.labels` and `config.data.label_clip_length` of None
+    from an opened split.
 
     Returns:
       A locked copy, equal to `config` where that leaves nothing open.
 
     Raises:
-      ConfigError: a stream that the data set does not have, or a score to select the best
-        checkpoint by that cannot be computed from its labels.
+      ConfigError: a stream that the data set does not have, another length of the clips that ids
+        count than it was built with, or a score to select the best checkpoint by that cannot be
+        computed from its labels.
     """
     data = config.data
     streams = tuple(data.video_streams) or tuple(source.streams)
@@ -202,6 +210,13 @@ def complete_config(
         found["query_width"] = source.query_dim
     if data.labels is None:
         found["labels"] = source.labels
+    if source.label_clip_length is not None:
+        if data.label_clip_length not in (None, source.label_clip_length):
+            raise ConfigError(
+                f"config.data.label_clip_length is {data.label_clip_length:g} s, but data set "
+                f"{data.dataset!r} was built with --label_clip_length={source.label_clip_length:g}"
+            )
+        found["label_clip_length"] = source.label_clip_length
     config = apply_overrides(config, {f"data.{field}": value for field, value in found.items()})
     widths = config.data.video_widths
     with widths.unlocked():

@@ -52,6 +52,8 @@ class SplitSource:
       num_words: words of each example [N].
       num_windows: relevant windows of each example [N].
       clip_length: seconds.
+      label_clip_length: seconds of the clips that ids and ratings count, where that was said when
+        the data set was built; else None.
       labels: kind of labels, a key of `annotations.LABEL_FIELDS`.
       stream_clips: clips of each example [N] in each stream (or in its labels, if fewer); {} where
         the data set was built by a version that did not tell.
@@ -104,6 +106,7 @@ class SplitSource:
         self.tokens = stored.tokens
         self.query_dim = stored.query_dim
         self.clip_length = stored.clip_length
+        self.label_clip_length = stored.label_clip_length
         self.labels = stored.labels
         self.all_num_clips = stored.num_clips
         self.all_num_words = stored.num_words
@@ -209,6 +212,7 @@ class _StoredSplit:
         self.tokens: dict[str, int] = dict(metadata.get("tokens", {}))
         self.query_dim: int = metadata["query_width"]
         self.clip_length: float = metadata["clip_length"]
+        self.label_clip_length: float | None = metadata.get("label_clip_length")
         self.labels: str = metadata["labels"]
         lengths = metadata["splits"][split]
         self.num_clips = np.asarray(lengths["num_clips"], np.int64)
@@ -285,6 +289,7 @@ class _StoredSplit:
             "--overwrite",
             manual_dir=metadata.get("manual_dir"),
             clip_length=metadata.get("clip_length"),
+            label_clip_length=metadata.get("label_clip_length"),
             widths=_other_widths(dataset, metadata) if metadata else None,
         )
 

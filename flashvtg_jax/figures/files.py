@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flashvtg_jax.config import read_config
+from flashvtg_jax.config import add_new_fields, read_config
 from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
 from flashvtg_jax.figures.drawing import FORMATS, clean_text, undrawable
@@ -49,12 +49,14 @@ def plot_files(
         raise ConfigError(f"format {file_format!r}: figures are {' or '.join(FORMATS)}")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; expected at least 1")
+    label_clip_length = None
     if clip_length is None:
-        clip_length = _configured_clip_length(Path(predictions).parent)
+        clip_length, label_clip_length = _configured_clip_lengths(Path(predictions).parent)
+    lengths = {"clip_length": clip_length, "label_clip_length": label_clip_length}
     rows = _choose(predictions, read_json_lines(predictions), qids, limit)
     known = {}
     if annotations is not None:
-        noted = load_annotations(annotations, clip_length=clip_length)
+        noted = load_annotations(annotations, **lengths)
         known = {str(row["qid"]): row for row in noted}
         if not any(str(row["qid"]) in known for _, row in rows):
             raise DataError(f"{annotations}: has none of the queries of {predictions}")
@@ -67,7 +69,7 @@ def plot_files(
     chosen = list(zip(paths, rows, strict=True))
     for path, (line, row) in progress_bar(chosen, len(chosen), "drawing", show_progress):
         try:
-            plot_prediction(row, known.get(str(row["qid"])), clip_length=clip_length, path=path)
+            plot_prediction(row, known.get(str(row["qid"])), **lengths, path=path)
         except DataError as error:
             raise DataError(f"{predictions}:{line}: {error}") from error
     if file_format == "png" and show_progress:
@@ -112,11 +114,13 @@ def _choose(
     return [(line, row) for line, row in lines if str(row["qid"]) in wanted]
 
 
-def _configured_clip_length(folder: Path) -> float:
+def _configured_clip_lengths(folder: Path) -> tuple[float, float | None]:
+    """Seconds of the clips that a run's predictions are of, and of those that its ratings are of."""
     # Results may be written into a folder below the run's.
     for path in (folder / "config.json", folder.resolve().parent / "config.json"):
         try:
-            return float(read_config(path).clip_length)
+            config = add_new_fields(read_config(path))
+            return float(config.clip_length), config.data.label_clip_length
         except (FlashVTGError, OSError, AttributeError):
             continue  # none, or of something else
     print(
@@ -124,4 +128,4 @@ def _configured_clip_length(folder: Path) -> float:
         "taken; --clip_length=SECONDS gives another",
         file=sys.stderr,
     )
-    return DEFAULT_CLIP_LENGTH
+    return DEFAULT_CLIP_LENGTH, None

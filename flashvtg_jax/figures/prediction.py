@@ -59,6 +59,7 @@ def plot_prediction(
     annotation: Mapping[str, Any] | None = None,
     *,
     clip_length: float,
+    label_clip_length: float | None = None,
     path: str | os.PathLike | None = None,
 ) -> "Figure":
     """Draw what was predicted for a query: saliency over time, the ten best moments as bars.
@@ -73,6 +74,7 @@ def plot_prediction(
         Where it has a `label` for each clip, as in TVSum and YouTube Highlights, these share
         its `duration` evenly and `clip_length`, which is nominal there, is not used.
       clip_length: seconds.
+      label_clip_length: seconds of the clips that its ratings are of; None: clip_length.
       path: a .png or .svg file to write.
 
     Returns the figure, which belongs to no window and no pyplot state.
@@ -80,7 +82,7 @@ def plot_prediction(
     """
     if path is not None:
         drawing.check_format(path)
-    content = _read(prediction, annotation or {}, clip_length)
+    content = _read(prediction, annotation or {}, clip_length, label_clip_length)
     with drawing.drawing():
         figure = _draw(content)
         if path is not None:
@@ -89,7 +91,10 @@ def plot_prediction(
 
 
 def _read(
-    prediction: Mapping[str, Any], annotation: Mapping[str, Any], clip_length: float
+    prediction: Mapping[str, Any],
+    annotation: Mapping[str, Any],
+    clip_length: float,
+    label_clip_length: float | None,
 ) -> _Content:
     """What there is to draw. Raises DataError if that is nothing, or not what it should be."""
     name = f"prediction of qid {prediction.get('qid')!r}"
@@ -112,7 +117,8 @@ def _read(
     if label is not None and duration:
         clip_length = duration / len(label)
     elif label is None and duration:
-        ratings = _ratings(annotation, num_video_clips(duration, clip_length), noted)
+        ratio = clip_length / (label_clip_length or clip_length)
+        ratings = _ratings(annotation, num_video_clips(duration, clip_length), ratio, noted)
 
     count, shown = 0, moments
     if moments is not None:
@@ -175,7 +181,9 @@ def _array(value: Any, shape: tuple[int | None, ...], field: str, name: str) -> 
     return array
 
 
-def _ratings(annotation: Mapping[str, Any], num_clips: int, name: str) -> np.ndarray | None:
+def _ratings(
+    annotation: Mapping[str, Any], num_clips: int, ratio: float, name: str
+) -> np.ndarray | None:
     """The mean rating of each clip, 0 where nobody rated; None without ratings."""
     scores = _numbers(annotation, "saliency_scores", (None,), name)
     clips = _numbers(annotation, "relevant_clip_ids", (), name)
@@ -183,7 +191,7 @@ def _ratings(annotation: Mapping[str, Any], num_clips: int, name: str) -> np.nda
         return None
     if len(scores) != len(clips) or (clips < 0).any():
         raise DataError(f"{name}: 'relevant_clip_ids' and 'saliency_scores' do not fit together")
-    return mean_ratings(clips, scores, num_clips)
+    return mean_ratings(clips, scores, num_clips, ratio)
 
 
 def _draw(content: _Content) -> "Figure":

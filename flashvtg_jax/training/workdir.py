@@ -81,6 +81,7 @@ def open_fields(config: ml_collections.ConfigDict) -> tuple[str, ...]:
         and len(data.video_widths),
         "data.query_width": data.query_width,
         "data.labels": data.labels,
+        "data.label_clip_length": data.label_clip_length,
     }
     return tuple(name for name, value in fields.items() if not value)
 

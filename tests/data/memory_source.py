@@ -100,6 +100,7 @@ def small_config(**changes):
                 "spatial_tokens": 1,
                 "buckets": (5, 12),
                 "labels": "qvhighlights",
+                "label_clip_length": None,
                 "source_video": "youtube_id",
                 "num_threads": 2,
                 "prefetch": 3,

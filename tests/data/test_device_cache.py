@@ -14,7 +14,7 @@ from flashvtg_jax.data.device_cache import (
     evaluation_draws,
     is_worth_caching,
 )
-from flashvtg_jax.data.labels import qvhighlights_labels
+from flashvtg_jax.data.labels import Clips, qvhighlights_labels
 from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline, train_plan
 from flashvtg_jax.errors import ConfigError, DataError
 from tests.data.memory_source import WIDTHS, MemorySource, small_config, small_source
@@ -135,7 +135,9 @@ def test_rows_are_those_of_the_whole_split_whatever_part_is_trained_on():
     assert batch.example.tolist() == [2, 0, -1]
     assert batch.video_mask.sum(1).tolist() == [*whole.num_clips[[9, 5]], 0]
     # Clips are drawn for the example of the part, as the pipeline does it.
-    _, choose = qvhighlights_labels(whole.examples[9].annotation, whole.num_clips[9])
+    _, choose = qvhighlights_labels(
+        whole.examples[9].annotation, Clips(whole.num_clips[9], whole.num_clips[9])
+    )
     positives, _ = choose(np.random.default_rng([3, 1, 2]))
     np.testing.assert_array_equal(batch.targets.positive_clips[0], positives)
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.data.labels import (
+    Clips,
     binary_labels,
     label_rule,
     qvhighlights_labels,
@@ -23,7 +24,8 @@ def rng(*words: int) -> np.random.Generator:
 
 def drawn(rule, annotation, num_clips, generator):
     """The labels, positive and negative clips that a rule finds and draws."""
-    labels, draw = rule(annotation, num_clips)
+    clips = num_clips if isinstance(num_clips, Clips) else Clips(num_clips, num_clips)
+    labels, draw = rule(annotation, clips)
     return labels, *draw(generator)
 
 
@@ -128,7 +130,7 @@ def test_qvhighlights_refuses_ratings_that_do_not_match_the_clips():
     ],
 )
 def test_window_labels_are_one_inside_the_window(window, duration, num_clips, inside):
-    annotation = {"relevant_windows": [window, [0.0, duration]], "duration": duration}
+    annotation = {"relevant_windows": [window], "duration": duration}
     outside = sorted(set(range(num_clips)) - set(inside))
     expected = np.zeros(num_clips)
     expected[inside] = 1

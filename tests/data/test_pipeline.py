@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from flashvtg_jax.data.labels import qvhighlights_labels
+from flashvtg_jax.data.labels import Clips, qvhighlights_labels
 from flashvtg_jax.data.pipeline import (
     clip_counts,
     evaluation_batches,
@@ -159,7 +159,7 @@ def test_labels_are_drawn_from_seed_epoch_and_example():
                 continue
             rng = np.random.default_rng([11, step // 6, i])
             clips = source.num_clips[i]
-            labels, draw = qvhighlights_labels(source.examples[i].annotation, clips)
+            labels, draw = qvhighlights_labels(source.examples[i].annotation, Clips(clips, clips))
             positives, negatives_now = draw(rng)
             np.testing.assert_array_equal(batch.targets.saliency_labels[b, :clips], labels)
             np.testing.assert_array_equal(batch.targets.positive_clips[b], positives)
