@@ -12,6 +12,7 @@ from flashvtg_jax.data.annotations import mean_ratings, num_video_clips
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import BLUE, BROWN, EN_DASH, GREY, INK, ORANGE
+from flashvtg_jax.metrics.scoring import Scoring, count_problem
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +117,16 @@ def _read(
     ratings = None if label is None else label.mean(axis=1)
     if label is not None and duration:
         clip_length = duration / len(label)
-    elif label is None and duration:
+    elif duration:
+        # Fewer scores are those of a video that was cut.
+        problem = saliency is not None and count_problem(
+            len(saliency), duration, Scoring(clip_length, max_clips=len(saliency))
+        )
+        if problem:
+            raise DataError(
+                f"{name}: {problem}; were they predicted for clips of another length? "
+                "--clip_length=SECONDS gives it"
+            )
         ratio = clip_length / (label_clip_length or clip_length)
         ratings = _ratings(annotation, num_video_clips(duration, clip_length), ratio, noted)
 

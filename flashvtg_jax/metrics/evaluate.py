@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flashvtg_jax.data.clip_ids import id_problem
 from flashvtg_jax.data.layout import lengths_agree
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines
@@ -110,7 +111,10 @@ def evaluate_predictions(
       ConfigError: length ranges that are none.
     """
     scoring = Scoring(clip_length, label_clip_length, max_clips, all_length_ranges(length_ranges))
-    return _evaluate(Rows(predictions, "prediction"), Rows(annotations, "annotation"), scoring)
+    compared = compared_arrays(
+        Rows(predictions, "prediction"), Rows(annotations, "annotation"), scoring
+    )
+    return _numbers(compared, scoring)
 
 
 def score_files(
@@ -145,7 +149,12 @@ def score_files(
                 file=sys.stderr,
             )
     known["length_ranges"] = all_length_ranges(known.get("length_ranges"))
-    return _evaluate(predictions, annotations, Scoring(**known))
+    scoring = Scoring(**known)
+    compared = compared_arrays(predictions, annotations, scoring)
+    if compared.moments is not None and compared.highlights is not None:
+        # What a data set is built from is checked there, so that evaluations need not.
+        _check_ids(annotations, scoring.rated_clip_length)
+    return _numbers(compared, scoring)
 
 
 def brief(numbers: Mapping[str, float]) -> dict[str, float]:
@@ -282,8 +291,15 @@ def _clip_length_of(predictions: Rows, annotations: Rows) -> float:
     return likely_clip_length(counts, [seconds[row] for row in order]) or CLIP_LENGTH
 
 
-def _evaluate(predictions: Rows, annotations: Rows, scoring: Scoring) -> dict[str, float]:
-    compared = compared_arrays(predictions, annotations, scoring)
+def _check_ids(annotations: Rows, clip_length: float) -> None:
+    """Raises DataError for clip ids that contradict the windows of their line."""
+    for index, row in enumerate(annotations.rows):
+        problem = id_problem(row["relevant_clip_ids"], row["relevant_windows"], clip_length)
+        if problem:
+            raise annotations.error(index, problem)
+
+
+def _numbers(compared: Compared, scoring: Scoring) -> dict[str, float]:
     numbers = {}
     if compared.moments is not None:
         numbers |= moment_retrieval_numbers(*compared.moments, scoring.length_ranges)

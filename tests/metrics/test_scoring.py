@@ -52,8 +52,8 @@ def write_config(folder, **values):
 
 
 # Of 40 clips of 1 s the last two are best, and rated.
-LATE = predicted(7, [0.0] * 38 + [1.0, 2.0])
-LATE_RATED = rated(7, clips=(38, 39))
+LATE = predicted(7, [0.0] * 38 + [1.0, 2.0], windows=[(38, 40, 0.9)])
+LATE_RATED = rated(7, clips=(38, 39), windows=[(38, 40)])
 # Of 20 clips of 2 s the second is best.
 EARLY = predicted(7, [0.0, 2.0] + [0.0] * 18)
 
@@ -192,8 +192,8 @@ def test_ranges_of_the_configuration_beside_a_file_are_used(tmp_path):
     files = write_pair(tmp_path, [LATE], [LATE_RATED])
     write_config(tmp_path, **{"evaluation.length_ranges": "tiny:0:5,rest:5:inf"})
     assert {"MR-tiny-mAP", "MR-rest-mAP"} < set(score_files(*files))
-    own = score_files(*files, length_ranges={"all_long": (9, 11)})
-    assert own["MR-all_long-mAP"] == 100.0 and "MR-tiny-mAP" not in own
+    own = score_files(*files, length_ranges={"two_seconds": (1, 3)})
+    assert own["MR-two_seconds-mAP"] == 100.0 and "MR-tiny-mAP" not in own
 
 
 def test_a_query_without_predicted_moments_is_a_miss():
