@@ -170,6 +170,8 @@ def make_parser() -> argparse.ArgumentParser:
         "predict",
         "Find the moments and highlights for a list of queries, or for one. Feature files are raw, "
         "as extracted. The list may be of any length; the same command goes on where it stopped. "
+        "Moments that overlap better ones or have no length are left out. Saliency scores have no "
+        "scale and are often negative: only their order within a video counts. "
         "Exit status 3: done, but some lines of the list could not be used.",
         "flashvtg predict --checkpoint=runs/demo --features=runs/demo/data/synthetic "
         "--queries=runs/demo/data/synthetic/highlight_val_release.jsonl --output=answers.jsonl",

@@ -62,9 +62,11 @@ def _check_settings(path: Path, about: Path, settings: Mapping[str, Any]) -> Non
     differing = [key for key, value in settings.items() if saved.get(key) != value]
     if differing:
         key = differing[0]
+        how = f"with {key}={saved.get(key)}, not {settings[key]}"
+        if key not in saved:
+            how = "by another version of flashvtg-jax"
         raise DataError(
-            f"{path}: begun with {key}={saved.get(key)}, not {settings[key]}: predictions of "
-            f"different kinds do not go into one file. {advice}"
+            f"{path}: begun {how}: predictions of different kinds do not go into one file. {advice}"
         )
 
 

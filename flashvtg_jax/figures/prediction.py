@@ -12,6 +12,7 @@ from flashvtg_jax.data.annotations import mean_ratings, num_video_clips
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import BLUE, BROWN, EN_DASH, GREY, INK, ORANGE
+from flashvtg_jax.metrics.arithmetic import zero_to_one
 from flashvtg_jax.metrics.scoring import Scoring, count_problem
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def plot_prediction(
 ) -> "Figure":
     """Draw what was predicted for a query: saliency over time, the ten best moments as bars.
 
-    Blue is what the model says, orange what people said. Suppressed moments (of score 0) are left
-    out.
+    Blue is what the model says, orange what people said. Saliency is drawn from 0 to 1 within the
+    video. Suppressed moments (of score 0) are left out.
 
     Args:
       prediction: a row of predictions.jsonl: `qid`, `query`, `vid`, and `pred_relevant_windows`
@@ -254,16 +255,16 @@ def draw_saliency(
 ) -> "Axes":
     """Draw the saliency of each clip [L]; behind it people's ratings [L'] on a scale of their own.
 
-    Returns the axes that are behind, for what belongs there.
+    Only the order of a video's clips has a meaning: the least salient is drawn at 0, the most
+    salient at 1. Returns the axes that are behind, for what belongs there.
     """
-    low, high = saliency.min(), saliency.max()
-    room = (high - low) * 0.06 or max(abs(high), 1.0) * 0.05
-    axes.set_ylim(low - room, high + room)
+    saliency = zero_to_one(saliency)
+    axes.set_ylim(-0.06, 1.06)
     edges, mean, lowest, highest = _steps(saliency, clip_length)
     if len(mean) < len(saliency):
         axes.stairs(highest, edges, baseline=lowest, fill=True, color=drawing.shade(BLUE, 0.3))
     axes.stairs(mean, edges, baseline=None, color=BLUE, linewidth=1.6, gid="saliency")
-    axes.set_ylabel("saliency", color=BLUE)
+    axes.set_ylabel("saliency, 0 to 1", color=BLUE)
     drawing.set_value_ticks(axes, 6)
     if ratings is None:
         return axes
