@@ -142,8 +142,8 @@ def get_common() -> ConfigDict:
     optimizer.lr_drop = optional(int)
 
     train = config.train = ConfigDict()
-    # Work directory of another run, or what `flashvtg convert` wrote, whose best parameters this run
-    # begins with; None: random ones. Read before the first step, and never again.
+    # Work directory of another run, or what `flashvtg convert` wrote, whose best parameters are the
+    # initial ones; None: random ones. Read before the first step, and never again.
     train.init_from = optional(str)
     # With init_from: take the parameters of the same name and shape, leave the others at their
     # initial values, and say which; False: refuse a model whose parameters differ.
@@ -187,6 +187,9 @@ def get_common() -> ConfigDict:
     evaluation.nms_type = "normal"  # suppressed moments score 0; or "linear": less, by the overlap
     evaluation.window_range = optional(tuple, (0.0, 150.0))  # seconds, of moments; None: no limits
     evaluation.round_to_clip_length = True  # moments begin and end where clips do
+    # Moments that have metrics of their own, by their seconds: "NAME:ABOVE:UP_TO", and "inf". Each
+    # names metrics, MR-short-mAP. Studies keep to these three, the official ones.
+    evaluation.length_ranges = ("short:0:10", "middle:10:30", "long:30:150")
     return config
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -25,15 +26,19 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="flashvtg",
         description="FlashVTG: the moments and highlights of a video that answer a sentence.",
-        epilog="First try: flashvtg train --config=demo --workdir=runs/demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"flashvtg-jax {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", help="one of these; flashvtg COMMAND --help says more"
+    )
+    lines: list[str] = []
 
     def command(name: str, about: str, example: str, details: str = "") -> argparse.ArgumentParser:
+        summary = about[0].lower() + re.split("[.,;:] ", about[1:])[0].rstrip(".")
+        lines.append(f"  {name:<13}{summary}\n")
         return commands.add_parser(
             name,
-            help=about[0].lower() + about[1:].split(". ")[0].rstrip("."),
             description=textwrap.fill(about, _WIDTH) + details,
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -170,6 +175,8 @@ def make_parser() -> argparse.ArgumentParser:
         "predict",
         "Find the moments and highlights for a list of queries, or for one. Feature files are raw, "
         "as extracted. The list may be of any length; the same command goes on where it stopped. "
+        "Moments that overlap better ones or have no length are left out. Saliency scores have no "
+        "scale and are often negative: only their order within a video counts. "
         "Exit status 3: done, but some lines of the list could not be used.",
         "flashvtg predict --checkpoint=runs/demo --features=runs/demo/data/synthetic "
         "--queries=runs/demo/data/synthetic/highlight_val_release.jsonl --output=answers.jsonl",
@@ -246,9 +253,21 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--clip_length",
         type=float,
-        default=2.0,
         metavar="SECONDS",
-        help="of the clips that saliency_scores rate (default %(default)s)",
+        help="of the clips of pred_saliency_scores (default: as the config.json or the settings "
+        "file beside the predictions say; else as follows from scores and durations)",
+    )
+    add(
+        "--label_clip_length",
+        type=float,
+        metavar="SECONDS",
+        help="of the clips that relevant_clip_ids count (default: as said there, or --clip_length)",
+    )
+    add(
+        "--length_ranges",
+        metavar="short:0:10,long:10:inf",
+        help="moments that are scored by themselves, NAME:ABOVE:UP_TO in seconds (default: as said "
+        "there, or the official short:0:10,middle:10:30,long:30:150)",
     )
 
     add = command(
@@ -274,15 +293,21 @@ def make_parser() -> argparse.ArgumentParser:
         "--clip_length",
         type=float,
         metavar="SECONDS",
-        help="(default: of the config.json beside the predictions, or 2)",
+        help="(default: of the config.json or the settings file beside the predictions, or 2)",
+    )
+    add(
+        "--label_clip_length",
+        type=float,
+        metavar="SECONDS",
+        help="of the clips that relevant_clip_ids count (default: as said there, or --clip_length)",
     )
 
     add = command(
         "study",
-        "Take the model apart: train or evaluate each variant of a study over several seeds, and "
-        "write a table, a CSV file and a figure. What is finished is not done again, and studies "
-        "of one work directory share their runs. Fields of the configuration are given as for "
-        "train.",
+        "Take the model apart for a study: train or evaluate each variant of it over several "
+        "seeds, and write a table, a CSV file and a figure. What is finished is not done again, "
+        "and studies of one work directory share their runs. Fields of the configuration are "
+        "given as for train.",
         "flashvtg study ablation --config=demo --workdir=runs/study --seeds=2\n"
         "  flashvtg study label_correlation --annotations=FILE --output=runs/labels",
         "\n\nstudies:\n" + "\n".join(f"  {name:<18} {about}" for name, about in STUDIES.items()),
@@ -363,7 +388,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "export",
-        "Write a trained model, from raw features to decoded moments, as serialized StableHLO with "
+        "Write a trained model as serialized StableHLO, from raw features to decoded moments, with "
         "a manifest: one file for several platforms, which needs jax alone. Needs flatbuffers: pip "
         "install 'flashvtg-jax[export]'.",
         "flashvtg export --checkpoint=runs/demo --output=exported/demo",
@@ -396,6 +421,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="1,16",
         type=whole_numbers,
         help="a program for each of these numbers of queries (default: for any number)",
+    )
+    parser.epilog = (
+        f"commands:\n{''.join(lines)}\nFirst try: flashvtg train --config=demo --workdir=runs/demo"
     )
     return parser
 

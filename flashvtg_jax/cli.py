@@ -1,6 +1,7 @@
 """The command line: `flashvtg COMMAND ...`, the roof of the house."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -9,8 +10,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from flashvtg_jax.arguments import make_parser, named_path
 from flashvtg_jax.errors import FlashVTGError
@@ -30,12 +33,16 @@ def start() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status.
 
-    0: done. 1: something the user can mend, told in one message. 2: wrong usage. 3: `predict` is
+    0: done. 1: something the user can fix, said in one message. 2: wrong usage, or no command:
+    what there is was printed. 3: `predict` is
     done, but for lines of its list that could not be used. 130 and 143: training was interrupted by
     SIGINT or SIGTERM and is saved; 143 of several processes that evaluate: SIGTERM stopped them.
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
+    if options.command is None and not rest:
+        parser.print_help()
+        return 2
     overrides = [text for text in rest if text.startswith("--config.")]
     unknown = [text for text in rest if text not in overrides]
     if unknown or (overrides and options.command not in CONFIGURED):
@@ -45,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
-        return RUN[options.command](options, overrides)
+        with plain_warnings(options.command):
+            return RUN[options.command](options, overrides)
     except FlashVTGError as error:
         return fail(options, str(error))
     except OSError as error:  # no space left, no permission: the system's message names the file
@@ -61,6 +69,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "if another process was lost, its own output says why; start all of them again: what "
             "is saved goes on",
         )
+
+
+@contextlib.contextmanager
+def plain_warnings(command: str) -> Iterator[None]:
+    """Shows warnings as errors are shown, without the line of the program that they come from."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_plainly(message: Warning, category: type, *rest: Any) -> None:
+            if category is not UserWarning:
+                show(message, category, *rest)
+                return
+            print(f"flashvtg {command}: {message}", file=sys.stderr)
+
+        warnings.showwarning = show_plainly
+        yield
 
 
 def fail(options: argparse.Namespace, message: str, status: int = 1) -> int:
@@ -260,9 +284,15 @@ def run_predict(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def run_score(options: argparse.Namespace, _: Sequence[str]) -> int:
-    from flashvtg_jax.metrics import nested, score_files
+    from flashvtg_jax.metrics import nested, parse_length_ranges, score_files
 
-    numbers = score_files(options.predictions, options.annotations, options.clip_length)
+    numbers = score_files(
+        options.predictions,
+        options.annotations,
+        options.clip_length,
+        label_clip_length=options.label_clip_length,
+        length_ranges=options.length_ranges and parse_length_ranges(options.length_ranges),
+    )
     print_numbers({"score": numbers})
     if options.output:
         write_atomically(options.output, json.dumps(nested(numbers), indent=2) + "\n")
@@ -321,6 +351,7 @@ def run_plot(options: argparse.Namespace, _: Sequence[str]) -> int:
         limit=options.limit,
         file_format=options.format,
         clip_length=options.clip_length,
+        label_clip_length=options.label_clip_length,
     )
     count = "a figure" if len(paths) == 1 else f"{len(paths)} figures"
     print(f"wrote {count} to {options.output}: {paths[0].name}" + ", ..." * (len(paths) > 1))

@@ -43,6 +43,7 @@ from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.metrics import evaluate_predictions
+from flashvtg_jax.metrics.scoring import configured_scoring
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.progress import progress_bar
 from flashvtg_jax.training.parallel import make_mesh, put_batch, replicated, split_rows
@@ -199,7 +200,8 @@ class Evaluator:
                 for run, predictions in enumerate(collected):
                     own = jax.tree.map(lambda a, run=run: a[run], found) if together else found
                     predictions.add(own)
-        return [predictions.scored(self.config.clip_length) for predictions in collected]
+        arguments = configured_scoring(self.config)
+        return [predictions.scored(arguments) for predictions in collected]
 
     def _checked(self, perturbation: Perturbation) -> Perturbation:
         """The same in arrays, that one program serves all strengths. Raises ConfigError."""
@@ -301,14 +303,17 @@ class _Predictions:
                 windows = moments[b, :count].tolist()
                 rows[example] = {**about, "pred_relevant_windows": windows, **shared}
 
-    def scored(self, clip_length: float) -> Results:
-        """The predictions with their scores, where there is ground truth."""
+    def scored(self, arguments: dict[str, Any]) -> Results:
+        """The predictions with their scores, where there is ground truth.
+
+        `arguments` are those of `evaluate_predictions`.
+        """
         with_moments = bool(self._plain) and "pred_relevant_windows" in self._plain[0]
         suppressed = self._suppressed if with_moments else None
 
         def score() -> list[Numbers]:
             return [
-                evaluate_predictions(predictions, self._annotations, clip_length=clip_length)
+                evaluate_predictions(predictions, self._annotations, **arguments)
                 if predictions and has_ground_truth(self._annotations)
                 else {}
                 for predictions in (self._plain, suppressed)

@@ -1,5 +1,6 @@
 """JSON lines: one JSON object a line, as annotations, predictions and logs are kept."""
 
+import codecs
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -10,30 +11,41 @@ from flashvtg_jax.errors import DataError
 from flashvtg_jax.files import write_atomically
 
 
-def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file; row `i` of the result is line `i + 1` of the file.
+class Row(dict):
+    """A JSON object of a file, and the `line` that it is on, from 1."""
 
-    Empty lines are allowed at the end only, so that line numbers stay those of the rows.
+    line: int
+
+
+def numbered(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Rows with the lines that they are on; rows of no file are counted from 1."""
+    return [(getattr(row, "line", number), row) for number, row in enumerate(rows, start=1)]
+
+
+def read_json_lines(path: str | os.PathLike) -> list[Row]:
+    """Reads a JSON-lines file; blank lines are passed over, each row knows its `line`.
 
     Raises:
-      DataError: the file is missing, unreadable or empty, or a line is not one JSON object.
+      DataError: the file is missing, unreadable, empty or not UTF-8, or a line is not one JSON
+        object.
     """
     try:
-        lines = Path(path).read_bytes().rstrip().splitlines()
+        content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not lines:
-        raise DataError(f"{path}: the file is empty; expected one JSON object per line")
+    check_encoding(path, content)
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            problem = f"{error.msg} at column {error.colno}" if line.strip() else "an empty line"
             raise DataError(
-                f"{path}:{number}: not JSON: {problem}; expected one JSON object per line"
+                f"{path}:{number}: not JSON: {error.msg} at column {error.colno}; expected one "
+                "JSON object per line"
             ) from error
         # ValueError: bytes that are no text, or an integer of more than 4300 digits.
         except (ValueError, RecursionError) as error:
@@ -42,8 +54,22 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
             raise DataError(
                 f"{path}:{number}: expected a JSON object {{...}}, got {_json_type(row)}"
             )
-        rows.append(row)
+        rows.append(Row(row))
+        rows[-1].line = number
+    if not rows:
+        raise DataError(f"{path}: the file is empty; expected one JSON object per line")
     return rows
+
+
+def check_encoding(path: str | os.PathLike, beginning: bytes) -> None:
+    """Raises DataError for a file that begins as UTF-16 or UTF-32 text does, with advice."""
+    # Other encodings have no mark; ASCII characters in these two have bytes of 0.
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+    if beginning.startswith(marks) or b"\0" in beginning[:4]:
+        raise DataError(
+            f"{path}: the text is in UTF-16 (as Windows' Notepad and PowerShell may write it), "
+            "expected UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"
+        )
 
 
 def write_json_lines(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -20,6 +20,8 @@ import numpy as np
 from flashvtg_jax.data.annotations import unusable_character
 from flashvtg_jax.data.layout import FileItem
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
+from flashvtg_jax.json_lines import check_encoding
+from flashvtg_jax.metrics.scoring import configured_clips
 from flashvtg_jax.prediction_features import QUERY, FoundFeatures, find_features
 from flashvtg_jax.prediction_inputs import CheckedVideo
 from flashvtg_jax.prediction_output import ErrorFile, asked, opened_output, write_whole
@@ -42,6 +44,9 @@ class Summary:
       bad: lines left out, for what is wrong with them.
       cut: lines predicted for the beginning of a video that is longer than those of training.
       errors: the file that says what is wrong with the bad ones.
+      cut_queries: lines predicted for the beginning of a query of more than `max_words` words.
+      longest_query: words of the longest query.
+      max_words: of a query that the model reads.
     """
 
     predicted: int
@@ -49,6 +54,9 @@ class Summary:
     bad: int
     cut: int
     errors: Path
+    cut_queries: int
+    longest_query: int
+    max_words: int
 
     def told(self, output: str | os.PathLike) -> str:
         """The same for people, in a few lines."""
@@ -65,6 +73,11 @@ class Summary:
                 f"{self.cut} videos are longer than those of training and were cut; "
                 "--whole_videos reads all of them"
             )
+        if self.cut_queries:
+            lines.append(
+                f"{self.cut_queries} queries have more than the {self.max_words} words that the "
+                f"model reads and were cut; the longest has {self.longest_query}"
+            )
         return "\n".join(lines)
 
 
@@ -78,6 +91,7 @@ class _Task:
     problem: str | None = None
     video: CheckedVideo | None = None
     query: np.ndarray | None = None
+    num_words: int = 0  # before the query was cut
     prediction: Prediction | None = None
 
 
@@ -107,8 +121,8 @@ def predict_file(
     Args:
       predictor: of the model.
       queries: JSON lines with "qid" and "vid", and "query" and "duration" (seconds) where known.
-      output: JSON lines in the format of `flashvtg evaluate`. OUTPUT.settings.json beside it tells
-        what it is made with.
+      output: JSON lines in the format of `flashvtg evaluate`, with the moments that a predictor
+        returns. OUTPUT.settings.json beside it says what it is made with.
       features: folder of feature files, laid out as those of the data set of the training.
       video_features: for a stream the folder of its files, named as there, or after "vid".
       query_features: folder of the queries' files, named as there, or after "qid".
@@ -131,13 +145,13 @@ def predict_file(
         "max_moments": max_moments,
         "score_threshold": score_threshold,
     }
-    window_range = predictor.config.evaluation.window_range
+    data, window_range = predictor.config.data, predictor.config.evaluation.window_range
     settings = {
         "parameters": _fingerprint(predictor.params),
         "step": predictor.step,
         **dataclasses.asdict(predictor.choice(**choice)),
-        "whole_videos": predictor.config.data.max_clips is None,  # asked for, or without a limit
-        "max_clips": predictor.config.data.max_clips,
+        "whole_videos": data.max_clips is None,  # asked for, or without a limit
+        **configured_clips(predictor.config),  # `flashvtg score` and `plot` read it
         "window_range": None if window_range is None else list(window_range),
         "features": _resolved(features),
         "video_features": {
@@ -156,6 +170,7 @@ def predict_file(
         query_features=query_features,
     )
     counts: collections.Counter[str] = collections.Counter()
+    longest_query = 0
     with (
         opened_output(output, settings, overwrite) as (file, done),
         ErrorFile(queries, output, show_progress) as errors,
@@ -173,7 +188,18 @@ def predict_file(
             write_whole(file, output, line)
             counts["predicted"] += 1
             counts["cut"] += task.video.is_cut
-    return Summary(counts["predicted"], counts["found"], errors.count, counts["cut"], errors.path)
+            counts["cut_queries"] += task.num_words > data.max_words
+            longest_query = max(longest_query, task.num_words)
+    return Summary(
+        predicted=counts["predicted"],
+        found=counts["found"],
+        bad=errors.count,
+        cut=counts["cut"],
+        errors=errors.path,
+        cut_queries=counts["cut_queries"],
+        longest_query=longest_query,
+        max_words=data.max_words,
+    )
 
 
 def predict_pair(
@@ -230,6 +256,8 @@ def _count_lines(path: Path) -> int:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise DataError(f"{path}: not a regular file; write the list to a file first")
         with open(path, "rb") as file:
+            check_encoding(path, file.read(4))
+            file.seek(0)
             count = sum(bool(line.strip()) for line in file)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -321,7 +349,7 @@ class _Reader:
         try:
             items = self._found.items(task.row)
             words = items.pop(QUERY).read(predictor.query_width)
-            task.query = predictor.check_query(words)
+            task.query, task.num_words = predictor.check_query(words), len(words)
             video = self._video(tuple(items.items()))
             task.video = predictor.check_video(video, duration=task.row.get("duration"))
         except FlashVTGError as error:

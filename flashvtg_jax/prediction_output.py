@@ -62,9 +62,11 @@ def _check_settings(path: Path, about: Path, settings: Mapping[str, Any]) -> Non
     differing = [key for key, value in settings.items() if saved.get(key) != value]
     if differing:
         key = differing[0]
+        how = f"with {key}={saved.get(key)}, not {settings[key]}"
+        if key not in saved:
+            how = "by another version of flashvtg-jax"
         raise DataError(
-            f"{path}: begun with {key}={saved.get(key)}, not {settings[key]}: predictions of "
-            f"different kinds do not go into one file. {advice}"
+            f"{path}: begun {how}: predictions of different kinds do not go into one file. {advice}"
         )
 
 
@@ -82,7 +84,7 @@ def _finished_lines(path: Path, file: IO[bytes]) -> dict[str, int]:
                 )
             try:
                 torn = not line.endswith(b"\n")
-                if not torn:
+                if not torn and line.strip():
                     row = json.loads(line)
                     done[str(row["qid"])] = asked(row)
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -12,6 +12,7 @@ import numpy as np
 
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.metrics.arithmetic import zero_to_one
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 from flashvtg_jax.prediction_batches import Choice, PredictionBatches, Work
 from flashvtg_jax.prediction_inputs import CheckedVideo, InputChecks, Video, is_number
@@ -25,7 +26,9 @@ class Prediction:
 
     Attributes:
       moments: [K, 3] float32: start and end in seconds, score from 0 to 1; best first.
-      saliency: [L] float32: how much each clip is a highlight for the query, not bounded.
+      saliency: [L] float32: how much each clip is a highlight for the query. It is not bounded and
+        often negative: training compares clips of a video only, so their order is all that counts.
+        `relative_saliency` is the same for people.
       times: [L] float64: seconds at which each clip starts.
       has_moments: False for a model of highlights alone, whose `moments` are always [0, 3].
     """
@@ -35,10 +38,15 @@ class Prediction:
     times: np.ndarray
     has_moments: bool = True
 
+    @property
+    def relative_saliency(self) -> np.ndarray:
+        """The saliency within the video: [L] float64 from 0, the least salient clip, to 1."""
+        return zero_to_one(self.saliency)
+
     def to_dict(
         self, *, qid: int | str | None = None, query: str | None = None, vid: str | None = None
     ) -> dict[str, Any]:
-        """The same in the format of the field, ready for JSON, as `flashvtg evaluate` writes it.
+        """The same in the format of the field, ready for JSON, as `flashvtg predict` writes it.
 
         Args:
           qid: id of the query; like the other two it is left out where it is None.
@@ -189,14 +197,16 @@ class Predictor:
           duration: seconds of the video, where its moments end; None: those of all its clips. For
             lists, one number for all predictions, or a list with one for each.
           nms_threshold: moments that overlap a better one by this intersection over union or more
-            are suppressed: their score becomes 0 (or lower, by `config.evaluation.nms_type`). None:
-            none is. "config": as `config.evaluation.nms_threshold` says.
+            are suppressed: left out (or their score is lower, by `config.evaluation.nms_type`).
+            None: none is. "config": as `config.evaluation.nms_threshold` says.
           max_moments: that are returned for a query, at most; None:
             `config.evaluation.max_moments`.
           score_threshold: moments with a lower score are left out; None: none is.
 
         Returns:
-          A prediction; if a list was given, the list of predictions in its order.
+          A prediction; if a list was given, the list of predictions in its order. Moments are
+          those of `flashvtg evaluate` without what nobody can use: suppressed ones, which have
+          score 0 there, and those whose start and end are rounded to the same time.
 
         Raises:
           DataError: a stream that is missing or unknown, an array of another rank, width or type,
@@ -226,6 +236,7 @@ class Predictor:
             self._inputs.query(one, f"query {number}" if many_queries else "query")
             for number, one in enumerate(queries)
         ]
+        self._warn_of_cut_queries([len(one) for one in queries])
         count = len(index) if many_videos else len(words)
         if not many_videos:
             index *= count
@@ -331,6 +342,17 @@ class Predictor:
             seconds.append(end if given is None else float(given) if is_whole else min(given, end))
         return seconds
 
+    def _warn_of_cut_queries(self, lengths: Sequence[int]) -> None:
+        """Warns of queries that are longer than what is read of them."""
+        limit = self.config.data.max_words
+        longer = [length for length in lengths if length > limit]
+        if longer:
+            warnings.warn(
+                f"{len(longer)} of {len(lengths)} queries have more than {limit} words, the "
+                f"longest {max(longer)}, and were cut, as in training (config.data.max_words)",
+                stacklevel=3,
+            )
+
     def _predict(self, work: Work, choice: Choice) -> list[Prediction]:
         predictions: list[Prediction] = [None] * len(work.queries)
         for queries, found in self._batches.run(work, choice):
@@ -338,17 +360,24 @@ class Predictor:
                 num_clips = work.videos[work.index[query]].num_clips
                 best = np.zeros((0, 3), np.float32)
                 if found.moments is not None:
-                    # Suppressed ones score 0 as padding does, but padding sorts behind them.
-                    best = found.moments[b, : min(int(found.num_moments[b]), choice.max_moments)]
-                if choice.score_threshold is not None:
-                    best = best[best[:, 2] >= choice.score_threshold]
+                    best = _usable(found.moments[b], choice)
                 predictions[query] = Prediction(
-                    best.copy(),  # or each prediction would keep its batch
+                    best,
                     found.saliency[b, :num_clips].copy(),
                     np.arange(num_clips) * self.config.clip_length,
                     found.moments is not None,
                 )
         return predictions
+
+
+def _usable(moments: np.ndarray, choice: Choice) -> np.ndarray:
+    """The best moments [K, 3] of those found [N, 3]; padding is [0, 0, 0]."""
+    kept = moments[:, 1] > moments[:, 0]
+    if choice.nms_threshold is not None:
+        kept &= moments[:, 2] > 0  # others were suppressed
+    if choice.score_threshold is not None:
+        kept &= moments[:, 2] >= choice.score_threshold
+    return moments[kept][: choice.max_moments]
 
 
 def _warn_of_cut(video: CheckedVideo) -> None:

@@ -119,6 +119,55 @@ def test_what_the_user_can_mend_is_one_message_and_status_one(
     assert not list(tmp_path.iterdir())  # nothing is left behind
 
 
+def test_without_a_command_all_are_listed_in_a_line_each(capsys):
+    assert main([]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    listed = lines[lines.index("commands:") + 1 :][: len(COMMANDS)]
+    assert sorted(line.split()[0] for line in listed) == sorted(COMMANDS)
+    assert all(len(line.split()) > 4 and len(line) <= 100 for line in listed)
+
+
+def test_score_takes_own_clip_lengths_and_length_ranges(tmp_path, capsys):
+    prediction = {
+        "qid": 1,
+        "pred_relevant_windows": [[0, 6, 0.5]],
+        "pred_saliency_scores": [1, 3, 0, 0, 0, 0],
+    }
+    annotation = {"qid": 1, "duration": 6, "relevant_windows": [[0, 6]]}
+    annotation |= {"relevant_clip_ids": [0, 1, 2], "saliency_scores": [[4], [1], [1]]}
+    files = []
+    for name, row in (("predictions", prediction), ("annotations", annotation)):
+        (tmp_path / name).write_text(json.dumps(row) + "\n\n")
+        files.append(f"--{name}={tmp_path / name}")
+    score = ["score", *files, "--label_clip_length=2", "--length_ranges=tiny:0:6,rest:6:inf"]
+    assert main([*score, "--clip_length=1", f"--output={tmp_path / 'scores.json'}"]) == 0
+    assert "MR-tiny-mAP" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["tiny"]["MR-mIoU"] == 100.0 and scores["HL-min-Fair"]["HL-Hit1"] == 100.0
+    assert main([*score, "--clip_length=3"]) == 1
+    assert "6 saliency scores, but its video of 6 s has 2 clips of 3 s" in capsys.readouterr().err
+    assert main([*score[:-1], "--length_ranges=tiny"]) == 1
+    assert "expected NAME:SECONDS:SECONDS" in capsys.readouterr().err
+    assert main(["score", *files, "--clip_length=1"]) == 1
+    assert "contradict relevant_windows" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_shown_plainly(tmp_path, capsys):
+    for name in ("predictions", "annotations"):
+        rows = [
+            {"qid": qid, "pred_saliency_scores": [0.0] * (10 if qid else 5)}
+            if name == "predictions"
+            else {"qid": qid, "duration": 20, "relevant_clip_ids": [], "saliency_scores": []}
+            for qid in range(3)
+        ]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [f"--{name}={tmp_path / name}" for name in ("predictions", "annotations")]
+    assert main(["score", *files]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"flashvtg score: {tmp_path / 'predictions'}:1: prediction of qid 0: 5 ")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["train"], ["fly"], ["score", "--predictions=a", "--annotations=b", "--config.seed=1"]],

@@ -37,6 +37,10 @@ def make_prediction(num_clips=75, num_moments=10, query=QUERY, clip_length=2.0, 
     }
 
 
+def from_0_to_1(scores):
+    return (np.array(scores) - min(scores)) / (max(scores) - min(scores))
+
+
 ANNOTATION = {
     "qid": 7,
     "duration": 150,
@@ -152,7 +156,7 @@ def test_figure_shows_what_the_prediction_and_the_annotation_hold():
     curve, ratings, rows = figure.axes
     assert figure.texts[0].get_text() == QUERY
     assert figure.texts[1].get_text() == "02:30 · qid 7 · video NUsG9BgSes0_210.0_360.0"
-    assert curve.get_ylabel() == "saliency"
+    assert curve.get_ylabel() == "saliency, 0 to 1"
     assert ratings.get_ylabel() == "rating by people"
     assert rows.get_xlabel() == "time (mm:ss)"
     assert tick_texts(rows) == [f"0{s // 60}:{s % 60:02}" for s in range(0, 150, 20)]
@@ -172,7 +176,9 @@ def test_figure_shows_what_the_prediction_and_the_annotation_hold():
         *("moments, best first", "start - end", "score"),
     ]
     (saliency,) = drawn(figure, "saliency")
-    np.testing.assert_array_equal(saliency.get_data().values, prediction["pred_saliency_scores"])
+    np.testing.assert_allclose(
+        saliency.get_data().values, from_0_to_1(prediction["pred_saliency_scores"])
+    )
     np.testing.assert_array_equal(saliency.get_data().edges, np.arange(76) * 2)
     (rated,) = drawn(figure, "ratings")
     np.testing.assert_array_equal(np.flatnonzero(rated.get_data().values), [10, 11])
@@ -219,7 +225,7 @@ def test_long_videos_have_hours_and_a_curve_of_bounded_size():
     assert tick_texts(axes)[0] == "0:00:00" and tick_texts(axes)[-1] == "3:00:00"
     mean, band = sorted(figure.axes[0].patches, key=lambda part: part.get_gid() or "z")[:2]
     assert mean.get_gid() == "saliency"
-    saliency = np.array(EXTREMES["three hours"][0]["pred_saliency_scores"]).reshape(-1, 8)
+    saliency = from_0_to_1(EXTREMES["three hours"][0]["pred_saliency_scores"]).reshape(-1, 8)
     np.testing.assert_allclose(mean.get_data().values, saliency.mean(axis=1))
     np.testing.assert_allclose(band.get_data().values, saliency.max(axis=1))
     np.testing.assert_allclose(band.get_data().baseline, saliency.min(axis=1))

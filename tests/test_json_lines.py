@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.errors import DataError
-from flashvtg_jax.json_lines import read_json_lines, write_json_lines
+from flashvtg_jax.json_lines import numbered, read_json_lines, write_json_lines
 
 
 def write_text(path, text):
@@ -25,17 +25,42 @@ def test_rows_survive_writing_and_reading(tmp_path):
     assert len(path.read_bytes().splitlines()) == 2
 
 
-@pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\n\n  \n"])
-def test_the_end_of_the_file_may_have_empty_lines(tmp_path, ending):
-    path = write_text(tmp_path / "rows.jsonl", '{"qid": 1}\n{"qid": 2}' + ending)
-    assert read_json_lines(path) == [{"qid": 1}, {"qid": 2}]
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ('{"qid": 1}\n{"qid": 2}', [1, 2]),
+        ('{"qid": 1}\r\n{"qid": 2}\r\n', [1, 2]),
+        ('{"qid": 1}\n{"qid": 2}\n\n  \n', [1, 2]),
+        ('\n{"qid": 1}\n \n\n{"qid": 2}\n', [2, 5]),
+        ('\ufeff{"qid": 1}\n\n{"qid": 2}\n', [1, 3]),
+        ('\ufeff\n{"qid": 1}\n{"qid": 2}\n', [2, 3]),
+    ],
+)
+def test_blank_lines_are_passed_over_and_rows_know_their_lines(tmp_path, text, lines):
+    path = write_text(tmp_path / "rows.jsonl", text)
+    rows = read_json_lines(path)
+    assert rows == [{"qid": 1}, {"qid": 2}]
+    assert numbered(rows) == list(zip(lines, rows, strict=True))
+    assert numbered(rows[1:]) == [(lines[1], rows[1])]
+
+
+def test_rows_of_no_file_are_counted_from_one():
+    assert numbered([{"qid": 5}, {"qid": 6}]) == [(1, {"qid": 5}), (2, {"qid": 6})]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_another_encoding_is_named(tmp_path, encoding):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"qid": 1}\n'.encode(encoding))
+    with pytest.raises(DataError, match=r"rows\.jsonl: the text is in UTF-16 .* expected UTF-8"):
+        read_json_lines(path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"qid": 1}\n{"qid": 2\n', r"rows\.jsonl:2: not JSON: .* column 10"),
-        ('{"qid": 1}\n\n{"qid": 2}\n', r"rows\.jsonl:2: not JSON: an empty line"),
+        ('{"qid": 1}\n\n{"qid": 2\n', r"rows\.jsonl:3: not JSON: .* column 10"),
         ('{"qid": 1}\n[1, 2]\n', r"rows\.jsonl:2: expected a JSON object \{\.\.\.\}, got a list"),
         ("null\n", r"rows\.jsonl:1: expected .* got null"),
         ('"qid"\n', r"rows\.jsonl:1: expected .* got a string"),

@@ -51,6 +51,17 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def usable_lines(path):
+    """A file of `evaluate` as `predict` writes it: without moments that nobody can use."""
+    nms = path.name == "predictions_nms.jsonl"
+    rows = read_lines(path)
+    for row in rows:
+        windows = row["pred_relevant_windows"]
+        kept = [w for w in windows if w[1] > w[0] and not (nms and w[2] == 0)]
+        row["pred_relevant_windows"] = kept
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def write_lines(path, rows):
     text = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("".join(line + "\n" for line in text))
@@ -77,12 +88,12 @@ def predict(predictor, queries, output, features, **options):
 @pytest.mark.parametrize(
     ("threshold", "name"), [(None, "predictions.jsonl"), ("config", "predictions_nms.jsonl")]
 )
-def test_predictions_are_exactly_those_of_evaluate(
+def test_predictions_are_those_of_evaluate_without_unusable_moments(
     run, predictor, queries, features, tmp_path, threshold, name
 ):
     output = tmp_path / "deeper" / "out.jsonl"
     summary = predict(predictor, queries, output, features, nms_threshold=threshold)
-    assert output.read_text() == (run / name).read_text()
+    assert output.read_text() == usable_lines(run / name)
     assert (summary.predicted, summary.found, summary.bad, summary.cut) == (6, 0, 0, 0)
     assert sorted(path.name for path in output.parent.iterdir()) == [
         "out.jsonl",
@@ -97,7 +108,7 @@ def test_the_command_predicts_and_its_status_tells_of_bad_lines(
     command = ["predict", f"--checkpoint={run}", f"--features={features}", "--no_nms"]
     assert main([*command, f"--queries={queries}", f"--output={output}"]) == 0
     assert "wrote 6 predictions" in capsys.readouterr().err
-    assert output.read_text() == (run / "predictions.jsonl").read_text()
+    assert output.read_text() == usable_lines(run / "predictions.jsonl")
     lines = write_lines(tmp_path / "bad.jsonl", ["{", *queries.read_text().splitlines()])
     assert main([*command, f"--queries={lines}", f"--output={output}"]) == 3
     told = capsys.readouterr().err
@@ -120,13 +131,65 @@ def test_the_command_predicts_for_the_files_of_one_pair(run, queries, features, 
     command += [f"--query_file={features}/clip_text_features/qid{row['qid']}.npz"]
     assert main([*command, f"--duration={row['duration']}"]) == 0
     found = json.loads(capsys.readouterr().out)
-    expected = read_lines(run / "predictions_nms.jsonl")[0]
+    expected = json.loads(usable_lines(run / "predictions_nms.jsonl").splitlines()[0])
     assert found == {
         "pred_relevant_windows": expected["pred_relevant_windows"][:3],
         "pred_saliency_scores": expected["pred_saliency_scores"],
     }
     assert main(["predict", f"--checkpoint={run}", "--video=a.npz", "--query_file=b.npz"]) == 1
     assert "of which stream?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("threshold", [None, 0.9999])
+def test_what_predict_writes_is_scored_and_drawn(
+    run, predictor, queries, features, tmp_path, threshold, capsys
+):
+    """With moments and without any; ids that are text, unusual characters, blank lines."""
+    rows = [
+        {**row, "qid": str(row["qid"]), "query": f"{row['query']} \N{CYCLONE} é"}
+        for row in read_lines(queries)
+    ]
+    lines = write_lines(tmp_path / "list.jsonl", ["", *rows[:3], "", *rows[3:]])
+    output = tmp_path / "out.jsonl"
+    summary = predict(predictor, lines, output, features, score_threshold=threshold)
+    assert (summary.predicted, summary.bad) == (6, 0)
+    found = read_lines(output)
+    assert [bool(row["pred_relevant_windows"]) for row in found] == [threshold is None] * 6
+    files = [f"--predictions={output}", f"--annotations={lines}"]
+    assert main(["score", *files, f"--output={tmp_path / 'scores.json'}"]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())["brief"]
+    evaluated = json.loads((run / "metrics.json").read_text())
+    highlights = [name for name in scores if name.startswith("HL-")]
+    assert highlights and all(scores[name] == evaluated[name] for name in highlights)
+    if threshold:
+        assert {value for name, value in scores.items() if name.startswith("MR")} == {0.0}
+    figure = ["plot", *files, f"--output={tmp_path / 'figures'}", "--limit=1", "--format=svg"]
+    assert main(figure) == 0
+    assert "clips of" not in capsys.readouterr().err  # their length is known
+
+
+def test_queries_that_are_cut_are_counted(run, predictor, queries, features, tmp_path, capsys):
+    names = tmp_path / "query"
+    names.mkdir()
+    rows = [{"qid": f"q{n}", "vid": read_lines(queries)[0]["vid"]} for n in (40, 41, 57)]
+    for row in rows:
+        np.save(names / f"{row['qid']}.npy", np.ones((int(row["qid"][1:]), 4), np.float32))
+    lines, output = write_lines(tmp_path / "list.jsonl", rows), tmp_path / "out.jsonl"
+    summary = predict(predictor, lines, output, features, query_features=names)
+    assert "2 queries have more than the 40 words" in summary.told(output)
+    assert "the longest has 57" in summary.told(output)
+
+
+def test_a_list_in_utf_16_is_one_error(predictor, features, tmp_path):
+    (tmp_path / "list.jsonl").write_text('{"qid": 1, "vid": "v"}\n', encoding="utf-16")
+    with pytest.raises(DataError, match="the text is in UTF-16"):
+        predict(predictor, tmp_path / "list.jsonl", tmp_path / "out.jsonl", features)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_predictor_is_opened_without_a_word(run, caplog, capfd):
+    fv.Predictor.from_checkpoint(run)
+    assert caplog.messages == [] and capfd.readouterr() == ("", "")
 
 
 def test_bad_lines_are_left_out_and_listed(predictor, queries, features, tmp_path, capsys):
@@ -248,18 +311,21 @@ def test_damaged_settings_are_one_error(predictor, queries, features, tmp_path):
         (tmp_path / "out.jsonl.settings.json").write_text(content)
         with pytest.raises(DataError, match="not begun by this command"):
             predict(predictor, queries, output, features)
+    (tmp_path / "out.jsonl.settings.json").write_text("{}")
+    with pytest.raises(DataError, match="begun by another version of flashvtg-jax"):
+        predict(predictor, queries, output, features)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 3000, -1, None])
 def test_an_interrupted_file_is_continued_and_a_torn_line_dropped(
     run, predictor, queries, features, tmp_path, size
 ):
-    output, whole = tmp_path / "out.jsonl", (run / "predictions_nms.jsonl").read_bytes()
+    output, whole = tmp_path / "out.jsonl", usable_lines(run / "predictions_nms.jsonl").encode()
     predict(predictor, queries, output, features)
     output.write_bytes(whole[:size])
     summary = predict(predictor, queries, output, features)
     assert output.read_bytes().startswith(whole[: whole.rfind(b"\n", 0, size) + 1])
-    assert_alike(read_lines(output), read_lines(run / "predictions_nms.jsonl"))
+    assert_alike(read_lines(output), [json.loads(line) for line in whole.splitlines()])
     assert summary.found == whole[:size].count(b"\n") == 6 - summary.predicted
 
 
@@ -321,7 +387,7 @@ def test_folders_of_single_streams_and_plain_names(run, predictor, queries, feat
     output, words = tmp_path / "out.jsonl", tmp_path / "words"
     options = {"video_features": folders, "query_features": words}
     predict(predictor, queries, output, None, **options)
-    assert output.read_text() == (run / "predictions_nms.jsonl").read_text()
+    assert output.read_text() == usable_lines(run / "predictions_nms.jsonl")
     with pytest.raises(ConfigError, match="reads no stream 'i3d'"):
         predict(predictor, queries, output, None, video_features={"i3d": words})
     with pytest.raises(ConfigError, match="where are the clip features"):

@@ -1,5 +1,6 @@
 """The predictor: equal to evaluation, whatever is asked together; bad input; threads."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from flashvtg_jax.data.batch import BatchShape, Row, collate
 from flashvtg_jax.decoding import suppress
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.evaluation import apply_and_decode
-from flashvtg_jax.prediction_batches import chunks
+from flashvtg_jax.prediction_batches import Choice, chunks
+from flashvtg_jax.predictor import _usable
 from flashvtg_jax.training.state import feature_widths, init_params
 from tests.training.conftest import TINY
 
@@ -63,6 +65,13 @@ def assert_same(one, other):
     np.testing.assert_allclose(one.moments, other.moments, atol=1.5e-4)
 
 
+def usable(moments, suppressed):
+    """Moments without those that have no length, and without those that were suppressed."""
+    moments = np.asarray(moments)
+    kept = moments[:, 1] > moments[:, 0]
+    return moments[kept & (moments[:, 2] > 0)] if suppressed else moments[kept]
+
+
 def evaluated(predictor, pairs, seconds):
     """What evaluation finds for videos and queries, in one padded batch."""
     shape = BatchShape(len(pairs), 75, 40, 1, 2, (6, 4), 4)
@@ -95,8 +104,8 @@ def test_predictions_are_those_of_evaluation_for_raw_features_of_any_length(pred
         found = predictor(list(videos), list(queries), duration=seconds, nms_threshold=threshold)
         for b, (prediction, video) in enumerate(zip(found, videos, strict=True)):
             num_clips, count = len(video["clip"]), int(expected.num_moments[b])
-            assert prediction.moments.shape == (count, 3)
-            np.testing.assert_allclose(prediction.moments, moments[b, :count], atol=1.5e-4)
+            wanted = usable(moments[b, :count], suppressed=threshold is not None)
+            np.testing.assert_allclose(prediction.moments, wanted, atol=1.5e-4)
             np.testing.assert_allclose(
                 prediction.saliency, expected.saliency[b, :num_clips], atol=1e-5
             )
@@ -155,20 +164,22 @@ def test_one_stream_may_be_given_without_its_name():
 def test_top_k_threshold_and_nms(predictor):
     video, query = make_video(75), make_query(5)
     every = predictor(video, query, nms_threshold=None).moments
-    assert every.shape == (50, 3) and np.all(np.diff(every[:, 2]) <= 0)
+    assert 30 < len(every) <= 50 and np.all(np.diff(every[:, 2]) <= 0)
+    assert np.all(every[:, 1] > every[:, 0])
     few = predictor(video, query, nms_threshold=None, max_moments=3).moments
     np.testing.assert_array_equal(few, every[:3])
     more = predictor(video, query, nms_threshold=None, max_moments=60).moments
-    np.testing.assert_array_equal(more[:50], every)
-    assert len(more) == 60
-    suppressed = np.asarray(suppress(every[None], 0.5))[0]
+    np.testing.assert_array_equal(more[: len(every)], every)
+    assert len(every) < len(more) <= 60
+    suppressed = usable(suppress(every[None], 0.5)[0], suppressed=True)
     best = predictor(video, query, nms_threshold=0.5, max_moments=5).moments
     np.testing.assert_allclose(best, suppressed[:5], atol=1e-6)
     middle = float(every[20, 2])
     likely = predictor(video, query, nms_threshold=None, score_threshold=middle).moments
     np.testing.assert_array_equal(likely, every[every[:, 2] >= middle])
-    kept = predictor(video, query, nms_threshold=0.5, score_threshold=1e-6).moments
-    assert len(kept) == np.count_nonzero(suppressed[:, 2])
+    kept = predictor(video, query, nms_threshold=0.5).moments
+    assert np.all(kept[:, 2] > 0)
+    np.testing.assert_allclose(kept, suppressed, atol=1e-6)
 
 
 def test_the_format_of_the_field(predictor):
@@ -179,6 +190,33 @@ def test_the_format_of_the_field(predictor):
     assert len(row["pred_relevant_windows"]) == 2 and len(row["pred_saliency_scores"]) == 12
     assert row["pred_saliency_scores"][0] == round(float(prediction.saliency[0]), 4)
     assert list(prediction.to_dict()) == ["pred_relevant_windows", "pred_saliency_scores"]
+
+
+def test_moments_without_length_and_suppressed_ones_are_left_out():
+    found = np.array([[0, 4, 0.9], [6, 6, 0.8], [8, 10, 0.5], [2, 4, 0.0], [0, 0, 0]], np.float32)
+    choice = Choice(nms_threshold=0.7, max_moments=9, score_threshold=None, num_decoded=9)
+    np.testing.assert_array_equal(_usable(found, choice), found[[0, 2]])
+    best = dataclasses.replace(choice, max_moments=1)
+    np.testing.assert_array_equal(_usable(found, best), found[[0]])
+    plain = dataclasses.replace(choice, nms_threshold=None)  # a score may be rounded to 0
+    np.testing.assert_array_equal(_usable(found, plain), found[[0, 2, 3]])
+    likely = dataclasses.replace(choice, score_threshold=0.6)
+    np.testing.assert_array_equal(_usable(found, likely), found[[0]])
+
+
+def test_saliency_is_there_from_0_to_1_for_people():
+    scores = np.array([-3.0, -1.0, -2.0], np.float32)
+    prediction = fv.Prediction(np.zeros((0, 3)), scores, np.arange(3.0))
+    np.testing.assert_allclose(prediction.relative_saliency, [0, 1, 0.5])
+    equal = fv.Prediction(np.zeros((0, 3)), np.full(2, -0.5), np.arange(2.0))
+    np.testing.assert_array_equal(equal.relative_saliency, [0, 0])
+
+
+def test_longer_queries_are_cut_with_a_warning(predictor):
+    video, query = make_video(12), make_query(50)
+    with pytest.warns(UserWarning, match="1 of 2 queries have more than 40 words, the longest 50"):
+        _, cut = predictor(video, [make_query(40), query])
+    assert_same(cut, predictor(video, predictor.check_query(query)))
 
 
 def test_a_model_of_highlights_has_no_moments():

@@ -18,7 +18,7 @@ import numpy as np
 from flashvtg_jax.data.clip_ids import id_problem, length_hint, other_length
 from flashvtg_jax.data.rating_clips import rate_clips
 from flashvtg_jax.errors import DataError
-from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.json_lines import numbered, read_json_lines
 
 MAX_ERRORS = 10  # of one file that are reported at once
 
@@ -53,7 +53,7 @@ def load_annotations(
     one beyond it: they are cut to the video later. Ids and windows of a line must agree.
 
     Args:
-      path: file of JSON lines; row i of the result is line i + 1.
+      path: file of JSON lines.
       clip_length: seconds.
       label_clip_length: seconds of the clips that `relevant_clip_ids` count; None: clip_length.
       labels: a key of `LABEL_FIELDS`: every line must carry these labels. None: labels are
@@ -72,7 +72,7 @@ def load_annotations(
     problems = _wrong_file_problems(path, rows, labels, domains)
     first_line: dict[str, int] = {}
     first_rated: dict[str, tuple[int, int]] = {}  # line and annotators, by field
-    for line, row in enumerate(rows, start=1):
+    for line, row in numbered(rows):
         if clipped is not None:
             clipped += [f"{path}:{line}: {text}" for text in _clip_windows(row, clip_length)]
         found = [
@@ -117,7 +117,7 @@ def check_lines_agree(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     queries: dict[str, tuple[str, str]] = {}
     durations: dict[str, tuple[str, float]] = {}
     for name, rows in files.items():
-        for line, row in enumerate(rows, start=1):
+        for line, row in numbered(rows):
             known, query = queries.setdefault(str(row["qid"]), (f"{name}:{line}", row["query"]))
             if query != row["query"]:
                 raise DataError(
@@ -187,7 +187,7 @@ def _wrong_file_problems(
     required = LABEL_FIELDS[labels] if labels else _common_labels(rows)
     first: dict[str, tuple[int, str]] = {}  # line and problem, by what is wrong
     counts: collections.Counter[str] = collections.Counter()
-    for line, row in enumerate(rows, start=1):
+    for line, row in numbered(rows):
         for kind, problem in _signs_of_another_set(row, labels, required, domains):
             first.setdefault(kind, (line, problem))
             counts[kind] += 1
@@ -321,7 +321,10 @@ def _clip_windows(row: dict[str, Any], clip_length: float) -> Iterator[str]:
             is_late = window[1] > _latest_end(duration, clip_length)
             inside = [max(window[0], 0), duration if is_late else window[1]]
             if inside[0] >= inside[1]:
-                yield f"window {window} is left out: nothing of it is in its video of {duration} seconds"
+                yield (
+                    f"window {window} is left out: nothing of it is in its video of {duration} "
+                    "seconds"
+                )
                 continue
             if inside != window:
                 yield f"window {window} is cut to {inside}"

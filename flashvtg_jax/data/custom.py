@@ -20,7 +20,7 @@ from flashvtg_jax.data.annotations import LABEL_FIELDS
 from flashvtg_jax.data.features import SUFFIXES
 from flashvtg_jax.data.layout import FeatureFiles, Layout
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.json_lines import numbered, read_json_lines
 
 BUILDER = "custom"  # in "custom/NAME"
 PLACEHOLDER = f"{BUILDER}/NAME"  # where the names of all data sets are listed
@@ -219,11 +219,11 @@ def _find_labels(paths: Mapping[str, Path]) -> tuple[str, tuple[str, ...]]:
     known: tuple[str, str] | None = None  # labels, and the line they were seen on
     unlabelled = []
     for split, path in paths.items():
-        found = [_labels_of(row, f"{path}:{line}") for line, row in enumerate(rows[split], 1)]
-        if split != "train" and not any(found):
+        found = [(line, _labels_of(row, f"{path}:{line}")) for line, row in numbered(rows[split])]
+        if split != "train" and not any(labels for _, labels in found):
             unlabelled.append(split)
             continue
-        for line, labels in enumerate(found, start=1):
+        for line, labels in found:
             known = known or (labels, f"{path}:{line}")
             if labels != known[0]:
                 raise DataError(

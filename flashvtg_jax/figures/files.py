@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flashvtg_jax.config import add_new_fields, read_config
 from flashvtg_jax.data.annotations import load_annotations
-from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
+from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.figures.drawing import FORMATS, clean_text, undrawable
 from flashvtg_jax.figures.prediction import plot_prediction
-from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.json_lines import numbered, read_json_lines
+from flashvtg_jax.metrics.scoring import CLIP_LENGTH, scoring_beside
 from flashvtg_jax.progress import progress_bar
 
-DEFAULT_CLIP_LENGTH = 2.0  # seconds
 _MAX_NAME = 80  # bytes of a query id in a file name
 
 
@@ -29,6 +28,7 @@ def plot_files(
     limit: int | None = 20,
     file_format: str = "png",
     clip_length: float | None = None,
+    label_clip_length: float | None = None,
     show_progress: bool = True,
 ) -> list[Path]:
     """Draw a figure for each query of a prediction file; returns the files, in its order.
@@ -40,7 +40,10 @@ def plot_files(
       qids: of the queries to draw; () draws the first `limit`.
       limit: of figures; None: all. Queries that are named are all drawn.
       file_format: "png" or "svg".
-      clip_length: seconds; None: of the run's config.json beside the predictions, or 2 seconds.
+      clip_length: seconds; None: as the config.json of their run, or the settings of `flashvtg
+        predict`, beside the predictions say, or 2 seconds.
+      label_clip_length: seconds of the clips that ratings are of; None: as these say, or
+        clip_length.
       show_progress: show a bar.
 
     Raises DataError for files that cannot be used, naming the line; ConfigError for other settings.
@@ -49,16 +52,22 @@ def plot_files(
         raise ConfigError(f"format {file_format!r}: figures are {' or '.join(FORMATS)}")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; expected at least 1")
-    label_clip_length = None
-    if clip_length is None:
-        clip_length, label_clip_length = _configured_clip_lengths(Path(predictions).parent)
-    lengths = {"clip_length": clip_length, "label_clip_length": label_clip_length}
+    known = scoring_beside(predictions)
+    if clip_length is None and "clip_length" not in known:
+        print(
+            f"flashvtg plot: nothing beside {predictions} says the length of clips, "
+            f"{CLIP_LENGTH:g} s are taken; --clip_length=SECONDS gives another",
+            file=sys.stderr,
+        )
+    lengths = {
+        "clip_length": clip_length or known.get("clip_length", CLIP_LENGTH),
+        "label_clip_length": label_clip_length or known.get("label_clip_length"),
+    }
     rows = _choose(predictions, read_json_lines(predictions), qids, limit)
-    known = {}
+    noted = {}
     if annotations is not None:
-        noted = load_annotations(annotations, **lengths)
-        known = {str(row["qid"]): row for row in noted}
-        if not any(str(row["qid"]) in known for _, row in rows):
+        noted = {str(row["qid"]): row for row in load_annotations(annotations, **lengths)}
+        if not any(str(row["qid"]) in noted for _, row in rows):
             raise DataError(f"{annotations}: has none of the queries of {predictions}")
     paths = {}
     for line, row in rows:
@@ -69,7 +78,7 @@ def plot_files(
     chosen = list(zip(paths, rows, strict=True))
     for path, (line, row) in progress_bar(chosen, len(chosen), "drawing", show_progress):
         try:
-            plot_prediction(row, known.get(str(row["qid"])), **lengths, path=path)
+            plot_prediction(row, noted.get(str(row["qid"])), **lengths, path=path)
         except DataError as error:
             raise DataError(f"{predictions}:{line}: {error}") from error
     if file_format == "png" and show_progress:
@@ -102,31 +111,14 @@ def _choose(
     path: str | os.PathLike, rows: list[dict[str, Any]], qids: Sequence[str], limit: int | None
 ) -> list[tuple[int, dict[str, Any]]]:
     """Line and row of what is to be drawn."""
-    numbered = list(enumerate(rows, start=1))
-    for line, row in numbered:
+    lines = numbered(rows)
+    for line, row in lines:
         if row.get("qid") is None:
             raise DataError(f"{path}:{line}: no 'qid'; is this a file of predictions?")
     if not qids:
-        return numbered[:limit]
+        return lines[:limit]
     wanted = set(map(str, qids))
     missing = wanted - {str(row["qid"]) for row in rows}
     if missing:
         raise DataError(f"{path}: no prediction of qid {', '.join(sorted(missing))}")
-    return [(line, row) for line, row in numbered if str(row["qid"]) in wanted]
-
-
-def _configured_clip_lengths(folder: Path) -> tuple[float, float | None]:
-    """Seconds of the clips of a run: of its predictions, and of its ratings."""
-    # Results may be written into a folder below the run's.
-    for path in (folder / "config.json", folder.resolve().parent / "config.json"):
-        try:
-            config = add_new_fields(read_config(path))
-            return float(config.clip_length), config.data.label_clip_length
-        except (FlashVTGError, OSError, AttributeError):
-            continue  # none, or of something else
-    print(
-        f"flashvtg plot: {folder} does not tell the length of clips, {DEFAULT_CLIP_LENGTH:g} s are "
-        "taken; --clip_length=SECONDS gives another",
-        file=sys.stderr,
-    )
-    return DEFAULT_CLIP_LENGTH, None
+    return [(line, row) for line, row in lines if str(row["qid"]) in wanted]

@@ -395,7 +395,7 @@ def _saliency_panel(inspection: "Inspection") -> _Panel:
         axes.set_xlim(0, place.end)
         axes.set_ylabel("")
 
-    title = "saliency of clips"
+    title = "saliency of clips, from 0 to 1 within the video"
     if inspection.ratings is not None:
         title += "; in orange the rating by people"
     return _Panel(title, height, draw)

@@ -12,6 +12,8 @@ from flashvtg_jax.data.annotations import mean_ratings, num_video_clips
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import BLUE, BROWN, EN_DASH, GREY, INK, ORANGE
+from flashvtg_jax.metrics.arithmetic import zero_to_one
+from flashvtg_jax.metrics.scoring import Scoring, count_problem
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,8 +66,8 @@ def plot_prediction(
 ) -> "Figure":
     """Draw what was predicted for a query: saliency over time, the ten best moments as bars.
 
-    Blue is what the model says, orange what people said. Suppressed moments (of score 0) are left
-    out.
+    Blue is what the model says, orange what people said. Saliency is drawn from 0 to 1 within the
+    video. Suppressed moments (of score 0) are left out.
 
     Args:
       prediction: a row of predictions.jsonl: `qid`, `query`, `vid`, and `pred_relevant_windows`
@@ -116,7 +118,16 @@ def _read(
     ratings = None if label is None else label.mean(axis=1)
     if label is not None and duration:
         clip_length = duration / len(label)
-    elif label is None and duration:
+    elif duration:
+        # Fewer scores are those of a video that was cut.
+        problem = saliency is not None and count_problem(
+            len(saliency), duration, Scoring(clip_length, max_clips=len(saliency))
+        )
+        if problem:
+            raise DataError(
+                f"{name}: {problem}; were they predicted for clips of another length? "
+                "--clip_length=SECONDS gives it"
+            )
         ratio = clip_length / (label_clip_length or clip_length)
         ratings = _ratings(annotation, num_video_clips(duration, clip_length), ratio, noted)
 
@@ -244,16 +255,16 @@ def draw_saliency(
 ) -> "Axes":
     """Draw the saliency of each clip [L]; behind it people's ratings [L'] on a scale of their own.
 
-    Returns the axes that are behind, for what belongs there.
+    Only the order of a video's clips has a meaning: the least salient is drawn at 0, the most
+    salient at 1. Returns the axes that are behind, for what belongs there.
     """
-    low, high = saliency.min(), saliency.max()
-    room = (high - low) * 0.06 or max(abs(high), 1.0) * 0.05
-    axes.set_ylim(low - room, high + room)
+    saliency = zero_to_one(saliency)
+    axes.set_ylim(-0.06, 1.06)
     edges, mean, lowest, highest = _steps(saliency, clip_length)
     if len(mean) < len(saliency):
         axes.stairs(highest, edges, baseline=lowest, fill=True, color=drawing.shade(BLUE, 0.3))
     axes.stairs(mean, edges, baseline=None, color=BLUE, linewidth=1.6, gid="saliency")
-    axes.set_ylabel("saliency", color=BLUE)
+    axes.set_ylabel("saliency, 0 to 1", color=BLUE)
     drawing.set_value_ticks(axes, 6)
     if ratings is None:
         return axes

@@ -9,7 +9,7 @@ import numpy as np
 from flashvtg_jax.errors import DataError, FlashVTGError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import BLUE, GREY, INK, LOOKS
-from flashvtg_jax.json_lines import read_json_lines
+from flashvtg_jax.json_lines import numbered, read_json_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +84,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     rows = read_json_lines(path)
-    for line, row in enumerate(rows, start=1):
+    for line, row in numbered(rows):
         if not isinstance(row.get("step"), int):
             raise DataError(f"{path}:{line}: no 'step'; is this the log of a run?")
     return rows

@@ -12,6 +12,7 @@ from flashvtg_jax.metrics.per_query import (
     score_iou_correlation,
 )
 from flashvtg_jax.metrics.report import format_table, mean_and_std
+from flashvtg_jax.metrics.scoring import parse_length_ranges
 
 __all__ = [
     "METRIC_NAMES",
@@ -22,6 +23,7 @@ __all__ = [
     "mean_and_std",
     "metric_groups",
     "nested",
+    "parse_length_ranges",
     "per_query_numbers",
     "score_files",
     "score_iou_correlation",

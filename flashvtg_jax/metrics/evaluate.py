@@ -2,11 +2,15 @@
 
 import dataclasses
 import os
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from flashvtg_jax.data.clip_ids import id_problem
+from flashvtg_jax.data.layout import lengths_agree
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.metrics.highlight_detection import (
@@ -17,20 +21,30 @@ from flashvtg_jax.metrics.highlight_detection import (
 )
 from flashvtg_jax.metrics.moment_retrieval import (
     AP_THRESHOLDS,
-    LENGTH_RANGES,
     RECALL_THRESHOLDS,
+    LengthRanges,
     moment_retrieval_numbers,
 )
-from flashvtg_jax.metrics.names import METRIC_NAMES, domain_names
+from flashvtg_jax.metrics.names import domain_names, quoted_names, range_names
 from flashvtg_jax.metrics.rows import (
     Rows,
     clip_ratings,
     domains,
+    durations,
     labels,
     match_queries,
     predicted_saliency,
     predicted_windows,
     relevant_windows,
+)
+from flashvtg_jax.metrics.scoring import (
+    CLIP_LENGTH,
+    Scoring,
+    all_length_ranges,
+    count_problem,
+    likely_clip_length,
+    mean_over_rated_clips,
+    scoring_beside,
 )
 
 
@@ -51,7 +65,11 @@ class Compared:
 def evaluate_predictions(
     predictions: Sequence[dict[str, Any]],
     annotations: Sequence[dict[str, Any]],
-    clip_length: float = 2.0,
+    clip_length: float = CLIP_LENGTH,
+    *,
+    label_clip_length: float | None = None,
+    max_clips: int | None = None,
+    length_ranges: LengthRanges | None = None,
 ) -> dict[str, float]:
     """The numbers of the official evaluators, in percent with two decimals.
 
@@ -61,6 +79,7 @@ def evaluate_predictions(
     `label` (one rating a clip: YouTube Highlights; several annotators': TVSum). Windows and
     saliency scores that `load_annotations` accepts can be scored: a query without windows counts
     in no number of moments, one without relevant clips counts as one whose clips are all rated 0.
+    A query for which no moment was predicted ([]) is a miss.
 
     Args:
       predictions: `qid`, `pred_relevant_windows` [[start, end, score], ...] in seconds, best
@@ -68,34 +87,79 @@ def evaluate_predictions(
       annotations: the same qids in any order: `qid`, `relevant_windows` [[start, end], ...];
         for highlights `duration`, `relevant_clip_ids` and `saliency_scores`, or `label`, a list
         of ratings for every clip, and, on all rows or none, `domain`.
-      clip_length: seconds of the clips that were rated; no matter where `label` rates every clip.
+      clip_length: seconds of the clips of `pred_saliency_scores`; no matter where `label` rates
+        every clip.
+      label_clip_length: seconds of the clips that `relevant_clip_ids` count; None: `clip_length`.
+        Where the two differ, a rated clip's score is the mean of those predicted in its time.
+      max_clips: of a video that have scores, at most, where longer ones were cut
+        (`config.data.max_clips`); the other clips count as scored 0.
+      length_ranges: seconds of the moments that are scored by themselves, {"short": (0, 10)}: more
+        than the first and at most the second; None: the official short, middle and long.
 
     Returns:
       `MR-full-mAP`, `MR-full-mAP@0.5` ... `MR-full-R1@0.3` ... `MR-full-mIoU`, the same for
-      `short`, `middle` and `long` windows, and `HL-min-Fair-mAP`, `HL-min-Fair-Hit1` ...;
-      `brief` and `nested` give the official selections and layout. With `label`: `HD-mAP`, the
-      mean over domains of each domain's mean over videos, and `HD-mAP-BK` for domain "BK".
+      `short`, `middle` and `long` windows (or those of `length_ranges`), and
+      `HL-min-Fair-mAP`, `HL-min-Fair-Hit1` ...; `brief` and `nested` give the official selections
+      and layout. With `label`: `HD-mAP`, the mean over domains of each domain's mean over videos,
+      and `HD-mAP-BK` for domain "BK".
 
     Raises:
-      DataError: the qids differ, a row is malformed, or there is nothing to score.
+      DataError: the qids differ, a row is malformed, there is nothing to score, or half of the
+        queries or more have numbers of saliency scores that differ from those of their clips by
+        more than two and more than 10%. As the official evaluator does, smaller differences are
+        cut, or filled up with 0; larger ones of single queries as well, with a warning.
+      ConfigError: length ranges that are none.
     """
-    return _evaluate(Rows(predictions, "prediction"), Rows(annotations, "annotation"), clip_length)
+    scoring = Scoring(clip_length, label_clip_length, max_clips, all_length_ranges(length_ranges))
+    compared = compared_arrays(
+        Rows(predictions, "prediction"), Rows(annotations, "annotation"), scoring
+    )
+    return _numbers(compared, scoring)
 
 
 def score_files(
     predictions_path: str | os.PathLike,
     annotations_path: str | os.PathLike,
-    clip_length: float = 2.0,
+    clip_length: float | None = None,
+    *,
+    label_clip_length: float | None = None,
+    length_ranges: LengthRanges | None = None,
 ) -> dict[str, float]:
-    """`evaluate_predictions` of two JSON-lines files; errors name the file and the line."""
+    """`evaluate_predictions` of two JSON-lines files; errors name the file and the line.
+
+    What is None is taken from what lies beside the predictions: the config.json of their run, or
+    the settings that `flashvtg predict` wrote. If neither is there, the clips have the length that
+    follows from the numbers of scores and the durations (said on stderr if it is not 2 s).
+    """
     predictions = Rows(read_json_lines(predictions_path), "prediction", str(predictions_path))
     annotations = Rows(read_json_lines(annotations_path), "annotation", str(annotations_path))
-    return _evaluate(predictions, annotations, clip_length)
+    given = {
+        "clip_length": clip_length,
+        "label_clip_length": label_clip_length,
+        "length_ranges": length_ranges,
+    }
+    known = scoring_beside(predictions_path)
+    known |= {name: value for name, value in given.items() if value is not None}
+    if "clip_length" not in known:
+        known["clip_length"] = _clip_length_of(predictions, annotations)
+        if known["clip_length"] != CLIP_LENGTH:
+            print(
+                f"{predictions_path}: clips of {known['clip_length']:g} s, by the numbers of "
+                "saliency scores and the durations; --clip_length=SECONDS gives another",
+                file=sys.stderr,
+            )
+    known["length_ranges"] = all_length_ranges(known.get("length_ranges"))
+    scoring = Scoring(**known)
+    compared = compared_arrays(predictions, annotations, scoring)
+    if compared.moments is not None and compared.highlights is not None:
+        # What a data set is built from is checked there, so that evaluations need not.
+        _check_ids(annotations, scoring.rated_clip_length)
+    return _numbers(compared, scoring)
 
 
 def brief(numbers: Mapping[str, float]) -> dict[str, float]:
     """The official selection of the numbers, in the official order."""
-    return {key: numbers[key] for key in METRIC_NAMES if key in numbers}
+    return {key: numbers[key] for key in quoted_names(numbers) if key in numbers}
 
 
 def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
@@ -111,9 +175,7 @@ def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
                 "HL-mAP": numbers[f"{name}-mAP"],
                 "HL-Hit1": numbers[f"{name}-Hit1"],
             }
-    for name in sorted(LENGTH_RANGES):
-        if f"MR-{name}-mAP" not in numbers:
-            continue
+    for name in sorted(range_names(numbers)):
         precisions = {f"{t:g}": numbers[f"MR-{name}-mAP@{t:g}"] for t in AP_THRESHOLDS}
         result[name] = {
             "MR-mIoU": numbers[f"MR-{name}-mIoU"],
@@ -128,13 +190,11 @@ def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
     return result
 
 
-def compared_arrays(predictions: Rows, annotations: Rows, clip_length: float) -> Compared:
+def compared_arrays(predictions: Rows, annotations: Rows, scoring: Scoring) -> Compared:
     """What there is to compare, checked and in the order of the predictions.
 
     Raises DataError as `evaluate_predictions` does.
     """
-    if not clip_length > 0:
-        raise DataError(f"clip_length is {clip_length!r}; expected seconds above 0")
     order = match_queries(predictions, annotations)
     # Both are asked, so that a row without its field is reported even where the other side
     # leaves nothing to compare it with.
@@ -153,17 +213,96 @@ def compared_arrays(predictions: Rows, annotations: Rows, clip_length: float) ->
         result.moments = predicted_windows(predictions), windows, mask
     saliency = predicted_saliency(predictions) if highlights or labelled else []
     if highlights:
-        result.highlights = saliency, clip_ratings(annotations, order, clip_length)
+        _check_counts(predictions, saliency, annotations, order, scoring)
+        of_rated_clips = [mean_over_rated_clips(scores, scoring) for scores in saliency]
+        ratings = clip_ratings(annotations, order, scoring.rated_clip_length)
+        result.highlights = of_rated_clips, ratings
     if labelled:
-        result.labelled = saliency, labels(annotations, order), domains(annotations, order)
+        rated = labels(annotations, order)
+        _check_label_counts(predictions, saliency, rated, scoring)
+        result.labelled = saliency, rated, domains(annotations, order)
     return result
 
 
-def _evaluate(predictions: Rows, annotations: Rows, clip_length: float) -> dict[str, float]:
-    compared = compared_arrays(predictions, annotations, clip_length)
+def _check_counts(
+    predictions: Rows,
+    saliency: Sequence[np.ndarray],
+    annotations: Rows,
+    order: Sequence[int],
+    scoring: Scoring,
+) -> None:
+    """Checks that scores are of the clips that `scoring` speaks of, as `_judge` does."""
+    seconds = durations(annotations)
+    seconds = [seconds[row] for row in order]
+    counts = [len(scores) for scores in saliency]
+    problems = [
+        count_problem(count, duration, scoring)
+        for count, duration in zip(counts, seconds, strict=True)
+    ]
+    if any(problems):
+        likely = likely_clip_length(counts, seconds)
+        advice = ""
+        if likely not in (None, scoring.clip_length):
+            advice = (
+                f"; they seem to be of clips of {likely:g} s, which clip_length={likely:g} "
+                f"(--clip_length={likely:g}) says"
+            )
+        _judge(predictions, problems, advice)
+
+
+def _check_label_counts(
+    predictions: Rows, saliency: Sequence[np.ndarray], rated: Sequence[np.ndarray], scoring: Scoring
+) -> None:
+    """Checks that there are scores of the clips that 'label' rates, as `_judge` does."""
+    problems = []
+    for scores, ratings in zip(saliency, rated, strict=True):
+        expected = min(len(ratings), scoring.max_clips or len(ratings))
+        problem = f"{len(scores)} saliency scores, but 'label' rates {len(ratings)} clips"
+        problems.append(None if lengths_agree(len(scores), expected) else problem)
+    _judge(predictions, problems)
+
+
+def _judge(predictions: Rows, problems: Sequence[str | None], advice: str = "") -> None:
+    """Raises DataError where half of the queries or more have a problem; warns of fewer.
+
+    What most queries have is a wrong clip length; in single ones the official evaluator cuts
+    scores and fills them up.
+    """
+    wrong = [index for index, problem in enumerate(problems) if problem]
+    if not wrong:
+        return
+    error = predictions.error(wrong[0], f"{problems[wrong[0]]}{advice}")
+    if 2 * len(wrong) >= len(problems):
+        raise error
+    warnings.warn(
+        f"{error}; scores of {len(wrong)} of {len(problems)} queries are cut to their clips or "
+        "filled up with 0, as the official evaluator does",
+        stacklevel=2,
+    )
+
+
+def _clip_length_of(predictions: Rows, annotations: Rows) -> float:
+    """The clip length that the numbers of scores speak for; 2 s where they speak for none."""
+    if not _both(predictions, "pred_saliency_scores", annotations, "saliency_scores"):
+        return CLIP_LENGTH
+    seconds = durations(annotations)
+    order = match_queries(predictions, annotations)
+    counts = [len(scores) for scores in predicted_saliency(predictions)]
+    return likely_clip_length(counts, [seconds[row] for row in order]) or CLIP_LENGTH
+
+
+def _check_ids(annotations: Rows, clip_length: float) -> None:
+    """Raises DataError for clip ids that contradict the windows of their line."""
+    for index, row in enumerate(annotations.rows):
+        problem = id_problem(row["relevant_clip_ids"], row["relevant_windows"], clip_length)
+        if problem:
+            raise annotations.error(index, problem)
+
+
+def _numbers(compared: Compared, scoring: Scoring) -> dict[str, float]:
     numbers = {}
     if compared.moments is not None:
-        numbers |= moment_retrieval_numbers(*compared.moments)
+        numbers |= moment_retrieval_numbers(*compared.moments, scoring.length_ranges)
     if compared.highlights is not None:
         numbers |= highlight_detection_numbers(*compared.highlights)
     if compared.labelled is not None:

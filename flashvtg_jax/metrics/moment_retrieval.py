@@ -1,6 +1,6 @@
 """Moment retrieval: mAP, R1 and mIoU of the QVHighlights protocol, for all queries at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -9,12 +9,17 @@ from flashvtg_jax.metrics.arithmetic import percent, sum_selected
 MAX_PREDICTIONS = 10
 AP_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(10, 20))  # 0.5, 0.55, ..., 0.95
 RECALL_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(6, 20))  # 0.3, 0.35, ..., 0.95
+FULL_RANGE = "full"  # every moment
 # Seconds, lower end excluded and upper end included. Windows longer than 150 s count in "full".
-LENGTH_RANGES = {"full": (0, np.inf), "short": (0, 10), "middle": (10, 30), "long": (30, 150)}
+LENGTH_RANGES = {FULL_RANGE: (0, np.inf), "short": (0, 10), "middle": (10, 30), "long": (30, 150)}
+LengthRanges = Mapping[str, tuple[float, float]]
 
 
 def moment_retrieval_numbers(
-    predicted: np.ndarray, windows: np.ndarray, window_mask: np.ndarray
+    predicted: np.ndarray,
+    windows: np.ndarray,
+    window_mask: np.ndarray,
+    length_ranges: LengthRanges = LENGTH_RANGES,
 ) -> dict[str, float]:
     """Every moment-retrieval number, in percent with two decimals.
 
@@ -27,12 +32,14 @@ def moment_retrieval_numbers(
         score -inf.
       windows: [N, M, 2] ground truth, start and end in seconds.
       window_mask: [N, M], True where there is a window.
+      length_ranges: in seconds, by name; lower end excluded, upper end included.
 
     Returns:
       For each range R: `MR-R-mAP`, `MR-R-mAP@t`, `MR-R-R1@t` and `MR-R-mIoU`.
     """
     numbers = {}
-    for name, counted, fractions in _fractions_by_range(predicted, windows, window_mask):
+    by_range = _fractions_by_range(predicted, windows, window_mask, length_ranges)
+    for name, counted, fractions in by_range:
         if counted.any():
             means = [values.mean(axis=0) for values in fractions]
         else:
@@ -42,7 +49,10 @@ def moment_retrieval_numbers(
 
 
 def moment_retrieval_values(
-    predicted: np.ndarray, windows: np.ndarray, window_mask: np.ndarray
+    predicted: np.ndarray,
+    windows: np.ndarray,
+    window_mask: np.ndarray,
+    length_ranges: LengthRanges = LENGTH_RANGES,
 ) -> dict[str, np.ndarray]:
     """What each query has in each number of `moment_retrieval_numbers`, of the same arguments.
 
@@ -50,7 +60,8 @@ def moment_retrieval_values(
       For each number the queries' fractions [N], NaN for queries that it does not count.
     """
     result = {}
-    for name, counted, fractions in _fractions_by_range(predicted, windows, window_mask):
+    by_range = _fractions_by_range(predicted, windows, window_mask, length_ranges)
+    for name, counted, fractions in by_range:
         for key, values in _named(name, *fractions).items():
             result[key] = np.full(len(counted), np.nan)
             result[key][counted] = values
@@ -128,7 +139,10 @@ def _greedy_hits(iou: np.ndarray) -> np.ndarray:
 
 
 def _fractions_by_range(
-    predicted: np.ndarray, windows: np.ndarray, window_mask: np.ndarray
+    predicted: np.ndarray,
+    windows: np.ndarray,
+    window_mask: np.ndarray,
+    length_ranges: LengthRanges,
 ) -> Iterator[tuple[str, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """Of each range of lengths: its name, which queries count [N], and what these n queries have.
 
@@ -146,7 +160,7 @@ def _fractions_by_range(
     ranked_iou = temporal_iou(ranked[..., :2], windows)  # [N, K, M]
     length = windows[..., 1] - windows[..., 0]
 
-    for name, (low, high) in LENGTH_RANGES.items():
+    for name, (low, high) in length_ranges.items():
         in_range = window_mask & (low < length) & (length <= high)
         rows = in_range.any(axis=1)
         in_range = in_range[rows]

@@ -1,10 +1,12 @@
 """The names of the numbers: which there are, and which are quoted."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 
 from flashvtg_jax.metrics.highlight_detection import DOMAINS_MEAN, RATING_LEVELS
 from flashvtg_jax.metrics.moment_retrieval import (
     AP_THRESHOLDS,
+    FULL_RANGE,
     LENGTH_RANGES,
     RECALL_THRESHOLDS,
 )
@@ -32,16 +34,22 @@ METRIC_NAMES = (
 )
 
 _DOMAIN = f"{DOMAINS_MEAN}-"
+_RANGE = re.compile(r"MR-(.+)-mAP")
+_LAST_OF_FULL = METRIC_NAMES.index("MR-full-mIoU")
 
 
-def is_metric_name(name: str) -> bool:
+def is_metric_name(name: str, length_ranges: Collection[str] = LENGTH_RANGES) -> bool:
     """Whether `evaluate_predictions` can return a number of this name, for some data set.
 
     Every domain's number has a name, "HD-mAP-BK"; which domains there are is the data set's.
+
+    Args:
+      name: that may be one.
+      length_ranges: names of the ranges of moments' lengths, "full" among them.
     """
     moments = {
         f"MR-{length_range}-{number}"
-        for length_range in LENGTH_RANGES
+        for length_range in length_ranges
         for number in (
             "mAP",
             *(f"mAP@{threshold:g}" for threshold in AP_THRESHOLDS),
@@ -53,6 +61,18 @@ def is_metric_name(name: str) -> bool:
         f"HL-min-{level}-{number}" for level in RATING_LEVELS for number in ("mAP", "Hit1")
     }
     return name in moments | highlights | {DOMAINS_MEAN} or bool(domain_names([name]))
+
+
+def range_names(names: Iterable[str]) -> list[str]:
+    """The ranges of moments' lengths that have numbers of these names, in their order."""
+    return [found[1] for name in names if (found := _RANGE.fullmatch(name))]
+
+
+def quoted_names(names: Iterable[str]) -> list[str]:
+    """METRIC_NAMES, with the ranges of lengths in `names` in place of the official ones."""
+    own = [f"MR-{name}-mAP" for name in sorted(range_names(names)) if name != FULL_RANGE]
+    others = [name for name in METRIC_NAMES if range_names([name]) in ([], [FULL_RANGE])]
+    return [*others[: _LAST_OF_FULL + 1], *own, *others[_LAST_OF_FULL + 1 :]]
 
 
 def domain_names(names: Iterable[str]) -> dict[str, str]:

@@ -21,15 +21,21 @@ from flashvtg_jax.metrics.rows import (
     match_queries,
     relevant_windows,
 )
+from flashvtg_jax.metrics.scoring import CLIP_LENGTH, Scoring
 
 
 def per_query_numbers(
     predictions: Sequence[dict[str, Any]],
     annotations: Sequence[dict[str, Any]],
-    clip_length: float = 2.0,
+    clip_length: float = CLIP_LENGTH,
     metrics: Collection[str] | None = None,
+    *,
+    label_clip_length: float | None = None,
+    max_clips: int | None = None,
 ) -> dict[str, np.ndarray]:
     """What each query has in the numbers of `evaluate_predictions`, of the same arguments.
+
+    Moments are divided by length as in the official evaluator.
 
     Args:
       metrics: names of the numbers wanted; None: all there are.
@@ -44,7 +50,9 @@ def per_query_numbers(
       DataError: as `evaluate_predictions`, or these predictions have no number of such a name.
     """
     compared = compared_arrays(
-        Rows(predictions, "prediction"), Rows(annotations, "annotation"), clip_length
+        Rows(predictions, "prediction"),
+        Rows(annotations, "annotation"),
+        Scoring(clip_length, label_clip_length, max_clips),
     )
     fractions = {}
     if compared.moments is not None:
@@ -86,8 +94,8 @@ def score_iou_correlation(
 
     It is Spearman's rank correlation, from -1 to 1, between the scores of all predicted windows
     (which are best written without NMS) and their highest IoU with a ground-truth window; equal
-    values share the mean of their ranks. NaN for a query without ground truth, and where all
-    scores or all IoUs are equal.
+    values share the mean of their ranks. NaN for a query without ground truth or without
+    candidates, and where all scores or all IoUs are equal.
 
     Args:
       predictions: `qid` and `pred_relevant_windows` [[start, end, score], ...] in seconds.
@@ -105,7 +113,7 @@ def score_iou_correlation(
     correlations = np.full(len(order), np.nan)
     for index, candidates in enumerate(all_predicted_windows(predicted)):
         truth = windows[index, mask[index]]
-        if len(truth):
+        if len(truth) and len(candidates):
             iou = temporal_iou(candidates[:, :2], truth).max(axis=1)
             correlations[index] = _rank_correlation(candidates[:, 2], iou)
     return _in_order_of_annotations(correlations, order)

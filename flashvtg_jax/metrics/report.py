@@ -5,19 +5,13 @@ from collections.abc import Mapping, Sequence
 
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.metrics.highlight_detection import DOMAINS_MEAN
-from flashvtg_jax.metrics.names import domain_names
+from flashvtg_jax.metrics.moment_retrieval import FULL_RANGE
+from flashvtg_jax.metrics.names import domain_names, range_names
 
 Number = float | tuple[float, float]  # a tuple (from JSON a list): mean and standard deviation
 
+_PRECISION = ("MR-full-mAP", "MR-full-mAP@0.5", "MR-full-mAP@0.75")
 _SECTIONS = (
-    (
-        "MR-full-mAP",
-        "MR-full-mAP@0.5",
-        "MR-full-mAP@0.75",
-        "MR-short-mAP",
-        "MR-middle-mAP",
-        "MR-long-mAP",
-    ),
     ("MR-full-R1@0.3", "MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mIoU"),
     ("HL-min-VeryGood-mAP", "HL-min-VeryGood-Hit1"),
 )
@@ -60,10 +54,15 @@ def format_table(numbers_by_name: Mapping[str, Mapping[str, Number]]) -> str:
     """
     columns = list(numbers_by_name.values())
     titles = list(numbers_by_name)
-    domains = domain_names(dict.fromkeys(key for column in columns for key in column))
+    known = dict.fromkeys(key for column in columns for key in column)
+    by_length = [f"MR-{name}-mAP" for name in range_names(known) if name != FULL_RANGE]
     sections = [
-        [key for key in section if any(key in column for column in columns)]
-        for section in (*_SECTIONS, (DOMAINS_MEAN, *domains))
+        [key for key in section if key in known]
+        for section in (
+            (*_PRECISION, *by_length),
+            *_SECTIONS,
+            (DOMAINS_MEAN, *domain_names(known)),
+        )
     ]
     keys = [key for section in sections for key in section]
     label_width = max(map(len, keys), default=0)

@@ -24,7 +24,7 @@ class Rows:
 
     rows: Sequence[dict[str, Any]]
     kind: str  # "prediction" or "annotation"
-    path: str | None = None  # the file whose line i + 1 is row i
+    path: str | None = None  # the file that they are of
 
     def error(self, index: int, problem: str) -> DataError:
         """The error for one row."""
@@ -32,7 +32,7 @@ class Rows:
         query = f"qid {row['qid']!r}" if isinstance(row, dict) and "qid" in row else "without qid"
         if self.path is None:
             return DataError(f"{self.kind} of {query} (row {index + 1}): {problem}")
-        return DataError(f"{self.path}:{index + 1}: {self.kind} of {query}: {problem}")
+        return DataError(f"{self.path}:{row.line}: {self.kind} of {query}: {problem}")
 
     def has(self, field: str) -> bool:
         """Whether the rows carry this field; a field that only some carry is an error."""
@@ -75,7 +75,8 @@ def match_queries(predictions: Rows, annotations: Rows) -> list[int]:
 def predicted_windows(predictions: Rows) -> np.ndarray:
     """The first ten predicted windows of each query: [N, 10, 3] start, end, score.
 
-    Padding is a window of length zero with score -inf.
+    A query may have none: a miss, which counts 0. Padding is a window of length zero with score
+    -inf.
     """
     padded = np.zeros((len(predictions.rows), MAX_PREDICTIONS, 3))
     padded[..., 2] = -np.inf
@@ -89,7 +90,10 @@ def all_predicted_windows(predictions: Rows) -> list[np.ndarray]:
     """The predicted windows of each query, [K, 3]: start, end, score."""
     field = "pred_relevant_windows"
     return [
-        _table(predictions, index, field, row[field], "[start, end, score]", 3)
+        # No moment was found.
+        np.zeros((0, 3))
+        if _is_empty(row[field])
+        else _table(predictions, index, field, row[field], "[start, end, score]", 3)
         for index, row in enumerate(predictions.rows)
     ]
 
@@ -128,6 +132,15 @@ def relevant_windows(annotations: Rows, order: Sequence[int]) -> tuple[np.ndarra
     return padded, mask
 
 
+def durations(annotations: Rows) -> list[float]:
+    """The seconds of each row's video, in the order of the annotations."""
+    for index, row in enumerate(annotations.rows):
+        duration = row.get("duration")
+        if not _is_number(duration) or not 0 < duration < np.inf:
+            raise annotations.error(index, f"'duration' is {duration!r}; expected seconds above 0")
+    return [row["duration"] for row in annotations.rows]
+
+
 def clip_ratings(annotations: Rows, order: Sequence[int], clip_length: float) -> list[np.ndarray]:
     """The ratings of every clip of each video, [L, A] with 0 for clips not rated.
 
@@ -137,15 +150,13 @@ def clip_ratings(annotations: Rows, order: Sequence[int], clip_length: float) ->
     Args:
       annotations: with `relevant_clip_ids`, `saliency_scores` (A ratings a clip), `duration`.
       order: the annotation row of each query.
-      clip_length: seconds.
+      clip_length: seconds of the clips that were rated.
     """
+    seconds = durations(annotations)
     rated = [_rated_clips(annotations, index) for index in range(len(annotations.rows))]
     annotators = next((scores.shape[1] for _, scores in rated if len(scores)), 1)
     ratings: list[np.ndarray] = []
-    for index, (row, (clips, scores)) in enumerate(zip(annotations.rows, rated, strict=True)):
-        duration = row.get("duration")
-        if not _is_number(duration) or not 0 < duration < np.inf:
-            raise annotations.error(index, f"'duration' is {duration!r}; expected seconds above 0")
+    for index, (duration, (clips, scores)) in enumerate(zip(seconds, rated, strict=True)):
         if len(scores) and scores.shape[1] != annotators:
             raise annotations.error(
                 index,

@@ -1,12 +1,14 @@
 """Studies that train variants of a model and compare what they predict for the same queries."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flashvtg_jax.metrics.per_query import metric_groups, per_query_numbers, score_iou_correlation
+from flashvtg_jax.metrics.scoring import configured_clips
 from flashvtg_jax.progress import progress_bar
 from flashvtg_jax.studies.running import Runs, Subject, by_seed, predictions_of, stacked
 from flashvtg_jax.studies.statistics import on_common_queries, seed_means
@@ -99,7 +101,8 @@ def values_of(
             for folder in domains
             for row in predictions_of(subject, folder, show_progress=show_progress)
         ]
-        values = per_query_numbers(predictions, subject.annotations, subject.config.clip_length)
+        clips = configured_clips(subject.config)
+        values = per_query_numbers(predictions, subject.annotations, **clips)
         seeds.append({name: values[name] for name in metrics if name in values})
     return stacked(seeds)
 
@@ -122,7 +125,7 @@ def entry(
 
 
 def _rank_correlation(
-    predictions: list[dict], annotations: list[dict], clip_length: float
+    predictions: list[dict], annotations: list[dict], clips: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    del clip_length
+    del clips
     return {RANK_CORRELATION: score_iou_correlation(predictions, annotations)}

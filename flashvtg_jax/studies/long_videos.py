@@ -34,6 +34,7 @@ from flashvtg_jax.evaluation import Evaluator, apply_and_decode
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.memory import DoesNotFitError, check_fits
 from flashvtg_jax.metrics.per_query import per_query_numbers
+from flashvtg_jax.metrics.scoring import configured_clips
 from flashvtg_jax.studies.comparisons import entry
 from flashvtg_jax.studies.long_video_data import (
     SETTINGS,
@@ -297,7 +298,7 @@ class _Trial:
         shared = {"data.max_clips": None, "data.buckets": None, "evaluation.batch_size": rows}
         config = apply_overrides(restored.config, shared)
         self._evaluator = Evaluator(restored.model, config, mesh)
-        self._clip_length = config.clip_length
+        self._clips = configured_clips(config)
 
         one = apply_overrides(config, {"evaluation.batch_size": 1})
         with contextlib.closing(evaluation_batches(self._source, one)) as batches:
@@ -313,7 +314,7 @@ class _Trial:
         )
         found = self._evaluator.evaluate(params, self._source, show_progress=show_progress)
         numbers = per_query_numbers(
-            found.predictions, self._source.annotations(), self._clip_length, _SCORES
+            found.predictions, self._source.annotations(), metrics=_SCORES, **self._clips
         )
         # JSON has no NaN.
         of_query = {

@@ -5,7 +5,7 @@ every kind of perturbation, the others with the kind that they were trained with
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def _name(perturbation: Perturbation | None) -> str:
 
 
 def _numbers(
-    predictions: list[dict], annotations: list[dict], clip_length: float
+    predictions: list[dict], annotations: list[dict], clips: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    values = per_query_numbers(predictions, annotations, clip_length)
+    values = per_query_numbers(predictions, annotations, **clips)
     return {metric: values[metric] for metric in METRICS if metric in values}

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from flashvtg_jax.data.pipeline import clip_counts
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.evaluation import Evaluator
 from flashvtg_jax.files import write_atomically
+from flashvtg_jax.metrics.scoring import configured_clips
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.models.pyramid import level_length
 from flashvtg_jax.studies.running import Subject, by_seed, stacked
@@ -21,7 +22,8 @@ from flashvtg_jax.training.parallel import make_mesh, replicated
 from flashvtg_jax.training.restoring import Restored, restore
 
 Lines = list[dict[str, Any]]
-Measure = Callable[[Lines, Lines, float], dict[str, np.ndarray]]  # predictions, annotations, clip s
+# Of predictions, annotations and the arguments of `per_query_numbers` about clips.
+Measure = Callable[[Lines, Lines, Mapping[str, Any]], dict[str, np.ndarray]]
 Values = dict[str, np.ndarray]
 
 
@@ -100,7 +102,7 @@ class Trials:
         restored = self._restore(folder, step)
         evaluator = self._evaluator(restored, source, all_points)
         results = evaluator.evaluate(restored.params, source, perturbation=perturbation)
-        values = measure(results.predictions, annotations, restored.config.clip_length)
+        values = measure(results.predictions, annotations, configured_clips(restored.config))
         kept = {
             "step": step,
             "qids": qids,

@@ -7,6 +7,7 @@ the highest selection score. Each is written beside and renamed: it is whole, or
 import contextlib
 import io
 import json
+import logging
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -224,14 +225,31 @@ class _Manager(ocp.CheckpointManager):
 def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
     # Barriers of its own: several managers save at the same time.
     barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=str(folder.absolute()))
-    options = ocp.CheckpointManagerOptions(
-        multiprocessing_options=barriers,
-        max_to_keep=None if read_only else keep,
-        create=not read_only,
-        read_only=read_only,
-        cleanup_tmp_directories=not read_only,
-    )
-    return _Manager(LiteralPath(folder.absolute()), options=options)
+    with _quiet(read_only):
+        options = ocp.CheckpointManagerOptions(
+            multiprocessing_options=barriers,
+            max_to_keep=None if read_only else keep,
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+        )
+        return _Manager(LiteralPath(folder.absolute()), options=options)
+
+
+@contextlib.contextmanager
+def _quiet(read_only: bool) -> Iterator[None]:
+    """Keeps Orbax from warning that what is opened to be read only is read only."""
+    logger = logging.getLogger("absl")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (read_only and ("read_only=True" in message or "is read only" in message))
+
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 def _meta_checksum(meta: dict[str, Any]) -> int:

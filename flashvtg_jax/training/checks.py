@@ -11,7 +11,8 @@ from flashvtg_jax.decoding import NMS_TYPES
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses.alignment import DIRECTIONS
 from flashvtg_jax.losses.objective import CLASSIFICATIONS
-from flashvtg_jax.metrics import METRIC_NAMES, is_metric_name
+from flashvtg_jax.metrics.names import is_metric_name, quoted_names
+from flashvtg_jax.metrics.scoring import all_length_ranges, parse_length_ranges
 from flashvtg_jax.models.pyramid import level_length
 
 _AT_LEAST_ONE = (
@@ -99,9 +100,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             "config.train.selection_metrics is empty: name a score to select the best checkpoint by"
         )
+    ranges = all_length_ranges(parse_length_ranges(config.evaluation.length_ranges))
     for metric in config.train.selection_metrics:
-        if not is_metric_name(metric):
-            nearest = difflib.get_close_matches(metric, METRIC_NAMES, 1, 0.0)[0]
+        if not is_metric_name(metric, ranges):
+            known = quoted_names(f"MR-{name}-mAP" for name in ranges)
+            nearest = difflib.get_close_matches(metric, known, 1, 0.0)[0]
             raise ConfigError(
                 f"config.train.selection_metrics holds {metric!r}, which no evaluation computes; "
                 f"the nearest is {nearest!r}"

@@ -19,6 +19,9 @@ from flashvtg_jax.metrics.moment_retrieval import temporal_iou
 OFFICIAL_CASE = Path(__file__).parent / "official_case"
 HALF_A_LAST_DIGIT = 0.005 + 1e-9
 
+# One query of the case has fewer scores than its video has clips.
+OFFICIAL = pytest.mark.filterwarnings("ignore:.*as the official evaluator does")
+
 
 def official_case():
     return [read_json_lines(OFFICIAL_CASE / f"{x}.jsonl") for x in ("predictions", "annotations")]
@@ -46,6 +49,7 @@ YOUTUBE = [
 YOUTUBE_PREDICTIONS = [{"qid": qid, "pred_saliency_scores": [0.9, -0.1]} for qid in "cadb"]
 
 
+@OFFICIAL
 def test_means_over_queries_are_the_numbers():
     predictions, annotations = official_case()
     numbers = evaluate_predictions(predictions, annotations)
@@ -57,17 +61,21 @@ def test_means_over_queries_are_the_numbers():
         assert np.nanmean(values) == pytest.approx(numbers[name], abs=HALF_A_LAST_DIGIT), name
 
 
+@OFFICIAL
 def test_a_query_has_what_it_has_alone():
     predictions, annotations = official_case()
     prediction_of = {row["qid"]: row for row in predictions}
     of_queries = per_query_numbers(predictions, annotations)
     for index, row in enumerate(annotations):
-        alone = evaluate_predictions([prediction_of[row["qid"]]], [row])
+        prediction = prediction_of[row["qid"]]
+        scored = len(prediction["pred_saliency_scores"])
+        alone = evaluate_predictions([prediction], [row], max_clips=scored)
         for name, number in alone.items():
             value = of_queries[name][index]
             assert np.nan_to_num(value) == pytest.approx(number, abs=HALF_A_LAST_DIGIT), name
 
 
+@OFFICIAL
 def test_values_stand_in_the_order_of_the_annotations():
     predictions, annotations = official_case()
     whole = per_query_numbers(predictions, annotations)
@@ -87,6 +95,7 @@ def test_queries_that_do_not_count_are_nan():
     assert np.isnan(of_queries["MR-long-mAP"]).all()
 
 
+@OFFICIAL
 def test_numbers_can_be_chosen():
     predictions, annotations = official_case()
     whole = per_query_numbers(predictions, annotations)

@@ -37,11 +37,20 @@ def test_every_configuration_passes_and_spreads_over_eight_devices(name):
         ("loss.classification", "hinge", "it knows focal and binary_cross_entropy"),
         ("loss.alignment_directions", ("row", "diagonal"), "holds 'diagonal'"),
         ("train.selection_metrics", ("MR-full-map",), "the nearest is 'MR-full-mAP'"),
+        ("evaluation.length_ranges", ("short:0",), "expected NAME:SECONDS:SECONDS"),
+        ("evaluation.length_ranges", ("full:0:9",), "'full' is the range of all moments"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(field, value, message):
     with pytest.raises(ConfigError, match=message):
         check_config(load_config("demo", {field: value}))
+
+
+def test_a_checkpoint_can_be_selected_by_an_own_range_of_lengths():
+    own = {"evaluation.length_ranges": "up_to_5:0:5"}
+    check_config(load_config("demo", {**own, "train.selection_metrics": "MR-up_to_5-mAP"}))
+    with pytest.raises(ConfigError, match=r"'MR-short-mAP', which no .* nearest is 'MR-up_to_5-m"):
+        check_config(load_config("demo", {**own, "train.selection_metrics": "MR-short-mAP"}))
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_a_first_save_that_cannot_be_read_ends_the_run_and_leaves_nothing(tmp_pa
     monkeypatch.setattr(checkpoints_module.LiteralPath, "glob", lambda self, pattern: iter(()))
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         with pytest.raises(
-            CheckpointError, match="checkpoints/3: the first .* cannot be read back"
+            CheckpointError, match=r"checkpoints/3: the first .* cannot be read back"
         ):
             checkpoints.save(make_state(3), META)
         assert not list((tmp_path / "checkpoints").iterdir())

@@ -1,0 +1,186 @@
+"""How predictions are compared with annotations: lengths of clips, ranges of moments' lengths."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flashvtg_jax.config import read_config
+from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.data.layout import lengths_agree
+from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
+from flashvtg_jax.metrics.moment_retrieval import FULL_RANGE, LENGTH_RANGES, LengthRanges
+
+CLIP_LENGTH = 2.0  # seconds, of QVHighlights
+
+_RANGE_NAME = re.compile(r"[\w.-]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """What the metrics need to know beside predictions and annotations.
+
+    Attributes:
+      clip_length: seconds of the clips that saliency was predicted for.
+      label_clip_length: seconds of the clips that people rated; None: `clip_length`.
+      max_clips: of a video that saliency was predicted for, at most; None: all.
+      length_ranges: of moments, in seconds by name: lower end excluded, upper end included; "full"
+        is among them.
+    """
+
+    clip_length: float = CLIP_LENGTH
+    label_clip_length: float | None = None
+    max_clips: int | None = None
+    length_ranges: LengthRanges = dataclasses.field(default_factory=lambda: LENGTH_RANGES)
+
+    def __post_init__(self):
+        for name, seconds in (
+            ("clip_length", self.clip_length),
+            ("label_clip_length", self.rated_clip_length),
+        ):
+            if not 0 < seconds < math.inf:
+                raise DataError(f"{name} is {seconds!r}; expected seconds above 0")
+
+    @property
+    def rated_clip_length(self) -> float:
+        """Seconds of the clips that people rated."""
+        return self.clip_length if self.label_clip_length is None else self.label_clip_length
+
+
+def configured_clips(config: Any) -> dict[str, Any]:
+    """The arguments of `evaluate_predictions` about clips that a configuration gives."""
+    return {
+        "clip_length": config.clip_length,
+        # Configurations of earlier versions have no such field.
+        "label_clip_length": config.data.get("label_clip_length"),
+        "max_clips": config.data.max_clips,
+    }
+
+
+def configured_scoring(config: Any) -> dict[str, Any]:
+    """The arguments of `evaluate_predictions` that a configuration gives."""
+    ranges = config.evaluation.get("length_ranges")
+    return {
+        **configured_clips(config),
+        "length_ranges": None if ranges is None else parse_length_ranges(ranges),
+    }
+
+
+def scoring_beside(predictions: str | os.PathLike) -> dict[str, Any]:
+    """The arguments of `evaluate_predictions` that go with a file of predictions.
+
+    They are those of the settings file that `flashvtg predict` wrote beside it, or of the run's
+    config.json in its folder or in the one above; none of them where neither is there.
+    """
+    path = Path(predictions)
+    try:
+        settings = json.loads(path.with_name(f"{path.name}.settings.json").read_bytes())
+        return {name: settings[name] for name in ("clip_length", "label_clip_length", "max_clips")}
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # none, or one of an earlier version
+    # Results may be written into a folder below the run's.
+    for config in (path.parent / "config.json", path.parent.resolve().parent / "config.json"):
+        try:
+            return configured_scoring(read_config(config))
+        except (FlashVTGError, OSError, AttributeError):
+            continue  # none, or of something else
+    return {}
+
+
+def parse_length_ranges(texts: str | Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Ranges of lengths as they are written: "short:0:10,long:10:inf", or a part for each.
+
+    Raises:
+      ConfigError: text of another form.
+    """
+    parts = texts.split(",") if isinstance(texts, str) else texts
+    ranges = {}
+    for part in parts:
+        name, *ends = str(part).strip().split(":")
+        try:
+            low, high = map(float, ends)
+        except ValueError as error:
+            raise ConfigError(
+                f"length_ranges: {part!r}; expected NAME:SECONDS:SECONDS, as short:0:10, separated "
+                "by commas"
+            ) from error
+        if name in ranges:
+            raise ConfigError(f"length_ranges names {name!r} twice")
+        ranges[name] = low, high
+    return ranges
+
+
+def all_length_ranges(ranges: LengthRanges | None) -> LengthRanges:
+    """The range of all moments and the given ones, or the official ones for None.
+
+    Raises:
+      ConfigError: a name that a metric cannot have, or ends that are no range.
+    """
+    if ranges is None:
+        return LENGTH_RANGES
+    for name, (low, high) in ranges.items():
+        if not _RANGE_NAME.fullmatch(name) or name == FULL_RANGE:
+            raise ConfigError(
+                f"length_ranges: {name!r} cannot be the name of a range; take letters, digits, _ . "
+                f"and -; {FULL_RANGE!r} is the range of all moments"
+            )
+        if not 0 <= low < high:
+            raise ConfigError(
+                f"length_ranges: {name} is from {low:g} to {high:g} s; expected two numbers of "
+                "seconds, the second above the first (inf: no limit)"
+            )
+    return {FULL_RANGE: LENGTH_RANGES[FULL_RANGE], **ranges}
+
+
+def count_problem(count: int, duration: float, scoring: Scoring) -> str | None:
+    """What is wrong with so many saliency scores for a video of some seconds; None if nothing.
+
+    Features are often a clip or two longer or shorter than their video, and the official evaluator
+    cuts scores or fills them up with 0. What differs by more is of clips of another length.
+    """
+    clips = num_video_clips(duration, scoring.clip_length)
+    expected = clips if scoring.max_clips is None else min(clips, scoring.max_clips)
+    if lengths_agree(count, expected):
+        return None
+    cut = f", of which the first {expected} were used" if expected < clips else ""
+    return (
+        f"{count} saliency scores, but its video of {duration:g} s has {clips} clips of "
+        f"{scoring.clip_length:g} s{cut}"
+    )
+
+
+def likely_clip_length(counts: Sequence[int], durations: Sequence[float]) -> float | None:
+    """The roundest seconds of a clip with which all numbers of clips are right, to one clip.
+
+    None if there are none, as where videos were cut.
+    """
+    middle = float(np.median(np.asarray(durations, float) / np.asarray(counts)))
+    for candidate in (CLIP_LENGTH, *(float(f"{middle:.{digits}g}") for digits in range(1, 5))):
+        if all(
+            abs(num_video_clips(duration, candidate) - count) <= 1
+            for count, duration in zip(counts, durations, strict=True)
+        ):
+            return candidate
+    return None
+
+
+def mean_over_rated_clips(saliency: np.ndarray, scoring: Scoring) -> np.ndarray:
+    """Predicted saliency [L'] of each clip that people rated [L]: the mean over its time.
+
+    A clip that reaches beyond the last score has the mean of what there is.
+    """
+    seconds, rated = scoring.clip_length, scoring.rated_clip_length
+    if seconds == rated:
+        return saliency
+    end = len(saliency) * seconds
+    edges = np.minimum(np.arange(num_video_clips(end, rated) + 1) * rated, end)
+    until = np.concatenate([[0.0], np.cumsum(saliency * seconds)])  # the integral from the start
+    integral = np.interp(edges, np.arange(len(saliency) + 1) * seconds, until)
+    # Rounded far below the decimals of predictions: equal means are to stay equal.
+    return np.round(np.diff(integral) / np.diff(edges), 9)
