@@ -9,6 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.data.features import (
+    ANOTHER_BACKBONE,
+    TRANSPOSED,
+    WITHOUT_BATCH_AXIS,
+    pickled,
+)
 from flashvtg_jax.data.layout import lengths_agree
 from flashvtg_jax.errors import DataError
 
@@ -163,9 +169,10 @@ class InputChecks:
             return _checked_array(name, array, "clips", width)
         if array.ndim == 3:
             if array.shape[1:] != (tokens, width):
+                advice = f". {WITHOUT_BATCH_AXIS}" if len(array) == 1 else ""
                 raise DataError(
                     f"{name}: expected an array [clips, {tokens}, {width}], got shape "
-                    f"{list(array.shape)}"
+                    f"{list(array.shape)}{advice}"
                 )
             array = array.reshape(len(array), tokens * width)
         one = array.ndim == 2 and array.shape[1] == width
@@ -202,17 +209,19 @@ def _checked_array(name: str, value: Any, rows: str, width: int) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype == jnp.bfloat16:  # to numpy that is no float
         array = array.astype(np.float32)
+    if array.dtype.hasobject:
+        raise pickled(name)
+    shape = list(array.shape)
     if array.ndim != 2:
-        shape = list(array.shape)
-        raise DataError(f"{name}: expected an array [{rows}, {width}], got shape {shape}")
+        advice = f". {WITHOUT_BATCH_AXIS}" if array.ndim == 3 and len(array) == 1 else ""
+        raise DataError(f"{name}: expected an array [{rows}, {width}], got shape {shape}{advice}")
     if array.dtype.kind != "f":
         raise DataError(f"{name}: expected floating-point numbers, got {array.dtype}")
     if array.shape[1] != width:
-        raise DataError(
-            f"{name}: expected width {width}, got {array.shape[1]}: features of another backbone?"
-        )
+        cause = TRANSPOSED if len(array) == width else ANOTHER_BACKBONE
+        raise DataError(f"{name}: expected width {width}, got {array.shape[1]}: {cause}")
     if not len(array):
-        raise DataError(f"{name}: no {rows}, shape {list(array.shape)}")
+        raise DataError(f"{name}: no {rows}, shape {shape}")
     with np.errstate(over="ignore"):
         finite = np.isfinite(array.astype(np.float32))  # the model computes in it
     if not finite.all():

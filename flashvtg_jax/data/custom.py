@@ -16,9 +16,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.annotations import LABEL_FIELDS
 from flashvtg_jax.data.features import SUFFIXES
 from flashvtg_jax.data.layout import FeatureFiles, Layout
+from flashvtg_jax.data.listing import list_files, what_is_there
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import read_json_lines
 
@@ -97,16 +99,16 @@ def custom_layout(manual_dir: str | os.PathLike, clip_length: float) -> Layout:
     layout = _layout((), clip_length)
     paths = layout.find_annotations(manual_dir)
     names = _stream_folders(manual_dir / _VIDEO)
-    if not (manual_dir / _QUERY).is_dir():
+    if _layout((), clip_length).query.source(manual_dir) is None:
         raise DataError(
             f"{manual_dir / _QUERY}: no such folder; the features of the words belong there, a "
-            f"file for each annotation line: {_QUERY}/QID.npz"
+            f"file for each annotation line: {_QUERY}/QID.npz. {what_is_there(manual_dir / _QUERY)}"
         )
     labels, unlabelled = _find_labels(paths)
     layout = _layout(names, clip_length)
 
     def as_found(files: FeatureFiles) -> FeatureFiles:
-        return dataclasses.replace(files, suffix=_usual_suffix(manual_dir / files.folder))
+        return dataclasses.replace(files, suffix=_usual_suffix(files.source(manual_dir)))
 
     return dataclasses.replace(
         layout,
@@ -165,17 +167,20 @@ def _layout(
 
 def _stream_folders(folder: Path) -> list[str]:
     """Returns the names of the streams, sorted."""
-    expected = f"a folder for each kind of features: {_VIDEO}/NAME/VID.npz"
+    expected = f"a folder for each kind of features: {_VIDEO}/NAME/VID.npz, or {_VIDEO}/NAME.h5"
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: no such folder; the features of the videos belong there, in {expected}"
+            f"{folder}: no such folder; the features of the videos belong there, in {expected}. "
+            f"{what_is_there(folder)}"
         )
     # Hidden ones are made by desktops and notebooks.
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    names = sorted(path.name for path in paths if path.is_dir())
+    files = [path.stem for path in paths if hdf5.is_file_for_all(path)]
+    names = sorted({*files, *(path.name for path in paths if path.is_dir())})
     if not names:
         found = f"{len(paths)} files, but no folder" if paths else "nothing"
-        raise DataError(f"{folder}: {found} in it; expected {expected}")
+        example = f"; there is {min(paths).name!r}" if paths else ""
+        raise DataError(f"{folder}: {found} in it; expected {expected}{example}")
     if problem := _name_problem(names):
         raise DataError(f"{folder}: {problem}")
     return names
@@ -193,7 +198,8 @@ def _name_problem(streams: Iterable[str]) -> str | None:
 
 def _usual_suffix(folder: Path) -> str:
     """Returns the suffix that most files of a folder have, for errors to name files by."""
-    counts = collections.Counter(os.path.splitext(name)[1] for name in os.listdir(folder))
+    names = () if folder.is_file() else list_files(folder)
+    counts = collections.Counter(os.path.splitext(name)[1] for name in names)
     return max(SUFFIXES, key=lambda suffix: counts[suffix])  # the first of equals
 
 

@@ -1,13 +1,13 @@
 """Where the files of a data set lie as they were released, and what must be in them."""
 
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
 
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.annotations import LABEL_FIELDS, load_annotations
 from flashvtg_jax.data.features import (
     SUFFIXES,
@@ -16,6 +16,7 @@ from flashvtg_jax.data.features import (
     read_feature,
     read_tokens,
 )
+from flashvtg_jax.data.listing import list_files, what_is_there
 from flashvtg_jax.errors import ConfigError, DataError
 
 # An annotation file is looked for in these subfolders of manual_dir, in this order.
@@ -125,23 +126,41 @@ class FeatureFiles:
           DataError: their folder is not there, or cannot be listed.
         """
         places = self._places()
-        place = next((p for p in places if (manual_dir / p.folder).is_dir()), self)
-        folder = manual_dir / place.folder
+        sources = [(place, path) for place in places if (path := place.source(manual_dir))]
+        place, source = sources[0] if sources else (self, manual_dir / self.folder)
         try:
-            # One listing: asking for each of thousands of names is slow on network disks.
-            names = frozenset(os.listdir(folder))
+            suffixes = ("",) if hdf5.is_file_for_all(source) else self.suffixes()
+            return FoundFiles(place, source, list_files(source), suffixes)
         except OSError as error:
             patterns = " or ".join(p.pattern + self.parts[0] + self.suffix for p in places)
+            there = "" if source.exists() else f" {what_is_there(source)}."
             raise DataError(
-                f"{folder}: cannot be listed ({error.strerror}); the {self.name} features "
-                f"({patterns}) belong there."
+                f"{source}: cannot be listed ({error.strerror or error}); the {self.name} features "
+                f"({patterns}) belong there.{there}"
             ) from error
-        return FoundFiles(place, folder, names)
+
+    def source(self, manual_dir: Path) -> Path | None:
+        """Returns the folder of the files, or the HDF5 file in its place; None if there is neither.
+
+        Raises:
+          DataError: there are several.
+        """
+        folder = manual_dir / self.folder
+        paths = [folder]
+        if folder != manual_dir:
+            paths += [folder.with_name(folder.name + suffix) for suffix in hdf5.SUFFIXES]
+        found = [path for path in paths if path.is_dir() or hdf5.is_file_for_all(path)]
+        if len(found) > 1:
+            raise DataError(
+                f"{' and '.join(map(str, found))}: which of them has the {self.name} features? "
+                "Move the other away."
+            )
+        return found[0] if found else None
 
     def present(self, folder: Path) -> Path | None:
-        """Returns the folder below `folder` that holds any files where these belong, if any."""
-        folders = (folder / place.folder for place in self._places())
-        return next((path for path in folders if path.is_dir() and any(path.iterdir())), None)
+        """Returns the folder or file below `folder` with anything where these belong, if any."""
+        paths = filter(None, (place.source(folder) for place in self._places()))
+        return next((path for path in paths if path.is_file() or any(path.iterdir())), None)
 
     def _places(self) -> list["FeatureFiles"]:
         pairs = ((self.pattern, self.key), *self.also)
@@ -150,14 +169,19 @@ class FeatureFiles:
 
 @dataclasses.dataclass(frozen=True)
 class FoundFiles:
-    """The feature files of one kind that there are."""
+    """The feature files of one kind that there are, or the arrays of an HDF5 file for all."""
 
     files: FeatureFiles
-    folder: Path
-    names: frozenset[str]  # in the folder
+    source: Path  # the folder, or the file
+    places: Mapping[str, Sequence[Path]]  # below it, by name
+    suffixes: tuple[str, ...]  # of the names, best first
 
     def item(self, row: Row) -> "FileItem | None":
-        """Returns the files of an annotation line, None where one is missing."""
+        """Returns the files of an annotation line, None where one is missing.
+
+        Raises:
+          DataError: two folders have a file of the same name.
+        """
         paths = self._paths(row)
         if None in paths:
             return None
@@ -166,17 +190,21 @@ class FoundFiles:
     def missing(self, row: Row) -> list[Path]:
         """Returns the files that an annotation line needs and that are not there."""
         pairs = zip(self.files.parts, self._paths(row), strict=True)
-        stem, suffix = self.files.stem(row), self.files.suffix
-        return [self.folder / (stem + part + suffix) for part, path in pairs if path is None]
+        stem, suffix = self.files.stem(row), self.suffixes[0]
+        return [self.source / (stem + part + suffix) for part, path in pairs if path is None]
 
     def _paths(self, row: Row) -> list[Path | None]:
         """Returns the file of each part; of several formats the released one wins."""
         stem = self.files.stem(row)
-        named = [
-            [stem + part + suffix for suffix in self.files.suffixes()] for part in self.files.parts
-        ]
-        existing = (next((name for name in names if name in self.names), None) for names in named)
-        return [None if name is None else self.folder / name for name in existing]
+        return [self._path([stem + part + x for x in self.suffixes]) for part in self.files.parts]
+
+    def _path(self, names: Sequence[str]) -> Path | None:
+        """Returns the file of the first name that is in the folder itself, or in one within it."""
+        found = [path for name in names for path in self.places.get(name, ())]
+        here = [path for path in found if path.parent == self.source]
+        if len(found) > 1 and not here and found[0].name == found[1].name:
+            raise DataError(f"{found[0]}, {found[1]}: which one is meant? Move the other away.")
+        return next(iter(here or found), None)
 
 
 @dataclasses.dataclass(frozen=True)
