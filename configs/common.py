@@ -114,6 +114,8 @@ def get_common() -> ConfigDict:
     # What saliency labels are made from: "qvhighlights": three annotators' ratings, "windows": the
     # moments, "ratings": one from 1 to 5 of each annotator, "binary": highlight or not.
     data.labels = "qvhighlights"
+    # Features are a fixed number a video, whatever its duration: interpolate them at its clips.
+    data.resample = False
     data.source_video = "youtube_id"  # what one source video's clips share; or "vid"
     data.num_threads = 4  # that read examples
     data.prefetch = 4  # batches made ready ahead

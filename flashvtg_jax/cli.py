@@ -117,6 +117,8 @@ def run_build(options: argparse.Namespace, _: Sequence[str]) -> int:
         overwrite=options.overwrite,
         widths=options.widths,
         clip_length=options.clip_length,
+        streams=tuple(filter(None, (options.streams or "").split(","))),
+        resample=options.resample,
     )
     return 0
 

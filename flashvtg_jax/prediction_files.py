@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flashvtg_jax.data.flat_features import flatness
 from flashvtg_jax.data.layout import FileItem
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
 from flashvtg_jax.prediction_features import QUERY, FoundFeatures, find_features
@@ -41,6 +42,7 @@ class Summary:
       bad: lines left out, for what is wrong with them.
       cut: lines predicted for the beginning of a video that is longer than those of training.
       errors: the file that says what is wrong with the bad ones.
+      flat: lines predicted from features of a video or query that are zeros, or all the same.
     """
 
     predicted: int
@@ -48,6 +50,7 @@ class Summary:
     bad: int
     cut: int
     errors: Path
+    flat: int = 0
 
     def told(self, output: str | os.PathLike) -> str:
         """The same for people, in a few lines."""
@@ -63,6 +66,11 @@ class Summary:
             lines.append(
                 f"{self.cut} videos are longer than those of training and were cut; "
                 "--whole_videos reads all of them"
+            )
+        if self.flat:
+            lines.append(
+                f"note: {self.flat} predictions are from features of a video or query that are all "
+                "zeros, or the same in every row; did their extraction fail?"
             )
         return "\n".join(lines)
 
@@ -172,7 +180,15 @@ def predict_file(
             write_whole(file, output, line)
             counts["predicted"] += 1
             counts["cut"] += task.video.is_cut
-    return Summary(counts["predicted"], counts["found"], errors.count, counts["cut"], errors.path)
+            counts["flat"] += bool(task.video.flat or flatness(task.query))
+    return Summary(
+        counts["predicted"],
+        counts["found"],
+        errors.count,
+        counts["cut"],
+        errors.path,
+        counts["flat"],
+    )
 
 
 def predict_pair(
@@ -322,28 +338,34 @@ class _Reader:
             items = self._found.items(task.row)
             words = items.pop(QUERY).read(predictor.query_width)
             task.query = predictor.check_query(words)
-            video = self._video(tuple(items.items()))
+            # Only where it says how features are read: videos are kept for lines that are wrong.
+            resampled = predictor.config.data.resample
+            seconds = task.row.get("duration") if resampled else None
+            video = self._video(tuple(items.items()), seconds)
             task.video = predictor.check_video(video, duration=task.row.get("duration"))
         except FlashVTGError as error:
             task.problem = str(error)
         return task
 
-    def _video(self, items: tuple[tuple[str, FileItem], ...]) -> CheckedVideo:
+    def _video(
+        self, items: tuple[tuple[str, FileItem], ...], seconds: float | None
+    ) -> CheckedVideo:
+        key = items, seconds
         with self._lock:
-            known = self._videos.get(items)
+            known = self._videos.get(key)
             if known is None:
-                future = self._videos[items] = concurrent.futures.Future()
+                future = self._videos[key] = concurrent.futures.Future()
                 if len(self._videos) > _KEPT_VIDEOS:
                     self._videos.popitem(last=False)
             else:
-                self._videos.move_to_end(items)
+                self._videos.move_to_end(key)
         if known is not None:
             return known.result()
         try:
             arrays = {
                 stream: item.read(_width(self._predictor, stream, item)) for stream, item in items
             }
-            future.set_result(self._predictor.check_video(arrays))
+            future.set_result(self._predictor.check_video(arrays, duration=seconds))
         except BaseException as error:
             future.set_exception(error)
         return future.result()

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flashvtg_jax.data import custom
 
@@ -14,6 +14,8 @@ def build_command(
     manual_dir: str | os.PathLike | None = None,
     clip_length: float | None = None,
     widths: Mapping[str, int | None] | None = None,
+    streams: Sequence[str] = (),
+    resample: bool = False,
 ) -> str:
     """Returns a `flashvtg build` command line, with capitals in place of what is not known.
 
@@ -24,6 +26,8 @@ def build_command(
       manual_dir: folder of the released files.
       clip_length: seconds; named for one's own data only.
       widths: feature widths other than the released ones, by name.
+      streams: to build; none: all.
+      resample: whether features are resampled.
     """
     manual = "DIR_OF_FEATURES" if manual_dir is None else shlex.quote(os.fspath(manual_dir))
     parts = ["flashvtg build", f"--dataset={shlex.quote(dataset)}", f"--manual_dir={manual}"]
@@ -32,4 +36,8 @@ def build_command(
     announced = [f"{name}={width}" for name, width in (widths or {}).items() if width is not None]
     if announced:
         parts.append(f"--widths={','.join(announced)}")
+    if streams:
+        parts.append(f"--streams={','.join(streams)}")
+    if resample:
+        parts.append("--resample")
     return " ".join([*parts, f"--data_dir={shlex.quote(os.fspath(data_dir))}", *flags])

@@ -14,7 +14,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -43,6 +43,8 @@ def build(
     overwrite: bool = False,
     widths: Mapping[str, int | None] | str | None = None,
     clip_length: float | None = None,
+    streams: Sequence[str] = (),
+    resample: bool = False,
     progress: bool = True,
 ) -> Path:
     """Builds a data set from feature and annotation files, and says on stderr what it did.
@@ -63,19 +65,24 @@ def build(
         width of one token; of files [L, S * width] that of all of them.
       clip_length: seconds of video that a row of one's own features stands for; the other data
         sets have theirs.
+      streams: names of the video features to build, and to look at; none: all there are.
+      resample: one's own features are a fixed number a video, whatever its duration: interpolate
+        them at the clips of `clip_length` seconds.
       progress: show bars and reports on stderr.
 
     Returns:
       The folder of the data set, `data_dir/name/config/version`.
 
     Raises:
-      ConfigError: an unknown data set or stream name, or a clip length that is missing or not for
-        this data set.
+      ConfigError: an unknown data set or stream name; a clip length that is missing or not for
+        this data set; features to resample of another data set than one's own, or of rated clips.
       DataError: annotations or feature files that cannot be used; no space left, or `data_dir`
         cannot be written.
     """
     builder_class, config = find_builder(dataset)
     custom.check_clip_length(dataset, clip_length)
+    if resample and not custom.is_custom(dataset):
+        raise ConfigError(f"{dataset}: resample is for {custom.PLACEHOLDER} only.")
     target = Path(data_dir).expanduser() / dataset / str(builder_class.VERSION)
     report = functools.partial(print, file=sys.stderr) if progress else lambda *_: None
     if (target / "dataset_info.json").exists():
@@ -85,13 +92,18 @@ def build(
     elif target.exists():
         raise DataError(f"{target}: there already, but not a data set; move it away.")
 
-    released = config.layout or custom.custom_layout(manual_dir, clip_length)
+    if config.layout is None:
+        released = custom.custom_layout(manual_dir, clip_length, streams, resample=resample)
+    else:
+        released = config.layout.with_streams(streams)
     widths = parse_widths(widths) if isinstance(widths, str) else widths or {}
     layout = released.with_widths(widths)
     command = build_command(
         dataset,
         data_dir,
         *(["--overwrite"] if overwrite else []),
+        streams=[files.name for files in released.streams] if released.left_out else (),
+        resample=resample,
         manual_dir=manual_dir,
         clip_length=clip_length,
         widths=released.other_widths(widths),
@@ -119,6 +131,9 @@ def build(
         _check_sizes(builder, inventory)
         _move(Path(builder.data_dir), target, folder)
     for line in _summary(dataset, inventory, target):
+        report(line)
+    num_queries = sum(map(len, inventory.queries.values()))
+    for line in builder.flat.notes(len(inventory.videos), num_queries):
         report(line)
     if not (origin / MANIFEST).exists():  # what was synthesised is of any size
         for line in _size_notes(inventory):

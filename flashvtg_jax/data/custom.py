@@ -12,7 +12,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +82,24 @@ def check_clip_length(dataset: str, clip_length: float | None) -> None:
         raise ConfigError(f"clip_length {clip_length!r}; expected a number of seconds above 0.")
 
 
-def custom_layout(manual_dir: str | os.PathLike, clip_length: float) -> Layout:
+def custom_layout(
+    manual_dir: str | os.PathLike,
+    clip_length: float,
+    streams: Sequence[str] = (),
+    *,
+    resample: bool = False,
+) -> Layout:
     """Inspects a folder of features and annotations: streams by alphabet, widths as in the files.
 
     Args:
       manual_dir: folder laid out as this module says.
-      clip_length: seconds of video that a row of the features stands for.
+      clip_length: seconds of video that a row of the features stands for, or is to.
+      streams: those that are used, the only ones that are inspected; none: all there are.
+      resample: as in `Layout`.
 
     Raises:
-      ConfigError: a clip length that is none.
+      ConfigError: a clip length that is none; a stream that is not there; features to resample of
+        videos whose ratings tell their clips.
       DataError: no such folder, or none of videos, streams or queries in it; streams that cannot be
         called so; no annotation file, or lines with different labels.
     """
@@ -105,18 +114,27 @@ def custom_layout(manual_dir: str | os.PathLike, clip_length: float) -> Layout:
             f"file for each annotation line: {_QUERY}/QID.npz. {what_is_there(manual_dir / _QUERY)}"
         )
     labels, unlabelled = _find_labels(paths)
-    layout = _layout(names, clip_length)
+    layout = _layout(names, clip_length).with_streams(streams)
+    if problem := _name_problem(files.name for files in layout.streams):
+        raise DataError(f"{manual_dir / _VIDEO}: {problem}")
 
     def as_found(files: FeatureFiles) -> FeatureFiles:
         return dataclasses.replace(files, suffix=_usual_suffix(files.source(manual_dir)))
 
-    return dataclasses.replace(
+    layout = dataclasses.replace(
         layout,
         streams=tuple(map(as_found, layout.streams)),
         query=as_found(layout.query),
         labels=labels,
         unlabelled_splits=unlabelled,
+        resample=resample,
     )
+    if resample and layout.rated:
+        raise ConfigError(
+            f"{manual_dir}: there is a rating for each clip, so features cannot be resampled; they "
+            "need a row for each rating."
+        )
+    return layout
 
 
 def inspected(manual_dir: Path) -> list[Path]:
@@ -181,8 +199,6 @@ def _stream_folders(folder: Path) -> list[str]:
         found = f"{len(paths)} files, but no folder" if paths else "nothing"
         example = f"; there is {min(paths).name!r}" if paths else ""
         raise DataError(f"{folder}: {found} in it; expected {expected}{example}")
-    if problem := _name_problem(names):
-        raise DataError(f"{folder}: {problem}")
     return names
 
 

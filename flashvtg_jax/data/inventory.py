@@ -20,6 +20,7 @@ from flashvtg_jax.data.features import (
 )
 from flashvtg_jax.data.layout import QUERY, Features, Found, Item, Layout, lengths_agree
 from flashvtg_jax.data.nearest_file import NearestFiles
+from flashvtg_jax.data.resampling import FoundResampled
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.progress import progress_bar
 
@@ -149,7 +150,9 @@ def take_inventory(
     check_lines_agree({str(paths[split]): lines for split, lines in rows.items()})
     lines = list(itertools.chain(*rows.values()))
     advice = f"Put them there, or leave these queries out: {command} --skip_missing"
-    found = {files.name: files.find(manual_dir, lines) for files in layout.streams}
+    found: dict[str, Found] = {x.name: x.find(manual_dir, lines) for x in layout.streams}
+    if layout.resample:
+        found = {name: FoundResampled(x, layout.clip_length) for name, x in found.items()}
     try:
         found[layout.query.name] = layout.query.find(manual_dir, lines)
     except DataError:

@@ -299,6 +299,9 @@ class Layout:
       released_rows: queries of each split as released, for the report.
       domains: the values that the field `domain` of an annotation line may have; () where the data
         set is not divided into domains.
+      left_out: names of further streams, which are not used.
+      resample: read a fixed number of features a video, spread over its duration, as one row for
+        each clip.
     """
 
     annotations: Mapping[str, tuple[str, ...]]
@@ -309,6 +312,8 @@ class Layout:
     unlabelled_splits: tuple[str, ...] = ()
     released_rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
     domains: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    resample: bool = False
 
     @property
     def feature_files(self) -> tuple[Features, ...]:
@@ -345,6 +350,23 @@ class Layout:
             self, streams=tuple(map(changed, self.streams)), query=changed(self.query)
         )
 
+    def with_streams(self, names: Sequence[str]) -> "Layout":
+        """Returns this layout with some of its streams, in its order; of no names, all of them.
+
+        Raises:
+          ConfigError: a name that the layout does not have.
+        """
+        known = [files.name for files in self.streams]
+        if unknown := [name for name in names if name not in known]:
+            raise ConfigError(
+                f"no stream {', '.join(map(repr, unknown))}; the data set has "
+                f"{', '.join(map(repr, known))}"
+            )
+        names = names or known
+        kept = tuple(files for files in self.streams if files.name in names)
+        left_out = tuple(name for name in known if name not in names)
+        return dataclasses.replace(self, streams=kept, left_out=left_out)
+
     def other_widths(self, widths: Mapping[str, int | None]) -> dict[str, int | None]:
         """Returns those of some feature widths, by known names, that are not the layout's own."""
         own = {files.name: files.width for files in self.feature_files}
@@ -359,7 +381,8 @@ class Layout:
         if not manual_dir.is_dir():
             raise DataError(
                 f"{manual_dir}: no such folder; give the one that holds annotations and features "
-                "(flashvtg build --manual_dir=DIR, or config.data.manual_dir)."
+                "(flashvtg build --manual_dir=DIR, or config.data.manual_dir). "
+                f"{what_is_there(manual_dir)}."
             )
         found = {}
         for split, names in self.annotations.items():
@@ -373,7 +396,8 @@ class Layout:
             names = ", ".join(name for names in self.annotations.values() for name in names)
             raise DataError(
                 f"{manual_dir}: no annotation file; expected one or more of {names}, there or in "
-                f"its subfolders {', '.join(ANNOTATION_FOLDERS[1:])}."
+                f"its subfolders {', '.join(ANNOTATION_FOLDERS[1:])}. "
+                f"{what_is_there(manual_dir / names)}."
             )
         return found
 

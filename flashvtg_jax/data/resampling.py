@@ -15,6 +15,8 @@ from flashvtg_jax.data.features import FeatureHeader
 from flashvtg_jax.data.layout import Found, Item, Row
 from flashvtg_jax.errors import DataError
 
+_MAX_CLIPS = 10**6
+
 
 def resample(features: np.ndarray, duration: float, clip_length: float) -> np.ndarray:
     """Interpolates features between their centres, which are spread evenly, at those of the clips.
@@ -27,15 +29,25 @@ def resample(features: np.ndarray, duration: float, clip_length: float) -> np.nd
     Returns:
       [L, width] float32, L the clips of the video. Before the first centre and behind the last one
       a clip has the features of that.
+
+    Raises:
+      DataError: a duration of more than a million clips.
     """
     features = np.asarray(features, np.float32)
-    starts = np.arange(num_video_clips(duration, clip_length)) * clip_length
+    starts = np.arange(_num_clips(duration, clip_length)) * clip_length
     centres = (starts + np.minimum(starts + clip_length, duration)) / 2  # the last may be shorter
     places = np.clip(centres * (len(features) / duration) - 0.5, 0, len(features) - 1)
     before = places.astype(np.int64)
     after = np.minimum(before + 1, len(features) - 1)
     share = (places - before).astype(np.float32)[:, None]
     return features[before] * (1 - share) + features[after] * share
+
+
+def _num_clips(duration: float, clip_length: float) -> int:
+    clips = num_video_clips(duration, clip_length)
+    if clips > _MAX_CLIPS:  # before memory is taken for a number that is no duration
+        raise DataError(f"a duration of {duration:g} s is {clips} clips of {clip_length:g} s")
+    return clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +70,7 @@ class ResampledItem:
                 f"{self}: shape [1, {found.tokens}, {found.width}] has a batch axis in front; save "
                 "it without: np.save(path, array[0])"
             )
-        rows = num_video_clips(self.duration, self.clip_length)
+        rows = _num_clips(self.duration, self.clip_length)
         return FeatureHeader(rows, found.width, np.dtype(np.float32), found.tokens)
 
     def read(self, width: int | None) -> np.ndarray:
