@@ -44,15 +44,19 @@ INSTALL_REQUIRES = [
 
 EXPORT = ["flatbuffers>=24.3.25"]  # jax.export serialises with it
 
+HDF5 = ["h5py>=3.12"]  # to read feature files of HDF5
+
 EXTRAS = {
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
     # To read checkpoints of the PyTorch code; before 2.6 reading could run what is in a file.
     "torch": ["torch>=2.6"],
+    "hdf5": HDF5,
     "export": EXPORT,
     "test": [
         *EXPORT,
+        *HDF5,
         "pytest>=8.3",
         "pytest-xdist>=3.7",
         "ruff>=0.17,<0.18",  # formatting differs from one minor release to the next

@@ -121,6 +121,8 @@ def get_common() -> ConfigDict:
     # Seconds of the clips that relevant_clip_ids and saliency_scores count; None: as the data set
     # says it was built, else config.clip_length.
     data.label_clip_length = optional(float)
+    # Features are a fixed number a video, whatever its duration: interpolate them at its clips.
+    data.resample = False
     data.source_video = "youtube_id"  # what one source video's clips share; or "vid"
     data.num_threads = 4  # that read examples
     data.prefetch = 4  # batches made ready ahead

@@ -120,6 +120,12 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="cut moments that reach out of their video, and leave out what is empty then",
     )
+    add("--streams", metavar="NAME,...", help="build, and check, these features of the videos only")
+    add(
+        "--resample",
+        action="store_true",
+        help="for custom/NAME: features are a fixed number a video; interpolate them at its clips",
+    )
     add("--overwrite", action="store_true", help="build again what is already built")
     add("--widths", metavar="slowfast=64,query=32", help="other feature widths than the released")
     add("--clip_length", type=float, metavar="SECONDS", help="for custom/NAME only, which needs it")

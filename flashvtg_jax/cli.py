@@ -143,6 +143,8 @@ def run_build(options: argparse.Namespace, _: Sequence[str]) -> int:
         widths=options.widths,
         clip_length=options.clip_length,
         label_clip_length=options.label_clip_length,
+        streams=tuple(filter(None, (options.streams or "").split(","))),
+        resample=options.resample,
     )
     return 0
 

@@ -11,6 +11,7 @@ import ml_collections
 from flashvtg_jax.data import custom
 from flashvtg_jax.data.glove import GloveWords
 from flashvtg_jax.data.layout import QUERY, FeatureFiles, Features, Found, Item, Row
+from flashvtg_jax.data.nearest_file import NearestFiles
 from flashvtg_jax.errors import ConfigError, DataError
 
 
@@ -19,6 +20,7 @@ class FoundFeatures:
     """The features that there are, of all kinds that a model reads."""
 
     kinds: Mapping[str, Found]
+    nearest: NearestFiles = dataclasses.field(default_factory=NearestFiles, compare=False)
 
     def items(self, row: Row) -> dict[str, Item]:
         """What a line needs of each stream, and of "query".
@@ -31,13 +33,13 @@ class FoundFeatures:
         except KeyError as error:
             raise DataError(f"no field {error}, by which features are found") from error
         missing = [
-            str(path)
+            f"{path}: no such file{self.nearest.hint(path)}"
             for name, kind in self.kinds.items()
             if found[name] is None
             for path in kind.missing(row)
         ]
         if missing:
-            raise DataError(f"{', '.join(missing)}: no such file")
+            raise DataError("; ".join(missing))
         return found
 
 

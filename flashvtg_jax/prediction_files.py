@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from flashvtg_jax.data.annotations import unusable_character
+from flashvtg_jax.data.flat_features import flatness
 from flashvtg_jax.data.layout import FileItem
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
 from flashvtg_jax.json_lines import check_encoding
@@ -47,6 +48,7 @@ class Summary:
       cut_queries: lines predicted for the beginning of a query of more than `max_words` words.
       longest_query: words of the longest query.
       max_words: of a query that the model reads.
+      flat: lines predicted from features of a video or query that are zeros, or all the same.
     """
 
     predicted: int
@@ -57,6 +59,7 @@ class Summary:
     cut_queries: int
     longest_query: int
     max_words: int
+    flat: int
 
     def told(self, output: str | os.PathLike) -> str:
         """The same for people, in a few lines."""
@@ -77,6 +80,11 @@ class Summary:
             lines.append(
                 f"{self.cut_queries} queries have more than the {self.max_words} words that the "
                 f"model reads and were cut; the longest has {self.longest_query}"
+            )
+        if self.flat:
+            lines.append(
+                f"note: {self.flat} predictions are from features of a video or query that are all "
+                "zeros, or the same in every row; did their extraction fail?"
             )
         return "\n".join(lines)
 
@@ -190,6 +198,7 @@ def predict_file(
             counts["cut"] += task.video.is_cut
             counts["cut_queries"] += task.num_words > data.max_words
             longest_query = max(longest_query, task.num_words)
+            counts["flat"] += bool(task.video.flat or flatness(task.query))
     return Summary(
         predicted=counts["predicted"],
         found=counts["found"],
@@ -199,6 +208,7 @@ def predict_file(
         cut_queries=counts["cut_queries"],
         longest_query=longest_query,
         max_words=data.max_words,
+        flat=counts["flat"],
     )
 
 
@@ -350,28 +360,34 @@ class _Reader:
             items = self._found.items(task.row)
             words = items.pop(QUERY).read(predictor.query_width)
             task.query, task.num_words = predictor.check_query(words), len(words)
-            video = self._video(tuple(items.items()))
+            # Only where it says how features are read: videos are kept for lines that are wrong.
+            resampled = predictor.config.data.resample
+            seconds = task.row.get("duration") if resampled else None
+            video = self._video(tuple(items.items()), seconds)
             task.video = predictor.check_video(video, duration=task.row.get("duration"))
         except FlashVTGError as error:
             task.problem = str(error)
         return task
 
-    def _video(self, items: tuple[tuple[str, FileItem], ...]) -> CheckedVideo:
+    def _video(
+        self, items: tuple[tuple[str, FileItem], ...], seconds: float | None
+    ) -> CheckedVideo:
+        key = items, seconds
         with self._lock:
-            known = self._videos.get(items)
+            known = self._videos.get(key)
             if known is None:
-                future = self._videos[items] = concurrent.futures.Future()
+                future = self._videos[key] = concurrent.futures.Future()
                 if len(self._videos) > _KEPT_VIDEOS:
                     self._videos.popitem(last=False)
             else:
-                self._videos.move_to_end(items)
+                self._videos.move_to_end(key)
         if known is not None:
             return known.result()
         try:
             arrays = {
                 stream: item.read(_width(self._predictor, stream, item)) for stream, item in items
             }
-            future.set_result(self._predictor.check_video(arrays))
+            future.set_result(self._predictor.check_video(arrays, duration=seconds))
         except BaseException as error:
             future.set_exception(error)
         return future.result()

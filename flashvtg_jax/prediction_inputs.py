@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.data.features import (
+    ANOTHER_BACKBONE,
+    TRANSPOSED,
+    WITHOUT_BATCH_AXIS,
+    pickled,
+)
+from flashvtg_jax.data.flat_features import flatness
 from flashvtg_jax.data.layout import lengths_agree
+from flashvtg_jax.data.resampling import resample
 from flashvtg_jax.errors import DataError
 
 
@@ -21,10 +29,12 @@ class CheckedVideo:
       streams: raw features [L, width] of each stream, in the model's order; of clips of S tokens
         [L, S * width], side by side, or one that stands for all.
       num_found: clips that all streams had, before the cut.
+      flat: what is wrong with streams that tell nothing: "clip: all zeros".
     """
 
     streams: tuple[np.ndarray, ...]
     num_found: int
+    flat: tuple[str, ...] = ()
 
     @property
     def num_clips(self) -> int:
@@ -57,6 +67,7 @@ class InputChecks:
       max_words: of a query that are used.
       clip_length: seconds.
       has_moments: whether the model finds moments, in seconds.
+      resample: whether features, spread over the video, are interpolated at its clips.
     """
 
     streams: Mapping[str, int]
@@ -66,13 +77,15 @@ class InputChecks:
     max_words: int
     clip_length: float
     has_moments: bool
+    resample: bool = False
 
-    def video(self, video: Video, name: str = "") -> CheckedVideo:
+    def video(self, video: Video, name: str = "", seconds: float | None = None) -> CheckedVideo:
         """Checks a video and cuts it to what is used of it.
 
         Args:
           video: features of each stream by name, or those of the only one; or checked before.
           name: what errors begin with: "video 3: ".
+          seconds: that it lasts; needed, and used, where features are resampled.
 
         Raises:
           DataError: it cannot be used.
@@ -106,6 +119,15 @@ class InputChecks:
                 f"{name}one token a clip in each stream, but the model was trained on "
                 f"{self.spatial_tokens}"
             )
+        flat = tuple(f"{stream}: {x}" for stream, a in arrays.items() if (x := flatness(a)))
+        if self.resample:
+            if seconds is None:
+                raise DataError(
+                    f"{name}the model was trained on features that are spread over the video; its "
+                    "duration in seconds is needed"
+                )
+            _check_seconds(seconds, name)
+            arrays = {k: resample(a, float(seconds), self.clip_length) for k, a in arrays.items()}
         lengths = {stream: len(array) for stream, array in arrays.items()}
         shortest, longest = min(lengths.values()), max(lengths.values())
         if not lengths_agree(shortest, longest, clips=1):  # as `flashvtg build` checks it
@@ -117,7 +139,7 @@ class InputChecks:
         used = min(shortest, self.max_clips or shortest)
         # Copied where cut, so that the rest can be freed.
         cut = (array if len(array) == used else array[:used].copy() for array in arrays.values())
-        return CheckedVideo(tuple(cut), shortest)
+        return CheckedVideo(tuple(cut), shortest, flat)
 
     def query(self, query: np.ndarray, name: str = "query") -> np.ndarray:
         """Checks the features of a query [Q, Dq] and cuts them to what is used of them.
@@ -144,8 +166,7 @@ class InputChecks:
         """
         if seconds is None:
             return
-        if not (is_number(seconds) and 0 < seconds < math.inf):
-            raise DataError(f"{name}duration {seconds!r}; expected the seconds of the video")
+        _check_seconds(seconds, name)
         if not self.has_moments:
             return  # nothing is measured in seconds; clips of these data sets count, not durations
         clip_length = self.clip_length
@@ -163,9 +184,10 @@ class InputChecks:
             return _checked_array(name, array, "clips", width)
         if array.ndim == 3:
             if array.shape[1:] != (tokens, width):
+                advice = f". {WITHOUT_BATCH_AXIS}" if len(array) == 1 else ""
                 raise DataError(
                     f"{name}: expected an array [clips, {tokens}, {width}], got shape "
-                    f"{list(array.shape)}"
+                    f"{list(array.shape)}{advice}"
                 )
             array = array.reshape(len(array), tokens * width)
         one = array.ndim == 2 and array.shape[1] == width
@@ -188,6 +210,11 @@ class InputChecks:
         )
 
 
+def _check_seconds(seconds: Any, name: str) -> None:
+    if not (is_number(seconds) and 0 < seconds < math.inf):
+        raise DataError(f"{name}duration {seconds!r}; expected the seconds of the video")
+
+
 def is_number(value: Any) -> bool:
     """Whether it is a finite number, of Python or numpy, and no truth value."""
     number = isinstance(value, int | float | np.integer | np.floating)
@@ -202,17 +229,19 @@ def _checked_array(name: str, value: Any, rows: str, width: int) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype == jnp.bfloat16:  # to numpy that is no float
         array = array.astype(np.float32)
+    if array.dtype.hasobject:
+        raise pickled(name)
+    shape = list(array.shape)
     if array.ndim != 2:
-        shape = list(array.shape)
-        raise DataError(f"{name}: expected an array [{rows}, {width}], got shape {shape}")
+        advice = f". {WITHOUT_BATCH_AXIS}" if array.ndim == 3 and len(array) == 1 else ""
+        raise DataError(f"{name}: expected an array [{rows}, {width}], got shape {shape}{advice}")
     if array.dtype.kind != "f":
         raise DataError(f"{name}: expected floating-point numbers, got {array.dtype}")
     if array.shape[1] != width:
-        raise DataError(
-            f"{name}: expected width {width}, got {array.shape[1]}: features of another backbone?"
-        )
+        cause = TRANSPOSED if len(array) == width else ANOTHER_BACKBONE
+        raise DataError(f"{name}: expected width {width}, got {array.shape[1]}: {cause}")
     if not len(array):
-        raise DataError(f"{name}: no {rows}, shape {list(array.shape)}")
+        raise DataError(f"{name}: no {rows}, shape {shape}")
     with np.errstate(over="ignore"):
         finite = np.isfinite(array.astype(np.float32))  # the model computes in it
     if not finite.all():

@@ -142,6 +142,7 @@ class Predictor:
             max_words=config.data.max_words,
             clip_length=config.clip_length,
             has_moments=config.loss.regression,
+            resample=config.data.resample,
         )
         self._batches = PredictionBatches(config, self.params, batch_size)
 
@@ -194,7 +195,8 @@ class Predictor:
             for all. Or a list of videos; the same object given several times is projected once.
           query: features of the words [Q, Dq]; those beyond `config.data.max_words` are cut. Or a
             list of queries: one for each of the videos, or all about the one video.
-          duration: seconds of the video, where its moments end; None: those of all its clips. For
+          duration: seconds of the video, where its moments end; None: those of all its clips, if
+            the model was not trained on resampled features (`config.data.resample`). For
             lists, one number for all predictions, or a list with one for each.
           nms_threshold: moments that overlap a better one by this intersection over union or more
             are suppressed: left out (or their score is lower, by `config.evaluation.nms_type`).
@@ -223,26 +225,29 @@ class Predictor:
                 f"{len(videos)} videos and {len(queries)} queries; give as many of both, or a "
                 "single one of either"
             )
+        count = len(videos) if many_videos else len(queries)
+        durations = _durations(duration, count)
         places: dict[int, int] = {}  # by identity: equal arrays are not worth looking for
         checked, index = [], []
         for number, one in enumerate(videos):
             if id(one) not in places:
                 places[id(one)] = len(checked)
-                checked.append(self._inputs.video(one, f"video {number}: " if many_videos else ""))
-                if checked[-1] is not one:  # what was cut by `check_video` is no surprise
+                name = f"video {number}: " if many_videos else ""
+                checked.append(self._inputs.video(one, name, durations[number]))
+                if checked[-1] is not one:  # what `check_video` returned is no surprise
                     _warn_of_cut(checked[-1])
+                    _warn_of_flat(checked[-1], name)
             index.append(places[id(one)])
         words = [
             self._inputs.query(one, f"query {number}" if many_queries else "query")
             for number, one in enumerate(queries)
         ]
         self._warn_of_cut_queries([len(one) for one in queries])
-        count = len(index) if many_videos else len(words)
         if not many_videos:
             index *= count
         if not many_queries:
             words *= count
-        seconds = self._seconds(duration, [checked[place] for place in index])
+        seconds = self._seconds(durations, [checked[place] for place in index])
         predictions = self._predict(Work(checked, words, index, seconds), choice)
         return predictions if many_videos or many_queries else predictions[0]
 
@@ -256,7 +261,7 @@ class Predictor:
         Raises:
           DataError: as a call does.
         """
-        checked = self._inputs.video(video)
+        checked = self._inputs.video(video, seconds=duration)
         self._inputs.duration(checked, duration)
         return checked
 
@@ -325,15 +330,11 @@ class Predictor:
         return Choice(nms_threshold, limit, score_threshold, max(limit, settings.max_moments))
 
     def _seconds(
-        self, duration: float | Sequence[float | None] | None, videos: Sequence[CheckedVideo]
+        self, durations: Sequence[float | None], videos: Sequence[CheckedVideo]
     ) -> list[float]:
         """The duration of each prediction's video."""
-        if duration is None or np.ndim(duration) == 0:
-            duration = [duration] * len(videos)
-        if len(duration) != len(videos):
-            raise DataError(f"{len(duration)} durations for {len(videos)} predictions")
         seconds = []
-        for number, (video, given) in enumerate(zip(videos, duration, strict=True)):
+        for number, (video, given) in enumerate(zip(videos, durations, strict=True)):
             name = f"video of prediction {number}: " if len(videos) > 1 else ""
             self._inputs.duration(video, given, name)
             end = video.num_clips * self.config.clip_length
@@ -378,6 +379,23 @@ def _usable(moments: np.ndarray, choice: Choice) -> np.ndarray:
     if choice.score_threshold is not None:
         kept &= moments[:, 2] >= choice.score_threshold
     return moments[kept][: choice.max_moments]
+
+
+def _durations(
+    duration: float | Sequence[float | None] | None, count: int
+) -> Sequence[float | None]:
+    """What is said to be the duration of each prediction's video."""
+    if duration is None or np.ndim(duration) == 0:
+        return [duration] * count
+    if len(duration) != count:
+        raise DataError(f"{len(duration)} durations for {count} predictions")
+    return duration
+
+
+def _warn_of_flat(video: CheckedVideo, name: str) -> None:
+    """Warns of a video whose features tell nothing."""
+    if video.flat:
+        warnings.warn(f"{name}features tell nothing: {', '.join(video.flat)}", stacklevel=3)
 
 
 def _warn_of_cut(video: CheckedVideo) -> None:

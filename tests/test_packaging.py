@@ -123,7 +123,7 @@ def test_requirements_pair_jax_and_flax_and_leave_out_tensorflow_and_torch(wheel
     assert not allows("3.12", jax="0.12.0", flax="0.12.8")  # flax.nnx fails
     assert not allows("3.12", jax="0.10.2", flax="0.12.12")
     extras = {extra for line in lines for extra in re.findall(r'extra == "(\w+)"', line)}
-    assert extras == {"cuda12", "cuda13", "tpu", "torch", "export", "test"}
+    assert extras == {"cuda12", "cuda13", "tpu", "torch", "hdf5", "export", "test"}
 
 
 def test_names_resolve_from_an_installed_wheel_in_an_empty_directory(wheel, tmp_path):

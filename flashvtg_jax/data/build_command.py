@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flashvtg_jax.data import custom
 
@@ -15,6 +15,8 @@ def build_command(
     clip_length: float | None = None,
     label_clip_length: float | None = None,
     widths: Mapping[str, int | None] | None = None,
+    streams: Sequence[str] = (),
+    resample: bool = False,
 ) -> str:
     """Returns a `flashvtg build` command line, with capitals in place of what is not known.
 
@@ -26,6 +28,8 @@ def build_command(
       clip_length: seconds; named for one's own data only.
       label_clip_length: seconds of the clips that ids count, where that is another length.
       widths: feature widths other than the released ones, by name.
+      streams: to build; none: all.
+      resample: whether features are resampled.
     """
     manual = "DIR_OF_FEATURES" if manual_dir is None else shlex.quote(os.fspath(manual_dir))
     parts = ["flashvtg build", f"--dataset={shlex.quote(dataset)}", f"--manual_dir={manual}"]
@@ -36,4 +40,8 @@ def build_command(
     announced = [f"{name}={width}" for name, width in (widths or {}).items() if width is not None]
     if announced:
         parts.append(f"--widths={','.join(announced)}")
+    if streams:
+        parts.append(f"--streams={','.join(streams)}")
+    if resample:
+        parts.append("--resample")
     return " ".join([*parts, f"--data_dir={shlex.quote(os.fspath(data_dir))}", *flags])

@@ -14,7 +14,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -45,6 +45,8 @@ def build(
     widths: Mapping[str, int | None] | str | None = None,
     clip_length: float | None = None,
     label_clip_length: float | None = None,
+    streams: Sequence[str] = (),
+    resample: bool = False,
     progress: bool = True,
 ) -> Path:
     """Builds a data set from feature and annotation files, and says on stderr what it did.
@@ -69,19 +71,24 @@ def build(
         sets have theirs.
       label_clip_length: seconds of the clips that `relevant_clip_ids` and `saliency_scores` of
         one's own data count, if it is not that of the features.
+      streams: names of the video features to build, and to look at; none: all there are.
+      resample: one's own features are a fixed number a video, whatever its duration: interpolate
+        them at the clips of `clip_length` seconds.
       progress: show bars and reports on stderr.
 
     Returns:
       The folder of the data set, `data_dir/name/config/version`.
 
     Raises:
-      ConfigError: an unknown data set or stream name, or a clip length that is missing or not for
-        this data set.
+      ConfigError: an unknown data set or stream name; a clip length that is missing or not for
+        this data set; features to resample of another data set than one's own, or of rated clips.
       DataError: annotations or feature files that cannot be used; no space left, or `data_dir`
         cannot be written.
     """
     builder_class, config = find_builder(dataset)
     custom.check_clip_length(dataset, clip_length, label_clip_length)
+    if resample and not custom.is_custom(dataset):
+        raise ConfigError(f"{dataset}: resample is for {custom.PLACEHOLDER} only.")
     target = Path(data_dir).expanduser() / dataset / str(builder_class.VERSION)
     report = functools.partial(print, file=sys.stderr) if progress else lambda *_: None
     if (target / "dataset_info.json").exists():
@@ -91,7 +98,12 @@ def build(
     elif target.exists():
         raise DataError(f"{target}: there already, but not a data set; move it away.")
 
-    released = config.layout or custom.custom_layout(manual_dir, clip_length, label_clip_length)
+    if config.layout is None:
+        released = custom.custom_layout(
+            manual_dir, clip_length, streams, label_clip_length=label_clip_length, resample=resample
+        )
+    else:
+        released = config.layout.with_streams(streams)
     widths = parse_widths(widths) if isinstance(widths, str) else widths or {}
     layout = released.with_widths(widths)
     command = build_command(
@@ -99,6 +111,8 @@ def build(
         data_dir,
         *(["--overwrite"] if overwrite else []),
         *(["--clip_windows"] if clip_windows else []),
+        streams=[files.name for files in released.streams] if released.left_out else (),
+        resample=resample,
         manual_dir=manual_dir,
         clip_length=clip_length,
         label_clip_length=label_clip_length,
@@ -132,6 +146,9 @@ def build(
         _check_sizes(builder, inventory)
         _move(Path(builder.data_dir), target, folder)
     for line in _summary(dataset, inventory, target):
+        report(line)
+    num_queries = sum(map(len, inventory.queries.values()))
+    for line in builder.flat.notes(len(inventory.videos), num_queries):
         report(line)
     if not (origin / MANIFEST).exists():  # what was synthesised is of any size
         for line in _size_notes(inventory):

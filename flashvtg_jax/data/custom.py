@@ -12,13 +12,15 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.annotations import LABEL_FIELDS
 from flashvtg_jax.data.features import SUFFIXES
 from flashvtg_jax.data.layout import FeatureFiles, Layout
+from flashvtg_jax.data.listing import list_files, what_is_there
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import numbered, read_json_lines
 
@@ -88,17 +90,25 @@ def check_clip_length(
 
 
 def custom_layout(
-    manual_dir: str | os.PathLike, clip_length: float, label_clip_length: float | None = None
+    manual_dir: str | os.PathLike,
+    clip_length: float,
+    streams: Sequence[str] = (),
+    *,
+    label_clip_length: float | None = None,
+    resample: bool = False,
 ) -> Layout:
     """Inspects a folder of features and annotations: streams by alphabet, widths as in the files.
 
     Args:
       manual_dir: folder laid out as this module says.
-      clip_length: seconds of video that a row of the features stands for.
+      clip_length: seconds of video that a row of the features stands for, or is to.
+      streams: those that are used, the only ones that are inspected; none: all there are.
       label_clip_length: seconds of the clips that `relevant_clip_ids` count; None: clip_length.
+      resample: as in `Layout`.
 
     Raises:
-      ConfigError: a clip length that is none, or of ids that no line has.
+      ConfigError: a clip length that is none, or of ids that no line has; a stream that is not
+        there; features to resample of videos whose ratings tell their clips.
       DataError: no such folder, or none of videos, streams or queries in it; streams that cannot be
         called so; no annotation file, or lines with different labels.
     """
@@ -107,10 +117,10 @@ def custom_layout(
     layout = _layout((), clip_length)
     paths = layout.find_annotations(manual_dir)
     names = _stream_folders(manual_dir / _VIDEO)
-    if not (manual_dir / _QUERY).is_dir():
+    if _layout((), clip_length).query.source(manual_dir) is None:
         raise DataError(
             f"{manual_dir / _QUERY}: no such folder; the features of the words belong there, a "
-            f"file for each annotation line: {_QUERY}/QID.npz"
+            f"file for each annotation line: {_QUERY}/QID.npz. {what_is_there(manual_dir / _QUERY)}"
         )
     labels, unlabelled = _find_labels(paths)
     if label_clip_length is not None and labels != "qvhighlights":
@@ -118,19 +128,28 @@ def custom_layout(
             f"label_clip_length={label_clip_length:g} is for relevant_clip_ids and "
             f"saliency_scores, but the lines of {manual_dir} have {', '.join(LABEL_FIELDS[labels])}"
         )
-    layout = _layout(names, clip_length)
+    layout = _layout(names, clip_length).with_streams(streams)
+    if problem := _name_problem(files.name for files in layout.streams):
+        raise DataError(f"{manual_dir / _VIDEO}: {problem}")
 
     def as_found(files: FeatureFiles) -> FeatureFiles:
-        return dataclasses.replace(files, suffix=_usual_suffix(manual_dir / files.folder))
+        return dataclasses.replace(files, suffix=_usual_suffix(files.source(manual_dir)))
 
-    return dataclasses.replace(
+    layout = dataclasses.replace(
         layout,
         streams=tuple(map(as_found, layout.streams)),
         query=as_found(layout.query),
         labels=labels,
         label_clip_length=label_clip_length,
         unlabelled_splits=unlabelled,
+        resample=resample,
     )
+    if resample and layout.rated:
+        raise ConfigError(
+            f"{manual_dir}: there is a rating for each clip, so features cannot be resampled; they "
+            "need a row for each rating."
+        )
+    return layout
 
 
 def inspected(manual_dir: Path) -> list[Path]:
@@ -181,19 +200,20 @@ def _layout(
 
 def _stream_folders(folder: Path) -> list[str]:
     """Returns the names of the streams, sorted."""
-    expected = f"a folder for each kind of features: {_VIDEO}/NAME/VID.npz"
+    expected = f"a folder for each kind of features: {_VIDEO}/NAME/VID.npz, or {_VIDEO}/NAME.h5"
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: no such folder; the features of the videos belong there, in {expected}"
+            f"{folder}: no such folder; the features of the videos belong there, in {expected}. "
+            f"{what_is_there(folder)}"
         )
     # Hidden ones are made by desktops and notebooks.
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    names = sorted(path.name for path in paths if path.is_dir())
+    files = [path.stem for path in paths if hdf5.is_file_for_all(path)]
+    names = sorted({*files, *(path.name for path in paths if path.is_dir())})
     if not names:
         found = f"{len(paths)} files, but no folder" if paths else "nothing"
-        raise DataError(f"{folder}: {found} in it; expected {expected}")
-    if problem := _name_problem(names):
-        raise DataError(f"{folder}: {problem}")
+        example = f"; there is {min(paths).name!r}" if paths else ""
+        raise DataError(f"{folder}: {found} in it; expected {expected}{example}")
     return names
 
 
@@ -209,7 +229,8 @@ def _name_problem(streams: Iterable[str]) -> str | None:
 
 def _usual_suffix(folder: Path) -> str:
     """Returns the suffix that most files of a folder have, for errors to name files by."""
-    counts = collections.Counter(os.path.splitext(name)[1] for name in os.listdir(folder))
+    names = () if folder.is_file() else list_files(folder)
+    counts = collections.Counter(os.path.splitext(name)[1] for name in names)
     return max(SUFFIXES, key=lambda suffix: counts[suffix])  # the first of equals
 
 

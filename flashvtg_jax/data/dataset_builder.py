@@ -19,8 +19,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
+from flashvtg_jax.data.flat_features import FlatFeatures
 from flashvtg_jax.data.inventory import Inventory, Query, Stream, Video, take_inventory
-from flashvtg_jax.data.layout import Item, Layout
+from flashvtg_jax.data.layout import QUERY, Item, Layout
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.progress import progress_bar
 
@@ -72,6 +73,7 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
           **kwargs: data_dir, config, version, as all TFDS builders.
         """
         self._inventory = inventory
+        self.flat = FlatFeatures()  # among those that were written
         self._origin = {} if origin is None else {"manual_dir": origin}
         self._progress = progress
         kwargs.setdefault("file_format", "array_record")
@@ -128,7 +130,7 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
         ticks = iter(progress_bar(range(num_rows), num_rows, "writing", self._progress))
 
         def shards(items, size, as_row):
-            return _shards(items, size, functools.partial(as_row, inventory), ticks)
+            return _shards(items, size, functools.partial(as_row, inventory, self.flat), ticks)
 
         return {
             **{
@@ -174,6 +176,7 @@ def _tensor(stream: Stream, doc: str) -> tfds.features.Tensor:
 
 def _metadata(inventory: Inventory) -> dict[str, Any]:
     """Returns what a reader needs to know before it reads a row."""
+    layout = inventory.layout
     # Of one joined from parts 1 is known, too: its rows cannot be cut into tokens later.
     tokens = {
         stream.files.name: stream.tokens
@@ -186,9 +189,11 @@ def _metadata(inventory: Inventory) -> dict[str, Any]:
         "streams": {stream.files.name: stream.width for stream in inventory.streams},
         **({"tokens": tokens} if tokens else {}),  # S; of other streams 1, as far as is known
         "query_width": inventory.query.width,
-        "clip_length": inventory.layout.clip_length,
+        "clip_length": layout.clip_length,
         **({"label_clip_length": label_clip_length} if label_clip_length else {}),
-        "labels": inventory.layout.labels,
+        "labels": layout.labels,
+        **({"left_out": list(layout.left_out)} if layout.left_out else {}),
+        **({"resampled": True} if layout.resample else {}),
         "splits": {
             split: {
                 "num_clips": [query.num_clips for query in queries],
@@ -207,21 +212,25 @@ def _metadata(inventory: Inventory) -> dict[str, Any]:
     }
 
 
-def _query_row(inventory: Inventory, query: Query) -> dict[str, Any]:
+def _query_row(inventory: Inventory, flat: FlatFeatures, query: Query) -> dict[str, Any]:
+    words = _read(inventory.query, query.item)
+    flat.add(QUERY, query.annotation["qid"], words)
     empty = {s.files.name: np.empty((0, s.width), s.dtype) for s in inventory.streams}
     return empty | {
         "annotation": json.dumps(query.annotation, ensure_ascii=False),
         "vid": query.annotation["vid"],
         "video_row": query.video,
-        "query": _read(inventory.query, query.item),
+        "query": words,
     }
 
 
-def _video_row(inventory: Inventory, video: Video) -> dict[str, Any]:
+def _video_row(inventory: Inventory, flat: FlatFeatures, video: Video) -> dict[str, Any]:
     features = {
         stream.files.name: _read(stream, item)
         for stream, item in zip(inventory.streams, video.items, strict=True)
     }
+    for name, array in features.items():
+        flat.add(name, video.vid, array)
     words = np.empty((0, inventory.query.width), inventory.query.dtype)
     return features | {"annotation": "", "vid": video.vid, "video_row": -1, "query": words}
 

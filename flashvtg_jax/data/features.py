@@ -1,9 +1,9 @@
-"""Feature files: `.npz`, `.npy` and `.pt` into arrays [rows, width].
+"""Feature files: `.npz`, `.npy`, `.pt` and HDF5 into arrays [rows, width].
 
 The rows of space-time features are the S tokens of a clip side by side: a file of [L, S, width] is
 read as [L, S * width].
 
-Nothing that a file holds is ever executed: pickled objects are refused in all three.
+Nothing that a file holds is ever executed: pickled objects are refused in all of them.
 """
 
 import contextlib
@@ -20,11 +20,12 @@ from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.errors import DataError
 
 T = TypeVar("T")
 
-SUFFIXES = (".npz", ".npy", ".pt")
+SUFFIXES = (".npz", ".npy", ".pt", *hdf5.SUFFIXES)
 USUAL_KEYS = (
     "features",
     "last_hidden_state",
@@ -33,6 +34,11 @@ USUAL_KEYS = (
 # From 2.6 on stand-ins can be registered under other names; before, files that its reader ought to
 # refuse could run code (CVE-2025-32434).
 OLDEST_TORCH = (2, 6)
+
+# What is wrong with an array, and what to do, where its shape tells.
+ANOTHER_BACKBONE = "features of another backbone?"
+TRANSPOSED = "it is transposed, [width, rows]; save array.T"
+WITHOUT_BATCH_AXIS = "Its first axis is that of a batch of one; save array[0]."
 
 _PARSING_ATTEMPTS = 10
 _FLOATS = ("float16", "float32", "float64")
@@ -77,9 +83,10 @@ def read_tokens(
     """Reads one feature file as an array [rows, S, width], in the precision it was released in.
 
     Args:
-      path: a `.npz`, `.npy` or `.pt` file; pickled objects in it are refused.
-      key: name of the array in a `.npz` file or a `.pt` dictionary; a bare array needs none. None
-        takes the only array, or of several the one of `USUAL_KEYS`.
+      path: a `.npz`, `.npy`, `.pt`, `.h5` or `.hdf5` file, or the path of an HDF5 file for all
+        videos and below it the name of the array; pickled objects are refused.
+      key: name of the array in a `.npz` or HDF5 file or a `.pt` dictionary; a bare array needs
+        none. None takes the only array, or of several the one of `USUAL_KEYS`.
       width: the width the array must have; None takes any.
       spatial: take arrays [rows, S, width], too; without, and of arrays [rows, width], S is 1.
 
@@ -88,7 +95,9 @@ def read_tokens(
         in float32, too.
     """
     path = Path(path)
-    if path.suffix == ".pt":
+    if hdf5.in_hdf5(path):
+        array = _from_hdf5(path, key, hdf5.read)
+    elif path.suffix == ".pt":
         array = _read_torch(path, key)
     else:
         array = _read_numpy(path, key, width, spatial)
@@ -116,7 +125,7 @@ def feature_header(
     """Reads rows, width and dtype of a feature file without reading its numbers (`.pt`: with).
 
     Args:
-      path: a `.npz`, `.npy` or `.pt` file.
+      path: of a feature file, as for `read_feature`.
       key: name of the array, as for `read_feature`.
       width: the width the array must have; None takes any.
       spatial: take arrays [rows, S, width], too.
@@ -125,6 +134,8 @@ def feature_header(
       DataError: as `read_feature`, except for NaN and infinity.
     """
     path = Path(path)
+    if hdf5.in_hdf5(path):
+        return _check_header(path, *_from_hdf5(path, key, hdf5.header), width, spatial)
     if path.suffix == ".pt":
         array = _read_torch(path, key)
         return _check_header(path, array.shape, array.dtype, width, spatial)
@@ -257,6 +268,10 @@ def _numpy_header(
 def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
     """Returns shape, dtype and the position of the first number of an open `.npy` stream."""
     try:
+        start = stream.read(2)
+        if start[:1] == b"\x80" and start[1:] in b"\2\3\4\5":  # how pickles begin
+            raise ValueError("a pickle file; save the array in it with np.save")
+        stream.seek(-len(start), 1)
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
             shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -313,14 +328,26 @@ def _read_torch(path: Path, key: str | None) -> np.ndarray:
         raise _unreadable(path, error) from error
 
 
+def _from_hdf5(path: Path, key: str | None, read: Callable[[Path, hdf5.Choose], T]) -> T:
+    try:
+        return read(path, lambda names: _key(path, key, names))
+    except DataError:
+        raise
+    except Exception as error:  # h5py raises many kinds
+        raise _unreadable(path, error) from error
+
+
 def _check_header(
     path: Path, shape, dtype: np.dtype, width: int | None, spatial: bool
 ) -> FeatureHeader:
     """Returns the header of an array of this shape and dtype, or raises what is wrong with it."""
+    if dtype.hasobject:
+        raise pickled(path)
     if len(shape) not in ((2, 3) if spatial else (2,)):
+        advice = f" {WITHOUT_BATCH_AXIS}" if len(shape) > 2 and shape[0] == 1 else ""
         raise DataError(
             f"{path}: expected an array [rows, width]{' or [rows, tokens, width]' * spatial}, "
-            f"found shape {list(shape)}."
+            f"found shape {list(shape)}.{advice}"
         )
     if dtype.name not in _FLOATS:
         raise DataError(f"{path}: expected floating-point numbers, found {dtype}.")
@@ -328,9 +355,8 @@ def _check_header(
     tokens = shape[1] if len(shape) == 3 else 1
     if width is not None and found != width:
         of = f" for each of {tokens} tokens" if tokens > 1 else ""
-        raise DataError(
-            f"{path}: expected width {width}{of}, got {found}: features of another backbone?"
-        )
+        cause = TRANSPOSED if tokens == 1 and rows == width else ANOTHER_BACKBONE
+        raise DataError(f"{path}: expected width {width}{of}, got {found}: {cause}")
     if rows <= 0 or tokens <= 0 or found <= 0:  # below 0 in a damaged header
         raise DataError(f"{path}: empty, shape {list(shape)}; extract or download it again.")
     return FeatureHeader(rows, found, dtype, tokens)
@@ -350,6 +376,15 @@ def _key(path: Path, key: str | None, keys: list[str]) -> str:
     if key not in keys:
         raise DataError(f"{path}: no array {key!r} in it; it holds {listing}.")
     return key
+
+
+def pickled(name: object) -> DataError:
+    """Returns the error of a file or array of Python objects."""
+    return DataError(
+        f"{name}: Python objects, a dictionary perhaps, not an array of numbers. They are not "
+        "read, for that could run code in them; save the array alone: "
+        'np.save(path, d["features"]).'
+    )
 
 
 def _unreadable(path: Path, reason) -> DataError:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.data.features import FeatureHeader
+from flashvtg_jax.data.listing import what_is_there
 from flashvtg_jax.data.synthetic_folder import MANIFEST
 from flashvtg_jax.errors import DataError
 
@@ -57,7 +58,7 @@ class GloveWords:
             places = " or ".join(str(manual_dir / folder / self.file) for folder in self.folders)
             raise DataError(
                 f"{places}: no such file; the vectors of the words belong there. The builder's "
-                "README says where to get them."
+                f"README says where to get them. {what_is_there(manual_dir / self.file)}."
             )
         words = {word for row in rows for word in split_words(row["query"])}
         num_lines, width = self.released or (0, None)

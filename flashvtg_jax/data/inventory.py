@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.data.annotations import MAX_ERRORS, check_lines_agree, num_video_clips
-from flashvtg_jax.data.features import FeatureHeader
-from flashvtg_jax.data.layout import Features, Found, Item, Layout, lengths_agree
+from flashvtg_jax.data.features import (
+    ANOTHER_BACKBONE,
+    TRANSPOSED,
+    WITHOUT_BATCH_AXIS,
+    FeatureHeader,
+)
+from flashvtg_jax.data.layout import QUERY, Features, Found, Item, Layout, lengths_agree
+from flashvtg_jax.data.nearest_file import NearestFiles
+from flashvtg_jax.data.resampling import FoundResampled
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.progress import progress_bar
 
@@ -21,6 +28,7 @@ from flashvtg_jax.progress import progress_bar
 _THREADS = 8
 
 _MAX_UNRATED_CLIPS = 2  # by which features and ratings may differ; the longer ones are cut
+_MIN_LENGTHS_TO_JUDGE = 3  # of queries, of which fewer may be of as many backbones
 _MAX_EXTRA_CLIPS = 1  # of one stream, or 10%: released SlowFast features have one more than CLIP
 
 
@@ -148,7 +156,9 @@ def take_inventory(
     check_lines_agree({str(paths[split]): lines for split, lines in rows.items()})
     lines = list(itertools.chain(*rows.values()))
     advice = f"Put them there, or leave these queries out: {command} --skip_missing"
-    found = {files.name: files.find(manual_dir, lines) for files in layout.streams}
+    found: dict[str, Found] = {x.name: x.find(manual_dir, lines) for x in layout.streams}
+    if layout.resample:
+        found = {name: FoundResampled(x, layout.clip_length) for name, x in found.items()}
     try:
         found[layout.query.name] = layout.query.find(manual_dir, lines)
     except DataError:
@@ -165,6 +175,7 @@ def take_inventory(
         )
     ]
     headers = _read_headers(wanted, progress)
+    _check_axes(layout, found, headers, itertools.chain(*rows.values()))
     *streams, query = (_agree(files, headers[files.name]) for files in layout.feature_files)
 
     videos: dict[str, Video] = {}
@@ -177,7 +188,7 @@ def take_inventory(
                 headers[s.files.name][item].rows for s, item in zip(streams, items, strict=True)
             )
             videos[row["vid"]] = Video(row["vid"], items, num_clips)
-    _check_lengths(layout, videos, itertools.chain(*rows.values()))
+    _check_lengths(layout, streams, videos, itertools.chain(*rows.values()))
 
     def as_query(row: Mapping[str, Any]) -> Query:
         item = found[query.files.name].item(row)
@@ -218,7 +229,8 @@ def _without_missing(
         skipped[split] = tuple(row["qid"] for row in absent)
     if missing and not (skip_missing and all(kept.values())):
         num_skipped, num_rows = (sum(map(len, x.values())) for x in (skipped, rows))
-        names = [str(path) for path in itertools.islice(missing, MAX_ERRORS)]
+        hint = NearestFiles().hint
+        names = [f"{path}{hint(path)}" for path in itertools.islice(missing, MAX_ERRORS)]
         if len(missing) > len(names):
             names.append(f"... and {len(missing) - len(names)} more")
         empty = [split for split, split_rows in kept.items() if not split_rows]
@@ -280,7 +292,7 @@ def _told(
     """Returns what is wrong with files, a line each; once where all have one other width."""
     told, widths = [], {}
     for name, bad in problems.items():
-        found = {_width(item) for item, _ in bad}
+        found = {None if TRANSPOSED in str(error) else _width(item) for item, error in bad}
         if not headers.get(name) and len(found) == 1 and None not in found:
             (widths[name],) = found
             told.append(f"{bad[0][1]} All {name} files that were read have this width.")
@@ -314,9 +326,10 @@ def _agree(files: Features, headers: Mapping[Item, FeatureHeader]) -> Stream:
     ((tokens, _),) = collections.Counter(h.tokens for h in headers.values()).most_common(1)
     for item, header in headers.items():
         if header.width != width:
+            cause = TRANSPOSED if header.rows == width else ANOTHER_BACKBONE
             raise DataError(
                 f"{item}: expected width {width}, as most {files.name} files have, "
-                f"got {header.width}: features of another backbone?"
+                f"got {header.width}: {cause}"
             )
         if header.tokens != tokens:
             raise DataError(
@@ -328,21 +341,68 @@ def _agree(files: Features, headers: Mapping[Item, FeatureHeader]) -> Stream:
     return Stream(dataclasses.replace(files, width=width), dtype, tokens)
 
 
+def _check_axes(
+    layout: Layout,
+    found: Mapping[str, Found],
+    headers: Mapping[str, Mapping[Item, FeatureHeader]],
+    rows: Iterable[Mapping[str, Any]],
+) -> None:
+    """Raises for arrays whose axes are not those of rows and width, where lengths tell so."""
+    problems: dict[str, None] = {}  # an ordered set
+    of_videos = {row["vid"]: row for row in rows}.values()
+    for files in layout.streams:
+        vary = len({header.width for header in headers[files.name].values()}) > 1
+        for row in of_videos:
+            item = found[files.name].item(row)
+            header, expected = headers[files.name][item], _expected_clips(layout, row)
+            if lengths_agree(header.rows, expected):
+                continue
+            shape = [header.rows, *[header.tokens] * (header.tokens > 1), header.width]
+            if header.rows == 1 and header.tokens > 1 and lengths_agree(header.tokens, expected):
+                problems[f"{item}: shape {shape}, of {expected} clips. {WITHOUT_BATCH_AXIS}"] = None
+            elif vary and header.tokens == 1 and lengths_agree(header.width, expected):
+                problems[f"{item}: shape {shape}, of {expected} clips: {TRANSPOSED}"] = None
+    # Nobody knows how many rows a query has; but they differ, and the width does not.
+    words = headers[layout.query.name]
+    shapes = {(header.rows, header.width) for header in words.values()}
+    counts = [len(set(axis)) for axis in zip(*shapes, strict=True)]
+    if counts[0] == 1 and counts[1] >= _MIN_LENGTHS_TO_JUDGE:
+        for item, header in words.items():
+            shape = [header.rows, header.width]
+            problems[
+                f"{item}: shape {shape}, and {counts[1]} different widths in all {QUERY} "
+                f"files: {TRANSPOSED}"
+            ] = None
+    if problems:
+        shown = list(itertools.islice(problems, MAX_ERRORS))
+        if len(problems) > len(shown):
+            shown.append(f"... and {len(problems) - len(shown)} more")
+        raise DataError("\n".join(shown))
+
+
+def _expected_clips(layout: Layout, row: Mapping[str, Any]) -> int:
+    """Returns the clips that a line's video has by its labels, or by its duration."""
+    labels = row.get("label") if layout.rated else None
+    return len(labels) if labels else num_video_clips(row["duration"], layout.clip_length)
+
+
 def _check_lengths(
-    layout: Layout, videos: Mapping[str, Video], rows: Iterable[Mapping[str, Any]]
+    layout: Layout,
+    streams: Sequence[Stream],
+    videos: Mapping[str, Video],
+    rows: Iterable[Mapping[str, Any]],
 ) -> None:
     """Raises for videos whose streams differ in length, or are of another length than annotated."""
     problems: dict[str, None] = {}  # an ordered set: many lines may be about one video
     for row in rows:
         video = videos[row["vid"]]
         shortest, longest = min(video.num_clips), max(video.num_clips)
-        labels = row.get("label") if layout.rated else None
-        if labels:
-            expected, known = len(labels), "rated clips"
+        expected = _expected_clips(layout, row)
+        if layout.rated and row.get("label"):
+            known = "rated clips"
             # A rating belongs to its clip: these lengths cannot differ by a share of the video.
             fits = abs(shortest - expected) <= _MAX_UNRATED_CLIPS
         else:
-            expected = num_video_clips(row["duration"], layout.clip_length)
             known = f"clips of {layout.clip_length:g} s in {row['duration']:g} s"
             fits = lengths_agree(shortest, expected)
         if not lengths_agree(shortest, longest, _MAX_EXTRA_CLIPS):
@@ -353,11 +413,14 @@ def _check_lengths(
                 + "; they were extracted at different clip lengths, or one is cut short."
             )
         elif not fits:
-            item = video.items[video.num_clips.index(shortest)]
+            place = video.num_clips.index(shortest)
+            item, width = video.items[place], streams[place].width
             problem = (
                 f"{item}: {shortest} rows, but the annotations say {expected} {known}; extracted "
                 "at another clip length, or cut short?"
             )
+            if lengths_agree(width, expected):
+                problem += f" Its width is {width}: perhaps {TRANSPOSED}."
         else:
             continue
         if len(problems) == MAX_ERRORS and problem not in problems:

@@ -1,13 +1,13 @@
 """Where the files of a data set lie as they were released, and what must be in them."""
 
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
 
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.annotations import LABEL_FIELDS, load_annotations
 from flashvtg_jax.data.features import (
     SUFFIXES,
@@ -16,6 +16,7 @@ from flashvtg_jax.data.features import (
     read_feature,
     read_tokens,
 )
+from flashvtg_jax.data.listing import list_files, what_is_there
 from flashvtg_jax.errors import ConfigError, DataError
 
 # An annotation file is looked for in these subfolders of manual_dir, in this order.
@@ -125,23 +126,41 @@ class FeatureFiles:
           DataError: their folder is not there, or cannot be listed.
         """
         places = self._places()
-        place = next((p for p in places if (manual_dir / p.folder).is_dir()), self)
-        folder = manual_dir / place.folder
+        sources = [(place, path) for place in places if (path := place.source(manual_dir))]
+        place, source = sources[0] if sources else (self, manual_dir / self.folder)
         try:
-            # One listing: asking for each of thousands of names is slow on network disks.
-            names = frozenset(os.listdir(folder))
+            suffixes = ("",) if hdf5.is_file_for_all(source) else self.suffixes()
+            return FoundFiles(place, source, list_files(source), suffixes)
         except OSError as error:
             patterns = " or ".join(p.pattern + self.parts[0] + self.suffix for p in places)
+            there = "" if source.exists() else f" {what_is_there(source)}."
             raise DataError(
-                f"{folder}: cannot be listed ({error.strerror}); the {self.name} features "
-                f"({patterns}) belong there."
+                f"{source}: cannot be listed ({error.strerror or error}); the {self.name} features "
+                f"({patterns}) belong there.{there}"
             ) from error
-        return FoundFiles(place, folder, names)
+
+    def source(self, manual_dir: Path) -> Path | None:
+        """Returns the folder of the files, or the HDF5 file in its place; None if there is neither.
+
+        Raises:
+          DataError: there are several.
+        """
+        folder = manual_dir / self.folder
+        paths = [folder]
+        if folder != manual_dir:
+            paths += [folder.with_name(folder.name + suffix) for suffix in hdf5.SUFFIXES]
+        found = [path for path in paths if path.is_dir() or hdf5.is_file_for_all(path)]
+        if len(found) > 1:
+            raise DataError(
+                f"{' and '.join(map(str, found))}: which of them has the {self.name} features? "
+                "Move the other away."
+            )
+        return found[0] if found else None
 
     def present(self, folder: Path) -> Path | None:
-        """Returns the folder below `folder` that holds any files where these belong, if any."""
-        folders = (folder / place.folder for place in self._places())
-        return next((path for path in folders if path.is_dir() and any(path.iterdir())), None)
+        """Returns the folder or file below `folder` with anything where these belong, if any."""
+        paths = filter(None, (place.source(folder) for place in self._places()))
+        return next((path for path in paths if path.is_file() or any(path.iterdir())), None)
 
     def _places(self) -> list["FeatureFiles"]:
         pairs = ((self.pattern, self.key), *self.also)
@@ -150,14 +169,19 @@ class FeatureFiles:
 
 @dataclasses.dataclass(frozen=True)
 class FoundFiles:
-    """The feature files of one kind that there are."""
+    """The feature files of one kind that there are, or the arrays of an HDF5 file for all."""
 
     files: FeatureFiles
-    folder: Path
-    names: frozenset[str]  # in the folder
+    source: Path  # the folder, or the file
+    places: Mapping[str, Sequence[Path]]  # below it, by name
+    suffixes: tuple[str, ...]  # of the names, best first
 
     def item(self, row: Row) -> "FileItem | None":
-        """Returns the files of an annotation line, None where one is missing."""
+        """Returns the files of an annotation line, None where one is missing.
+
+        Raises:
+          DataError: two folders have a file of the same name.
+        """
         paths = self._paths(row)
         if None in paths:
             return None
@@ -166,17 +190,21 @@ class FoundFiles:
     def missing(self, row: Row) -> list[Path]:
         """Returns the files that an annotation line needs and that are not there."""
         pairs = zip(self.files.parts, self._paths(row), strict=True)
-        stem, suffix = self.files.stem(row), self.files.suffix
-        return [self.folder / (stem + part + suffix) for part, path in pairs if path is None]
+        stem, suffix = self.files.stem(row), self.suffixes[0]
+        return [self.source / (stem + part + suffix) for part, path in pairs if path is None]
 
     def _paths(self, row: Row) -> list[Path | None]:
         """Returns the file of each part; of several formats the released one wins."""
         stem = self.files.stem(row)
-        named = [
-            [stem + part + suffix for suffix in self.files.suffixes()] for part in self.files.parts
-        ]
-        existing = (next((name for name in names if name in self.names), None) for names in named)
-        return [None if name is None else self.folder / name for name in existing]
+        return [self._path([stem + part + x for x in self.suffixes]) for part in self.files.parts]
+
+    def _path(self, names: Sequence[str]) -> Path | None:
+        """Returns the file of the first name that is in the folder itself, or in one within it."""
+        found = [path for name in names for path in self.places.get(name, ())]
+        here = [path for path in found if path.parent == self.source]
+        if len(found) > 1 and not here and found[0].name == found[1].name:
+            raise DataError(f"{found[0]}, {found[1]}: which one is meant? Move the other away.")
+        return next(iter(here or found), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,6 +300,9 @@ class Layout:
       released_rows: queries of each split as released, for the report.
       domains: the values that the field `domain` of an annotation line may have; () where the data
         set is not divided into domains.
+      left_out: names of further streams, which are not used.
+      resample: read a fixed number of features a video, spread over its duration, as one row for
+        each clip.
     """
 
     annotations: Mapping[str, tuple[str, ...]]
@@ -283,6 +314,8 @@ class Layout:
     released_rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
     domains: tuple[str, ...] = ()
     label_clip_length: float | None = None
+    left_out: tuple[str, ...] = ()
+    resample: bool = False
 
     @property
     def feature_files(self) -> tuple[Features, ...]:
@@ -319,6 +352,23 @@ class Layout:
             self, streams=tuple(map(changed, self.streams)), query=changed(self.query)
         )
 
+    def with_streams(self, names: Sequence[str]) -> "Layout":
+        """Returns this layout with some of its streams, in its order; of no names, all of them.
+
+        Raises:
+          ConfigError: a name that the layout does not have.
+        """
+        known = [files.name for files in self.streams]
+        if unknown := [name for name in names if name not in known]:
+            raise ConfigError(
+                f"no stream {', '.join(map(repr, unknown))}; the data set has "
+                f"{', '.join(map(repr, known))}"
+            )
+        names = names or known
+        kept = tuple(files for files in self.streams if files.name in names)
+        left_out = tuple(name for name in known if name not in names)
+        return dataclasses.replace(self, streams=kept, left_out=left_out)
+
     def other_widths(self, widths: Mapping[str, int | None]) -> dict[str, int | None]:
         """Returns those of some feature widths, by known names, that are not the layout's own."""
         own = {files.name: files.width for files in self.feature_files}
@@ -333,7 +383,8 @@ class Layout:
         if not manual_dir.is_dir():
             raise DataError(
                 f"{manual_dir}: no such folder; give the one that holds annotations and features "
-                "(flashvtg build --manual_dir=DIR, or config.data.manual_dir)."
+                "(flashvtg build --manual_dir=DIR, or config.data.manual_dir). "
+                f"{what_is_there(manual_dir)}."
             )
         found = {}
         for split, names in self.annotations.items():
@@ -347,7 +398,8 @@ class Layout:
             names = ", ".join(name for names in self.annotations.values() for name in names)
             raise DataError(
                 f"{manual_dir}: no annotation file; expected one or more of {names}, there or in "
-                f"its subfolders {', '.join(ANNOTATION_FOLDERS[1:])}."
+                f"its subfolders {', '.join(ANNOTATION_FOLDERS[1:])}. "
+                f"{what_is_there(manual_dir / names)}."
             )
         return found
 

@@ -431,6 +431,12 @@ def _check_clips_and_labels(source: SplitSource, config: ml_collections.ConfigDi
             f"config.clip_length is {config.clip_length:g} s, but the clips of data set "
             f"{dataset!r} last {source.clip_length:g} s; set config.clip_length to that"
         )
+    if config.data.resample != source.resampled:
+        raise ConfigError(
+            f"config.data.resample={config.data.resample}, but data set {dataset!r} was built "
+            f"{'with' if source.resampled else 'without'} --resample; set the field to "
+            f"{source.resampled}, or build the data set again with --overwrite"
+        )
     # Kinds of the same fields mean different things by them.
     fields = set(LABEL_FIELDS[source.labels])
     fitting = [
@@ -458,7 +464,8 @@ def checked_widths(source: SplitSource, config: ml_collections.ConfigDict) -> tu
         if name not in source.streams:
             raise ConfigError(
                 f"config.data.video_streams names {name!r}, but data set "
-                f"{config.data.dataset!r} has {', '.join(map(repr, source.streams))}"
+                f"{config.data.dataset!r} has {', '.join(map(repr, source.streams))}; if there are "
+                f"more, build it again: {source.build_command()}"
             )
         found, told = source.streams[name], source.tokens.get(name)
         known = told or 1

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import ml_collections
@@ -60,9 +59,16 @@ def prepare_data(
             synthesize(manual_dir, progress=show_progress, **settings)
     if manual_dir is not None and not built:
         layout = find_builder(data.dataset)[1].layout
-        layout = layout or custom.custom_layout(
-            manual_dir, config.clip_length, data.label_clip_length
-        )
+        if layout is None:
+            layout = custom.custom_layout(
+                manual_dir,
+                config.clip_length,
+                data.video_streams,
+                label_clip_length=data.label_clip_length,
+                resample=data.resample,
+            )
+        else:
+            layout = layout.with_streams(data.video_streams)
         _check_before_building(config, layout, Path(manual_dir).expanduser())
         build(
             data.dataset,
@@ -72,6 +78,8 @@ def prepare_data(
             clip_windows=data.clip_windows,
             clip_length=clip_length,
             label_clip_length=data.label_clip_length if own else None,
+            streams=data.video_streams,
+            resample=data.resample,
             progress=show_progress,
         )
     elif not built and own:
@@ -107,7 +115,6 @@ def _check_before_building(
 ) -> None:
     """Raises what a run would find wrong with the data set once it is built."""
     data = config.data
-    _check_streams(config, [files.name for files in layout.streams])
     _check_scores(config, layout.labels)
     found = layout.find_annotations(manual_dir)
     for field in ("train_split", "val_split"):
@@ -168,12 +175,14 @@ def _command(config: ml_collections.ConfigDict, data_dir: Path, manual_dir: Path
     """Returns the command that builds a configuration's data set again from a folder."""
     dataset, clip_length, widths = config.data.dataset, None, {}
     label_clip_length = None
+    streams = config.data.video_streams
     if custom.is_custom(dataset):
         clip_length = config.clip_length  # the widths are those of the files
         label_clip_length = config.data.label_clip_length
     else:
-        layout = find_builder(dataset)[1].layout
+        layout = find_builder(dataset)[1].layout.with_streams(streams)
         widths = layout.other_widths(_widths_to_build(config, layout))
+        streams = streams if layout.left_out else ()
     return build_command(
         dataset,
         data_dir,
@@ -182,6 +191,8 @@ def _command(config: ml_collections.ConfigDict, data_dir: Path, manual_dir: Path
         clip_length=clip_length,
         label_clip_length=label_clip_length,
         widths=widths,
+        streams=streams,
+        resample=config.data.resample,
     )
 
 
@@ -204,7 +215,7 @@ def complete_config(
     """
     data = config.data
     streams = tuple(data.video_streams) or tuple(source.streams)
-    _check_streams(config, source.streams)
+    _check_streams(config, source)
     _check_scores(config, source.labels)
     found = {"video_streams": streams}
     if data.query_width is None:
@@ -227,12 +238,17 @@ def complete_config(
     return config
 
 
-def _check_streams(config: ml_collections.ConfigDict, known: Iterable[str]) -> None:
-    for name in config.data.video_streams:
-        if name not in known:
+def _check_streams(config: ml_collections.ConfigDict, source: SplitSource) -> None:
+    """Raises ConfigError for streams that a data set lacks, or all where some were left out."""
+    wanted = config.data.video_streams
+    for name in wanted or (*source.streams, *source.left_out):
+        if name not in source.streams:
+            named = f"names {name!r}" if wanted else f"is (), all streams, of which {name!r} is one"
             raise ConfigError(
-                f"config.data.video_streams names {name!r}, but data set {config.data.dataset!r} "
-                f"has {', '.join(map(repr, known))}"
+                f"config.data.video_streams {named}, but data set {config.data.dataset!r} "
+                f"has {', '.join(map(repr, source.streams))}"
+                + (" alone, which an earlier run named" if source.left_out else "")
+                + f". Name what it has, or build it again with all: {source.build_command()}"
             )
 
 

@@ -60,6 +60,8 @@ class SplitSource:
       all_num_clips, all_num_words, all_stream_clips: the same of the whole split, whatever the
         domains.
       all_domains: domain of each of them; None where no domains were selected.
+      left_out: names of streams that were there and were not built.
+      resampled: whether the features of a video were interpolated at its clips.
       rows: of the whole split, that these examples are [N].
       name: folder and name of the whole split.
     """
@@ -108,6 +110,8 @@ class SplitSource:
         self.clip_length = stored.clip_length
         self.label_clip_length = stored.label_clip_length
         self.labels = stored.labels
+        self.left_out: tuple[str, ...] = tuple(stored.metadata.get("left_out", ()))
+        self.resampled: bool = stored.metadata.get("resampled", False)
         self.all_num_clips = stored.num_clips
         self.all_num_words = stored.num_words
         self.all_stream_clips = stored.stream_clips
@@ -152,6 +156,10 @@ class SplitSource:
         self._stored.video_cache.clear()
         self._stored.query_cache.clear()
 
+    def build_command(self) -> str:
+        """Returns the command that builds the data set again, with all streams."""
+        return self._stored.command()
+
     def annotations(self) -> list[dict[str, Any]]:
         """Returns the annotation lines of the selected rows, in order; no video is read."""
         lines = self._stored.annotation_lines
@@ -179,6 +187,7 @@ class _StoredSplit:
 
     def __init__(self, folder: str | os.PathLike, split: str, cache_bytes: int | None):
         self.folder, self.split, self.cache_bytes = os.fspath(folder), split, cache_bytes
+        self.metadata: dict[str, Any] = {}  # until it is read
         try:
             self._open()
         except DataError:
@@ -186,7 +195,7 @@ class _StoredSplit:
         except Exception as error:  # TFDS and protobuf have many of their own for damaged files
             raise DataError(
                 f"{folder}: cannot be read ({type(error).__name__}: {error}); build it again: "
-                f"{self._command()}"
+                f"{self.command()}"
             ) from error
         self.video_cache = _Cache(cache_bytes)
         # Queries are asked for once an epoch: a bounded cache would hold the wrong ones.
@@ -201,12 +210,14 @@ class _StoredSplit:
             raise DataError(
                 f"{folder}: built by another version of flashvtg-jax (format "
                 f"{metadata['format_version']}, this one reads {FORMAT_VERSION}); "
-                f"build it again: {self._command()}"
+                f"build it again: {self.command()}"
             )
+        self.metadata = metadata
         if split not in metadata["splits"]:
+            streams = list(metadata["streams"]) if metadata.get("left_out") else ()
             raise DataError(
                 f"{folder}: no split {split!r}, only {', '.join(metadata['splits'])}; put its "
-                f"annotation file into manual_dir and build again: {self._command(metadata)}"
+                f"annotation file into manual_dir and build again: {self.command(streams)}"
             )
         self.streams: dict[str, int] = metadata["streams"]
         self.tokens: dict[str, int] = dict(metadata.get("tokens", {}))
@@ -275,12 +286,12 @@ class _StoredSplit:
             return rows[index]
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(
-                f"{self.folder}: a row cannot be read ({error}); build it again: {self._command()}"
+                f"{self.folder}: a row cannot be read ({error}); build it again: {self.command()}"
             ) from error
 
-    def _command(self, metadata: Mapping[str, Any] | None = None) -> str:
-        """Returns the command that builds this data set again."""
-        metadata = metadata or {}
+    def command(self, streams: Sequence[str] = ()) -> str:
+        """Returns the command that builds this data set again, with some streams, or all."""
+        metadata = self.metadata
         folder = Path(self.folder).absolute()  # data_dir/name/config/version
         dataset = f"{folder.parents[1].name}/{folder.parent.name}"
         return build_command(
@@ -291,6 +302,8 @@ class _StoredSplit:
             clip_length=metadata.get("clip_length"),
             label_clip_length=metadata.get("label_clip_length"),
             widths=_other_widths(dataset, metadata) if metadata else None,
+            streams=streams,
+            resample=metadata.get("resampled", False),
         )
 
 

@@ -29,6 +29,7 @@ class MemorySource:
         self.num_windows = rng.integers(1, 4, len(num_clips)) * with_targets
         self.streams = dict(WIDTHS)
         self.tokens = {}
+        self.resampled = False
         self.query_dim = QUERY_WIDTH
         self.clip_length = 2.0
         self.labels = "qvhighlights"
@@ -54,6 +55,9 @@ class MemorySource:
             self.examples.append(
                 types.SimpleNamespace(annotation=annotation, streams=streams, query=query)
             )
+
+    def build_command(self):
+        return "flashvtg build"
 
     def __len__(self):
         return len(self.examples)
@@ -102,6 +106,7 @@ def small_config(**changes):
                 "labels": "qvhighlights",
                 "label_clip_length": None,
                 "source_video": "youtube_id",
+                "resample": False,
                 "num_threads": 2,
                 "prefetch": 3,
                 "cache_on_device": None,

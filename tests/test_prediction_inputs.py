@@ -1,0 +1,69 @@
+"""What a predictor says of arrays that it cannot use, and how it reads resampled features."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from flashvtg_jax.data.resampling import resample
+from flashvtg_jax.errors import DataError
+from flashvtg_jax.prediction_inputs import InputChecks
+
+CHECKS = InputChecks(
+    streams={"rgb": 7},
+    spatial_tokens=1,
+    query_width=5,
+    max_clips=None,
+    max_words=9,
+    clip_length=2.0,
+    has_moments=True,
+)
+
+
+def ones(*shape):
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("array", "problem"),
+    [
+        (ones(7, 30), r"expected width 7, got 30: it is transposed, .* save array\.T"),
+        (ones(12, 30), "expected width 7, got 30: features of another backbone"),
+        (ones(1, 30, 7), r"got shape \[1, 30, 7\]\. Its first axis .* save array\[0\]"),
+        (np.array({"features": ones(30, 7)}), r"Python objects.*np\.save\(path, d\[\"features\"\]"),
+    ],
+)
+def test_arrays_in_another_form_are_recognised(array, problem):
+    with pytest.raises(DataError, match=f"stream 'rgb': .*{problem}"):
+        CHECKS.video({"rgb": array})
+
+
+def test_words_in_another_form_are_recognised():
+    with pytest.raises(DataError, match=r"query: .* it is transposed"):
+        CHECKS.query(ones(5, 3))
+    with pytest.raises(DataError, match=r"query: .*save array\[0\]"):
+        CHECKS.query(ones(1, 3, 5))
+
+
+def test_tokens_with_a_batch_axis_are_recognised():
+    checks = dataclasses.replace(CHECKS, spatial_tokens=4)
+    with pytest.raises(DataError, match=r"\[clips, 4, 7\], got shape \[1, 30, 7\]\. Its first"):
+        checks.video({"rgb": ones(1, 30, 7)})
+
+
+def test_features_are_resampled_where_those_of_the_training_were():
+    checks, features = dataclasses.replace(CHECKS, resample=True), ones(100, 7)
+    video = checks.video({"rgb": features}, seconds=31)
+    assert video.num_clips == video.num_found == 16
+    np.testing.assert_array_equal(video.streams[0], resample(features, 31, 2))
+    checks.duration(video, 31)
+    with pytest.raises(DataError, match=r"video 3: .*duration in seconds is needed"):
+        checks.video({"rgb": features}, "video 3: ")
+    with pytest.raises(DataError, match="duration -1; expected the seconds"):
+        checks.video({"rgb": features}, seconds=-1)
+
+
+def test_features_that_tell_nothing_are_noticed():
+    assert CHECKS.video({"rgb": ones(4, 7)}).flat == ()
+    assert CHECKS.video({"rgb": 0 * ones(4, 7)}).flat == ("rgb: all zeros",)
+    assert CHECKS.video({"rgb": 0 * ones(4, 7) + 3}).flat == ("rgb: the same in every row",)
