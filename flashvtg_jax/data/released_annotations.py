@@ -48,7 +48,7 @@ class Conversion:
     def summary(self) -> str:
         """Returns how many lines there are, of how many videos, and how long those are."""
         durations = list({row["vid"]: row["duration"] for row in self.rows}.values())
-        queries = f"{len(self.rows)} queries, {len(durations)} videos"
+        queries = f"{_count(len(self.rows), 'query')}, {_count(len(durations), 'video')}"
         text = f"{queries}; median video {statistics.median(durations):.1f} s"
         if "relevant_windows" not in self.rows[0]:
             return f"{text}; no moments, as in a test split"
@@ -63,18 +63,19 @@ class Conversion:
         notes = []
         if self.rounded:
             notes.append(
-                f"{self.rounded} moments reached up to {ROUNDING:g} s over the ends of their "
-                "video, as rounded times do: cut to it"
+                f"{_count(self.rounded, 'moment')} cut that reached up to {ROUNDING:g} s over the "
+                "ends of their video, as rounded times do"
             )
-        for done, places in (("cut to their video", self.cut), ("left out", self.left_out)):
+        for done, places in (("cut to the video", self.cut), ("left out", self.left_out)):
             if places:
-                notes.append("\n  ".join([f"{len(places)} queries {done}:", *_first(places)]))
+                queries = _count(len(places), "query")
+                notes.append("\n  ".join([f"{queries} {done}:", *_first(places)]))
         counts = collections.Counter((row["vid"], row["query"]) for row in self.rows)
         repeated = sum(count for count in counts.values() if count > 1)
         if repeated:
             notes.append(
-                f"{repeated} queries have the video and the sentence of another one; each keeps a "
-                "line and a moment of its own"
+                f"{repeated} queries have the video and the sentence of another one; each keeps "
+                "its own line and moment"
             )
         return notes
 
@@ -248,6 +249,11 @@ def _check(conversion: Conversion) -> None:
             line = re.compile(rf"{re.escape(str(path))}:(\d+)")
             message = line.sub(lambda match: conversion.places[int(match[1]) - 1], str(error))
             raise DataError(message.replace(f"{path}: ", "")) from error
+
+
+def _count(number: int, noun: str) -> str:
+    plural = noun.removesuffix("y") + "ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def _first(lines: Sequence[str]) -> list[str]:
