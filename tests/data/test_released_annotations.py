@@ -1,11 +1,15 @@
 """Released annotation files of other data sets: values by hand, errors with positions."""
 
 import json
+import re
+import shlex
+from importlib.resources import files as package_files
 
 import pytest
 
-from flashvtg_jax.arguments import ANNOTATION_FORMATS
+from flashvtg_jax.arguments import ANNOTATION_FORMATS, make_parser
 from flashvtg_jax.cli import main
+from flashvtg_jax.config import load_config
 from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.released_annotations import convert_annotations
 from flashvtg_jax.data.released_formats import READERS
@@ -296,3 +300,19 @@ def test_durations_that_cannot_be_used(write, content, problem):
 def test_arguments_that_contradict_each_other(write, durations, source, lengths, output, message):
     with pytest.raises(ConfigError, match=message):
         convert_annotations(source, [write("train.txt", CHARADES)], output, durations=lengths)
+
+
+def test_the_page_s_commands_are_understood():
+    page = (package_files("tfds_builders") / "custom" / "other_datasets.md").read_text()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    text = "".join(block for language, block in blocks if not language).replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if "FORMAT" not in line]
+    seen = set()
+    for command in commands:
+        options, rest = make_parser().parse_known_args(shlex.split(command)[1:])
+        seen.add(getattr(options, "source", options.command))
+        if options.command == "train":
+            assert load_config(options.config, rest).clip_length > 0
+        else:
+            assert not rest
+    assert seen == {*ANNOTATION_FORMATS, "build", "synthesize", "train", "evaluate"}
