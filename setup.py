@@ -83,7 +83,10 @@ setup(
     # package once installed, where `load_config` finds them from anywhere.
     package_dir={"flashvtg_jax.configs": "configs"},
     # TFDS reads a builder's description and citation from files beside it.
-    package_data={"flashvtg_jax": ["py.typed"], "": ["README.md", "CITATIONS.bib"]},
+    package_data={
+        "flashvtg_jax": ["py.typed"],
+        "": ["README.md", "other_datasets.md", "CITATIONS.bib"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["flashvtg = flashvtg_jax.cli:start"]},

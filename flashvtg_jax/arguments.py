@@ -18,6 +18,12 @@ STUDIES = {
     "label_correlation": "saliency labels and moments, of annotation files alone",
 }
 
+ANNOTATION_FORMATS = {
+    "charades_txt": "Charades-STA: charades_sta_train.txt, charades_sta_test.txt",
+    "activitynet_captions": "ActivityNet Captions: train.json, val_1.json, val_2.json",
+    "ego4d_nlq": "Ego4D: nlq_train.json, nlq_val.json, nlq_test_unannotated.json",
+}
+
 _WIDTH = 80  # of the texts of --help
 
 
@@ -84,6 +90,40 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="tokens of each clip, in one of which its moment is planted (default %(default)s); "
         "above 1 the files of the videos are [clips, S, width]",
+    )
+
+    add = command(
+        "annotations",
+        "Turn released annotation files of another data set into lines that custom/NAME reads. "
+        "tfds_builders/custom/other_datasets.md goes on from there to a trained model.",
+        "flashvtg annotations --from=charades_txt charades_sta_train.txt "
+        "--durations=Charades_v1_train.csv --output=charades/train.jsonl",
+        "\n\nformats:\n"
+        + "\n".join(f"  {name:<21} {about}" for name, about in ANNOTATION_FORMATS.items()),
+    ).add_argument
+    add("files", nargs="+", metavar="FILE", type=user_path, help="to read, in this order")
+    add(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="FORMAT",
+        choices=ANNOTATION_FORMATS,
+        help="of the files, one of the above",
+    )
+    add("--output", required=True, metavar="FILE", type=user_path, help="JSON lines to write")
+    add(
+        "--durations",
+        action="append",
+        default=[],
+        metavar="FILE",
+        type=user_path,
+        help="of charades_txt, once or more: seconds of the videos, CSV with columns id and "
+        "length, or JSON {vid: seconds}",
+    )
+    add(
+        "--clip_windows",
+        action="store_true",
+        help="cut moments to their video and leave out what is empty; otherwise an error",
     )
 
     add = command(

@@ -130,6 +130,22 @@ def run_synthesize(options: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
+def run_annotations(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from flashvtg_jax.data.released_annotations import convert_annotations
+
+    conversion = convert_annotations(
+        options.source,
+        options.files,
+        options.output,
+        durations=options.durations,
+        clip_windows=options.clip_windows,
+    )
+    for note in conversion.notes():
+        print(note, file=sys.stderr)
+    print(f"wrote {options.output}: {conversion.summary()}")
+    return 0
+
+
 def run_build(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.data.building import build
 
@@ -495,6 +511,7 @@ def print_numbers(columns: dict[str, dict[str, float]]) -> None:
 
 RUN = {
     "synthesize": run_synthesize,
+    "annotations": run_annotations,
     "build": run_build,
     "train": run_train,
     "evaluate": run_evaluate,

@@ -13,6 +13,7 @@ from flashvtg_jax.cli import RUN, main
 
 COMMANDS = [
     "synthesize",
+    "annotations",
     "build",
     "train",
     "evaluate",
