@@ -144,8 +144,8 @@ def get_common() -> ConfigDict:
     optimizer.lr_drop = optional(int)
 
     train = config.train = ConfigDict()
-    # Work directory of another run, or what `flashvtg convert` wrote, whose best parameters are the
-    # initial ones; None: random ones. Read before the first step, and never again.
+    # Work directory of another run, or what `flashvtg convert` wrote, with whose best parameters
+    # this run begins; None: random ones. Read before the first step, and never again.
     train.init_from = optional(str)
     # With init_from: take the parameters of the same name and shape, leave the others at their
     # initial values, and say which; False: refuse a model whose parameters differ.

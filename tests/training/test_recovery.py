@@ -141,16 +141,13 @@ def test_a_first_save_that_cannot_be_read_ends_the_run_and_leaves_nothing(tmp_pa
     # What Orbax finds, of the files that it is to merge, below a folder with brackets in its name.
     monkeypatch.setattr(checkpoints_module.LiteralPath, "glob", lambda self, pattern: iter(()))
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
-        with pytest.raises(
-            CheckpointError, match=r"checkpoints/3: the first .* cannot be read back"
-        ):
+        with pytest.raises(CheckpointError, match=r"checkpoints/3: .* cannot be read back"):
             checkpoints.save(make_state(3), META)
         assert not list((tmp_path / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("folder", ["a[2]/[b]", "{c} *? #%&'\"", " -é🎬 ", "[!]e\u0301**"])
-def test_a_folder_of_any_name_gives_back_what_was_saved(tmp_path, folder):
-    folder = tmp_path / folder
+def test_a_folder_of_any_name_gives_back_what_was_saved(tmp_path):
+    folder = tmp_path / "-a[2]" / " [!b] {c} ** ?#%&'\" é e\u0301 🎬 "
     for step, kept in ((3, [3]), (6, [3, 6]), (9, [6, 9])):  # each by a program of its own
         with contextlib.closing(Checkpoints(folder, keep=2)) as checkpoints:
             checkpoints.save_best(step, make_state(step).params, META)
