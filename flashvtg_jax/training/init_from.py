@@ -21,7 +21,7 @@ from flashvtg_jax.training.runs import Run
 from flashvtg_jax.training.state import TrainState, feature_widths, init_params
 from flashvtg_jax.training.workdir import finished_steps
 
-_SHOWN = 10  # names in a message
+_SHOWN = 10  # parameters in an error
 
 Arrays = dict[str, np.ndarray]  # by path: "boundary_head/conv_0/kernel"
 
@@ -72,9 +72,6 @@ def read_init(config: ml_collections.ConfigDict) -> Arrays:
     expected = {path: leaf.shape for path, leaf in _flat(shapes).items()}
     differences = _differences(expected, {path: array.shape for path, array in found.items()})
     taken = {path: a for path, a in found.items() if expected.get(path) == a.shape}
-    about = "".join(f"\n  {line}" for line in differences[:_SHOWN])
-    if len(differences) > _SHOWN:
-        about += f"\n  ... and {len(differences) - _SHOWN} more"
     if differences and not (config.train.init_partial and taken):
         advice = (
             "Use the model's settings of that run, or begin with the parameters that fit and leave "
@@ -82,16 +79,19 @@ def read_init(config: ml_collections.ConfigDict) -> Arrays:
             if taken
             else "None of them fits: it is another model"
         )
+        shown = "\n  ".join(differences[:_SHOWN])
+        if len(differences) > _SHOWN:
+            shown += f"\n  ... and {len(differences) - _SHOWN} more"
         raise ConfigError(
-            f"config.train.init_from={source}: its model has other parameters:{about}\n{advice}"
+            f"config.train.init_from={source}: its model has other parameters:\n  {shown}\n{advice}"
         )
     if is_first():
         of = f"{len(taken)} of {len(expected)}" if differences else f"all {len(expected)}"
-        rest = f"; not taken, of {len(expected) - len(taken)} here initial values:{about}"
-        print(
-            f"{config.name}: begins with {of} parameter arrays of {folder}" + rest * bool(about),
-            file=sys.stderr,
-        )
+        told = f"{config.name}: begins with {of} parameter arrays of {folder}"
+        if differences:
+            kept = len(expected) - len(taken)
+            told += "\n  ".join((f"; {kept} keep their initial values. Not taken:", *differences))
+        print(told, file=sys.stderr)
     return taken
 
 
