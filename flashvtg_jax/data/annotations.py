@@ -321,10 +321,7 @@ def _clip_windows(row: dict[str, Any], clip_length: float) -> Iterator[str]:
             is_late = window[1] > _latest_end(duration, clip_length)
             inside = [max(window[0], 0), duration if is_late else window[1]]
             if inside[0] >= inside[1]:
-                yield (
-                    f"window {window} is left out: nothing of it is in its video of {duration} "
-                    "seconds"
-                )
+                yield f"window {window} is left out: nothing of it is in its video of {duration} s"
                 continue
             if inside != window:
                 yield f"window {window} is cut to {inside}"

@@ -307,8 +307,7 @@ def _summary(dataset: str, inventory: Inventory, target: Path) -> Iterator[str]:
     if inventory.clipped:
         left_out = sum(" is left out: " in text for text in inventory.clipped)
         yield (
-            f"{len(inventory.clipped) - left_out} moments were cut to their video and {left_out} "
-            "left out:"
+            f"moments cut to their video: {len(inventory.clipped) - left_out}, left out: {left_out}"
         )
         yield from (f"  {text}" for text in inventory.clipped[:MAX_ERRORS])
         if len(inventory.clipped) > MAX_ERRORS:

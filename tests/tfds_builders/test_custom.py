@@ -243,11 +243,11 @@ def test_windows_that_reach_out_of_their_video_are_cut_where_that_is_asked_for(
     small_build(folder, data_dir, clip_windows=True, progress=True)
     assert open_split(data_dir, DATASET)[0].annotation["relevant_windows"] == [[0, 2], [4, 5]]
     assert (
-        "2 moments were cut to their video and 2 left out:\n"
+        "moments cut to their video: 2, left out: 2\n"
         f"  {path}:1: window [-1, 2] is cut to [0, 2]\n"
         f"  {path}:1: window [4, 9] is cut to [4, 5]\n"
-        f"  {path}:1: window [3, 3] is left out: nothing of it is in its video of 5 seconds\n"
-        f"  {path}:1: window [6, 8] is left out: nothing of it is in its video of 5 seconds\n"
+        f"  {path}:1: window [3, 3] is left out: nothing of it is in its video of 5 s\n"
+        f"  {path}:1: window [6, 8] is left out: nothing of it is in its video of 5 s\n"
     ) in capsys.readouterr().err
 
 
