@@ -54,8 +54,8 @@ class Conversion:
             return f"{text}; no moments, as in a test split"
         lengths = [end - start for row in self.rows for start, end in row["relevant_windows"]]
         return (
-            f"{text}, median moment {statistics.median(lengths):.1f} s "
-            f"(from {min(lengths):.2g} to {max(lengths):.1f} s)"
+            f"{text}, median moment {statistics.median(lengths):.3g} s "
+            f"(from {min(lengths):.3g} to {max(lengths):.3g} s)"
         )
 
     def notes(self) -> list[str]:
