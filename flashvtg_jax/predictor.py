@@ -227,6 +227,8 @@ class Predictor:
             )
         count = len(videos) if many_videos else len(queries)
         durations = _durations(duration, count)
+        if not count:
+            return []
         places: dict[int, int] = {}  # by identity: equal arrays are not worth looking for
         checked, index = [], []
         for number, one in enumerate(videos):

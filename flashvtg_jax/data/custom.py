@@ -1,8 +1,8 @@
 """One's own data, `custom/NAME`: the folder itself says which features and labels there are.
 
 DIR/train.jsonl, val.jsonl, test.jsonl    those there are; or in DIR/annotations or DIR/data
-DIR/video/STREAM/{vid}.npz                a folder for each kind of features of the videos
-DIR/query/{qid}.npz                       features of the words
+DIR/video/STREAM/{vid}.npz                a folder for each kind of features, or STREAM.h5
+DIR/query/{qid}.npz                       features of the words, or query.h5
 
 Arrays of the videos are [L, width], or [L, S, width] if a clip has S spatial tokens.
 """
