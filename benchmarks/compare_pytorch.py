@@ -25,7 +25,6 @@ A ratio is the median of their seconds over the median of ours: above 1, ours is
 import argparse
 import json
 import signal
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -34,33 +33,13 @@ from typing import Any
 
 from comparison import ROWS, Comparison
 from measuring import DEVICES, make_parser
+from reference import add_reference_options, check_reference_options
 
-from flashvtg_jax.config import load_config
+from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.huge_pages import restart_with_huge_pages
 
-REPOSITORY = "https://github.com/Zhuo-Cao/FlashVTG"
-# Of their checkout, what is used.
-FILES = (
-    "FlashVTG/model.py",
-    "FlashVTG/train.py",
-    "FlashVTG/inference.py",
-    "FlashVTG/config.py",
-    "FlashVTG/start_end_dataset.py",
-    "standalone_eval/eval.py",
-    "utils/basic_utils.py",
-    "blocks/loss.py",
-)
-# Modules that their code imports, and the packages they come in.
-PACKAGES = {
-    "torch": "torch",
-    "nncore": "nncore",
-    "sklearn": "scikit-learn",
-    "pandas": "pandas",
-    "tqdm": "tqdm",
-    "tensorboard": "tensorboard",
-}
 VAL_QUERIES = 1550  # of QVHighlights' val split
 # A small model with their built-in width, and narrow features.
 SMOKE = {
@@ -76,8 +55,7 @@ SMOKE_WIDTH = 32
 def main() -> None:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--reference", required=True, metavar="DIR", help="checkout of the authors' repository")
-    add("--reference_python", default=sys.executable, metavar="PYTHON", help="that has PyTorch")
+    add_reference_options(parser)
     add("--config", default="qvhighlights_slowfast_clip", help="one of QVHighlights")
     add("--rows", default=",".join(ROWS), help="(default %(default)s)")
     add("--batch_size", type=positive, help="default: the configuration's")
@@ -129,10 +107,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
         raise SystemExit("error: --device=tpu: their code runs on cpu and gpu")
     if options.annotations and len(options.annotations) != 2:
         raise SystemExit("error: --annotations: give the train file and the val file")
-    options.reference = Path(options.reference).expanduser().resolve()
-    options.reference_python = find_python(options.reference_python)
-    check_reference(options.reference)
-    check_packages(options.reference_python)
+    check_reference_options(options)
     changes = {"model.dtype": options.dtype}
     if options.smoke:
         widths = load_config(options.config).data.video_widths
@@ -144,6 +119,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     if not options.config.data.dataset.startswith("qvhighlights/"):
         raise SystemExit(f"error: --config={options.config.name}: only QVHighlights is compared")
     options.batch_size = options.batch_size or options.config.train.batch_size
+    options.config = apply_overrides(options.config, {"train.batch_size": options.batch_size})
     options.train_samples = max(options.train_samples, options.batch_size)
     options.scored_queries = 40 if options.smoke else VAL_QUERIES
     return options
@@ -154,43 +130,6 @@ def positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise ValueError
     return number
-
-
-def find_python(name: str) -> str:
-    """An interpreter as it can be started from any folder, links not followed."""
-    path = Path(name).expanduser()
-    return str(path.absolute()) if path.exists() else name
-
-
-def check_reference(folder: Path) -> None:
-    """Raises SystemExit if a folder is not the authors' repository."""
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        what = "there is no such folder" if not folder.is_dir() else f"no {', '.join(missing)}"
-        raise SystemExit(
-            f"error: --reference={folder.name}: not a checkout of {REPOSITORY}: {what}"
-        )
-
-
-def check_packages(python: str) -> None:
-    """Raises SystemExit if an interpreter is none, or lacks what their code imports."""
-    code = (
-        "import importlib.util, json, sys; "
-        "print(json.dumps([n for n in sys.argv[1:] if importlib.util.find_spec(n) is None]))"
-    )
-    try:
-        done = subprocess.run(
-            [python, "-c", code, *PACKAGES], capture_output=True, text=True, check=True
-        )
-        missing = json.loads(done.stdout)
-    except (OSError, subprocess.CalledProcessError, ValueError) as error:
-        raise SystemExit(f"error: --reference_python={python}: not a Python interpreter") from error
-    if missing:
-        packages = " ".join(PACKAGES[name] for name in missing)
-        raise SystemExit(
-            f"error: {python} has no {', '.join(missing)}, which the authors' code imports: "
-            f"{python} -m pip install {packages}"
-        )
 
 
 def print_table(result: dict[str, Any]) -> None:

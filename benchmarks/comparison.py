@@ -5,7 +5,6 @@ import contextlib
 import math
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 from measuring import portable_command, progress, summary
+from reference import HERE, start_theirs, their_commit, their_options
 from sides import Side, SideError
 
 from flashvtg_jax.config import apply_overrides, save_config
@@ -23,7 +23,6 @@ from flashvtg_jax.data.synthetic import synthesize
 from flashvtg_jax.data.synthetic_annotations import generate_annotations
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 
-HERE = Path(__file__).resolve().parent
 ROWS = ("forward", "forward_1", "train_step", "evaluate", "scoring", "epoch")
 UNITS = {"train_step": "samples/s", "epoch": "samples/s"}  # others: queries/s
 REPEATS = {"evaluate": 3, "epoch": 3}  # at most, of the rows that take long
@@ -148,26 +147,22 @@ class Comparison:
         if ours["platform"] not in ("cpu", "gpu"):
             raise SideError(f"their code does not run on {ours['platform']}; give --device=cpu")
         ours |= self.sides["ours"].ask("save_weights", path=str(weights))
-        self.sides["theirs"] = Side(
-            "theirs",
-            [options.reference_python, str(HERE / "pytorch_side.py")],
-            log=self.folder / "theirs.log",
-            folder=options.reference,
-            variables={"PYTHONDONTWRITEBYTECODE": "1"},  # the checkout stays as it is
-        )
+        self.sides["theirs"] = start_theirs(options, self.folder / "theirs.log")
         theirs = self.sides["theirs"].ask(
             "start",
-            options=self.their_options(),
+            options=their_options(
+                self.config,
+                files={**self.files, "eval": self.files["test"], "eval_split": "test"},
+                video_folders=self.video_folders,
+                query_folder=self.query_folder,
+            ),
             device=ours["platform"],
             threads=len(os.sched_getaffinity(0)),
             folder=str(self.folder),
             weights=str(weights),
         )
         theirs["device"] = theirs["device"] or ours["device"]
-        if (options.reference / ".git").exists():
-            git = ["git", "-C", str(options.reference), "rev-parse", "--short", "HEAD"]
-            told = subprocess.run(git, capture_output=True, text=True, check=False)
-            theirs["commit"] = told.stdout.strip()
+        theirs |= their_commit(options.reference)
         self.about = {"ours": ours, "theirs": theirs}
 
     def close(self) -> None:
@@ -175,48 +170,6 @@ class Comparison:
         for side in self.sides.values():
             side.close()
         self.sides = {}
-
-    def their_options(self) -> list[str]:
-        """Our configuration as arguments of their train.py."""
-        model, loss, data = self.config.model, self.config.loss, self.config.data
-        finest = int(model.strides[-1])
-        values = {
-            "dset_name": "hl",
-            "ctx_mode": "video_tef",
-            "train_path": self.files["train"],
-            "eval_path": self.files["test"],
-            "eval_split_name": "test",
-            "v_feat_dim": sum(data.video_widths[name] for name in data.video_streams),
-            "t_feat_dir": self.query_folder,
-            "t_feat_dim": data.query_width,
-            "max_v_l": data.max_clips,
-            "max_q_l": data.max_words,
-            "clip_length": self.config.clip_length,
-            "bsz": self.options.batch_size,
-            "eval_bsz": 1,
-            "exp_id": "compare",
-            "seed": self.config.seed,
-            "lr": self.config.optimizer.learning_rate,
-            "wd": self.config.optimizer.weight_decay,
-            "grad_clip": self.config.optimizer.gradient_clip_norm,
-            "dim_feedforward": model.ffn_dim,
-            "nheads": model.num_heads,
-            "nms_thd": self.config.evaluation.nms_threshold,
-        }
-        names = ("enc_layers", "t2v_layers", "dummy_layers", "num_dummies", "kernel_size")
-        names += ("num_conv_layers", "num_mlp_layers", "n_input_proj", "input_dropout", "dropout")
-        values |= {name: model[name] for name in names}
-        names = ("lw_cls", "lw_reg", "lw_sal", "lw_saliency", "lw_wattn", "label_loss_coef")
-        values |= {name: loss[name] for name in (*names, "saliency_margin")}
-        return [
-            # Their files of settings are called by the coarsest stride; that of 8 is the plain one.
-            "data/MR.py" if finest == 8 else f"data/MR_{finest}.py",
-            *(f"--{name}={value}" for name, value in values.items()),
-            "--use_neg",
-            "--use_SRM",
-            "--v_feat_dirs",
-            *map(str, self.video_folders),
-        ]
 
     def measure(self, row: str) -> dict[str, Any]:
         """Prepares a row, compares its outputs and times it."""

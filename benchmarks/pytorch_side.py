@@ -1,4 +1,4 @@
-"""The authors' PyTorch program in a process that `compare_pytorch.py` asks; needs nothing of ours.
+"""The authors' PyTorch program in a process that the comparisons ask; needs nothing of ours.
 
 It is imported from the user's checkout, and driven as its own train.py and inference.py drive it.
 """
@@ -26,7 +26,7 @@ class Theirs:
         device: str,
         threads: int,
         folder: str,
-        weights: str,
+        weights: str | None = None,
     ) -> dict[str, Any]:
         """Imports their code from the current folder and builds what their train.py builds.
 
@@ -35,7 +35,7 @@ class Theirs:
           device: "cpu" or "gpu".
           threads: of PyTorch on the CPU.
           folder: for their logs.
-          weights: .npz file of the parameters, by name.
+          weights: .npz file of the parameters, by name; not needed for `run`.
         """
         sys.path[0] = os.getcwd()
         try:
@@ -102,24 +102,28 @@ class Theirs:
         """Their data set, which reads everything into memory, and the seconds that took."""
         start = time.perf_counter()
         if path not in self._datasets:
-            opt = self.opt
-            self._datasets[path] = self.data.StartEndDataset(
-                dset_name=opt.dset_name,
-                data_path=path,
-                v_feat_dirs=opt.v_feat_dirs,
-                q_feat_dir=opt.t_feat_dir,
-                q_feat_type=opt.q_feat_type,
-                max_q_l=opt.max_q_l,
-                max_v_l=opt.max_v_l,
-                ctx_mode=opt.ctx_mode,
-                normalize_v=not opt.no_norm_vfeat,
-                normalize_t=not opt.no_norm_tfeat,
-                clip_len=opt.clip_length,
-                max_windows=opt.max_windows,
-                span_loss_type=opt.span_loss_type,
-                txt_drop_ratio=0,
-            )
+            self._datasets[path] = self._read_dataset(path)
         return self._datasets[path], time.perf_counter() - start
+
+    def _read_dataset(self, path: str) -> Any:
+        opt = self.opt
+        return self.data.StartEndDataset(
+            dset_name=opt.dset_name,
+            data_path=path,
+            v_feat_dirs=opt.v_feat_dirs,
+            q_feat_dir=opt.t_feat_dir,
+            q_feat_type=opt.q_feat_type,
+            max_q_l=opt.max_q_l,
+            max_v_l=opt.max_v_l,
+            ctx_mode=opt.ctx_mode,
+            normalize_v=not opt.no_norm_vfeat,
+            normalize_t=not opt.no_norm_tfeat,
+            clip_len=opt.clip_length,
+            max_windows=opt.max_windows,
+            span_loss_type=opt.span_loss_type,
+            txt_drop_ratio=0,
+            dset_domain=opt.dset_domain,
+        )
 
     def _batch(self, path: str, qids: list[Any]) -> None:
         """Puts the examples of some queries onto the device, in that order."""
@@ -270,6 +274,28 @@ class Theirs:
 
         return self._timed(run, calls)
 
+    def run(self, seed: int, epochs: int) -> dict[str, Any]:
+        """A whole training from a seed, as their train.py does it, checkpoints left out.
+
+        Tells for each epoch the means of the loss terms over its batches, by their names of them,
+        and the metrics of the validation split after the last one.
+        """
+        opt = self.opt
+        self.train.set_seed(seed, use_cuda=opt.device.type == "cuda")
+        train_set, val_set = (self._read_dataset(path) for path in (opt.train_path, opt.eval_path))
+        model, criterion, optimizer, _ = self.inference.setup_model(opt)
+        loader = self._loader(train_set, opt.bsz, shuffle=True)
+        means, terms = _LastValues(), []
+        for epoch in range(epochs):
+            self.train.train_epoch(model, criterion, loader, optimizer, opt, epoch, means)
+            terms.append(dict(means.values))
+        with self.torch.no_grad():
+            found = self.inference.eval_epoch(
+                model, val_set, opt, "predictions.jsonl", epochs, criterion
+            )
+        metrics = {name: float(value) for name, value in found[0]["brief"].items()}
+        return {"terms": terms, "metrics": metrics}
+
     def _timed(self, function: Any, calls: int) -> dict[str, Any]:
         """Seconds of a call, the mean of some."""
         self._wait()
@@ -284,8 +310,21 @@ class Theirs:
             self.torch.cuda.synchronize()
 
 
+class _LastValues:
+    """In the place of their TensorBoard writer, which gets the means of an epoch up to each step.
+
+    What came last is the mean of the epoch.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.values[name.removeprefix("Train/")] = float(value)
+
+
 if __name__ == "__main__":
     side = Theirs()
     names = ("forward", "train_step", "evaluate", "scoring", "epoch")
-    found = {name: getattr(side, name) for name in ("start", *names)}
+    found = {name: getattr(side, name) for name in ("start", "run", *names)}
     serve(Requests(), found | {f"prepare_{n}": getattr(side, f"prepare_{n}") for n in names})
