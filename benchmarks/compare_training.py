@@ -343,7 +343,7 @@ def print_table(result: Mapping[str, Any]) -> None:
     seeds = len(result["rows"][0]["ours"]["curves"])
     print(
         f"\n{result['config']}: {result['train_samples']} queries, batch {result['batch_size']}, "
-        f"{result['epochs']} epochs, {seeds} seeds; terms: means over epochs; deviation over seeds\n"
+        f"{result['epochs']} epochs, {seeds} seeds; means over epochs +- deviation of seeds\n"
         f"{'':22}{'theirs':>17}{'ours':>17}{'ratio':>8}{'errors':>8}   last epoch: theirs, ours\n"
         + "-"
         * 99
