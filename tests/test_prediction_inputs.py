@@ -1,12 +1,14 @@
 """What a predictor says of arrays that it cannot use, and how it reads resampled features."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flashvtg_jax.data.resampling import resample
 from flashvtg_jax.errors import DataError
+from flashvtg_jax.prediction_files import Summary
 from flashvtg_jax.prediction_inputs import InputChecks
 
 CHECKS = InputChecks(
@@ -67,3 +69,9 @@ def test_features_that_tell_nothing_are_noticed():
     assert CHECKS.video({"rgb": ones(4, 7)}).flat == ()
     assert CHECKS.video({"rgb": 0 * ones(4, 7)}).flat == ("rgb: all zeros",)
     assert CHECKS.video({"rgb": 0 * ones(4, 7) + 3}).flat == ("rgb: the same in every row",)
+
+
+def test_the_summary_counts_predictions_from_features_that_tell_nothing():
+    summary = Summary(predicted=5, found=0, bad=0, cut=0, errors=Path("e"), flat=2)
+    assert "note: 2 predictions are from features of a video or query that" in summary.told("o")
+    assert "note" not in dataclasses.replace(summary, flat=0).told("o")

@@ -247,7 +247,7 @@ def _check_streams(config: ml_collections.ConfigDict, source: SplitSource) -> No
             raise ConfigError(
                 f"config.data.video_streams {named}, but data set {config.data.dataset!r} "
                 f"has {', '.join(map(repr, source.streams))}"
-                + (" alone, which an earlier run named" if source.left_out else "")
+                + (" alone, as it was built with these" if source.left_out else "")
                 + f". Name what it has, or build it again with all: {source.build_command()}"
             )
 

@@ -12,6 +12,8 @@ from flashvtg_jax.data.resampling import resample
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines
+from flashvtg_jax.prediction_features import find_features
+from flashvtg_jax.prediction_inputs import InputChecks
 
 CLIPS = {"v1": 10, "v2": 14, "v3": 30}  # of 2 s
 WORDS = {"a": 4, "b": 5, "c": 6}
@@ -141,6 +143,23 @@ def test_prediction_reads_features_as_the_data_set_was_built(folder, tmp_path):
     source = open_split(tmp_path / "data", "custom/mine")
     assert source.resampled
     assert source.build_command().count("--resample") == 1
+    config = complete_config(config, source)
+    reader = InputChecks(
+        streams={"rgb": 7},
+        spatial_tokens=1,
+        query_width=40,
+        max_clips=None,
+        max_words=40,
+        clip_length=config.clip_length,
+        has_moments=True,
+        resample=config.data.resample,
+    )
+    rest = {"video_features": None, "query_features": None}
+    found = find_features(config, ["rgb"], (), features=folder, **rest)
+    for index, line in enumerate(source.annotations()):
+        features = found.items(line)["rgb"].read(7)
+        video = reader.video({"rgb": features}, seconds=line["duration"])
+        np.testing.assert_array_equal(video.streams[0], source.video(index)["rgb"])
     with pytest.raises(ConfigError, match=r"data\.resample=False, .* with --resample; .* to True"):
         config = load_config(f"custom:{folder}", {"clip_length": 2.0})
         train_pipeline(source, complete_config(config, source))
