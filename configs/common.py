@@ -99,6 +99,8 @@ def get_common() -> ConfigDict:
     data.dataset = "qvhighlights/slowfast_clip"  # TFDS name: builder/config
     data.data_dir = optional(str, "data")  # where built data sets are; None: in the work directory
     data.manual_dir = optional(str)  # where the released files are, to build from; None: do not
+    # In building from them: cut moments that reach out of their video, instead of stopping.
+    data.clip_windows = False
     data.train_split = "train"  # split to learn from
     data.val_split = "val"  # split to select the best checkpoint on
     data.domains = ()  # parts of the data set, each with a model of its own; (): not divided

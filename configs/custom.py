@@ -35,6 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     for section in (config.loss, config.data):
         section.clip_length = config.get_ref("clip_length")  # seconds; config.clip_length
 
+    config.loss.nearest_point = True  # moments shorter than clips are learned, too
     config.data.max_clips = None  # no limit
     config.data.max_words = 100  # longer queries are cut
     config.data.buckets = None  # lengths chosen by the split

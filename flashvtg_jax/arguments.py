@@ -115,6 +115,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="built data sets (default %(default)s)",
     )
     add("--skip_missing", action="store_true", help="leave out queries without feature files")
+    add(
+        "--clip_windows",
+        action="store_true",
+        help="cut moments that reach out of their video, and leave out what is empty then",
+    )
     add("--overwrite", action="store_true", help="build again what is already built")
     add("--widths", metavar="slowfast=64,query=32", help="other feature widths than the released")
     add("--clip_length", type=float, metavar="SECONDS", help="for custom/NAME only, which needs it")

@@ -138,6 +138,7 @@ def run_build(options: argparse.Namespace, _: Sequence[str]) -> int:
         options.manual_dir,
         options.data_dir,
         skip_missing=options.skip_missing,
+        clip_windows=options.clip_windows,
         overwrite=options.overwrite,
         widths=options.widths,
         clip_length=options.clip_length,

@@ -336,8 +336,10 @@ class Predictor:
         for number, (video, given) in enumerate(zip(videos, duration, strict=True)):
             name = f"video of prediction {number}: " if len(videos) > 1 else ""
             self._inputs.duration(video, given, name)
-            whole = video.num_found * self.config.clip_length
-            seconds.append(whole if given is None else float(given))
+            end = video.num_clips * self.config.clip_length
+            # Of a video that is cut, moments end where the cut is.
+            is_whole = video.num_clips == video.num_found
+            seconds.append(end if given is None else float(given) if is_whole else min(given, end))
         return seconds
 
     def _warn_of_cut_queries(self, lengths: Sequence[int]) -> None:

@@ -45,6 +45,7 @@ def load_annotations(
     label_clip_length: float | None = None,
     labels: str | None = None,
     domains: Sequence[str] = (),
+    clipped: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Reads an annotation file and checks every line of it.
 
@@ -58,6 +59,9 @@ def load_annotations(
       labels: a key of `LABEL_FIELDS`: every line must carry these labels. None: labels are
         checked where there are any, and are on every line or on none.
       domains: every line must carry one of these as `domain`; () takes any name, or none.
+      clipped: None: a window that reaches out of its video, or is empty, is an error. A list:
+        windows are cut to their video, those that are empty then are left out, and a text for each
+        is added to the list: "file:line: window ... is cut to ...".
 
     Raises:
       DataError: the file is missing, empty or not JSON lines, or lines that cannot be used: up to
@@ -69,6 +73,8 @@ def load_annotations(
     first_line: dict[str, int] = {}
     first_rated: dict[str, tuple[int, int]] = {}  # line and annotators, by field
     for line, row in numbered(rows):
+        if clipped is not None:
+            clipped += [f"{path}:{line}: {text}" for text in _clip_windows(row, clip_length)]
         found = [
             *_row_problems(row, clip_length, label_clip_length or clip_length),
             *_label_problems(row),
@@ -278,16 +284,45 @@ def _window_problems(row: dict[str, Any], duration: float, clip_length: float) -
     if not isinstance(windows, list):
         yield f"relevant_windows {windows!r}; expected a list of [start, end] in seconds"
         return
-    end_of_video = num_video_clips(duration, clip_length) * clip_length
-    # float32 durations and windows differ from each other in the seventh digit.
-    latest = max(end_of_video, duration) + 1e-3
+    latest = _latest_end(duration, clip_length)
     for window in windows:
         if not (isinstance(window, list) and len(window) == 2 and all(map(_is_number, window))):
             yield f"window {window!r}; expected [start, end], two numbers of seconds"
         elif window[0] >= window[1]:
             yield f"window {window} is reversed or empty; expected [start, end] with start < end"
         elif window[0] < 0 or window[1] > latest:
-            yield f"window {window} is outside its video of {duration} seconds"
+            yield (
+                f"window {window} is outside its video of {duration} seconds (build --clip_windows "
+                "cuts such windows)"
+            )
+
+
+def _latest_end(duration: float, clip_length: float) -> float:
+    """Returns where windows of a video may end, in seconds."""
+    end_of_video = num_video_clips(duration, clip_length) * clip_length
+    # float32 durations and windows differ from each other in the seventh digit.
+    return max(end_of_video, duration) + 1e-3
+
+
+def _clip_windows(row: dict[str, Any], clip_length: float) -> Iterator[str]:
+    """Cuts the windows of a line to its video, yielding what was done; other faults stay."""
+    duration, windows = row.get("duration"), row.get("relevant_windows")
+    if not (_is_number(duration) and duration > 0 and isinstance(windows, list)):
+        return
+    kept = []
+    for window in windows:
+        well_formed = isinstance(window, list) and len(window) == 2 and all(map(_is_number, window))
+        if well_formed and window[0] <= window[1]:
+            is_late = window[1] > _latest_end(duration, clip_length)
+            inside = [max(window[0], 0), duration if is_late else window[1]]
+            if inside[0] >= inside[1]:
+                yield f"window {window} is left out: nothing of it is in its video of {duration} s"
+                continue
+            if inside != window:
+                yield f"window {window} is cut to {inside}"
+            window = inside
+        kept.append(window)
+    row["relevant_windows"] = kept
 
 
 def _saliency_problems(

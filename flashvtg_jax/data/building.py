@@ -20,7 +20,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from flashvtg_jax.data import custom
-from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.data.annotations import MAX_ERRORS, num_video_clips
 from flashvtg_jax.data.build_command import build_command
 from flashvtg_jax.data.dataset_builder import VIDEOS, FeatureConfig, FeatureDatasetBuilder
 from flashvtg_jax.data.glove import GloveWords, count_unknown
@@ -40,6 +40,7 @@ def build(
     data_dir: str | os.PathLike,
     *,
     skip_missing: bool = False,
+    clip_windows: bool = False,
     overwrite: bool = False,
     widths: Mapping[str, int | None] | str | None = None,
     clip_length: float | None = None,
@@ -57,6 +58,8 @@ def build(
       manual_dir: folder with annotation files and feature folders, see the builder's README.
       data_dir: folder of all built data sets.
       skip_missing: leave out queries for which feature files are missing, instead of stopping.
+      clip_windows: cut moments to their video and leave out those that are empty then, instead of
+        stopping; the lines are stored, and scored against, as cut.
       overwrite: build again what is already built; the old one stays until the new one is whole.
       widths: feature widths other than the released ones, by name of the stream or "query":
         {"slowfast": 64, "query": 32}, or as text "slowfast=64,query=32". None as a width takes
@@ -95,13 +98,19 @@ def build(
         dataset,
         data_dir,
         *(["--overwrite"] if overwrite else []),
+        *(["--clip_windows"] if clip_windows else []),
         manual_dir=manual_dir,
         clip_length=clip_length,
         label_clip_length=label_clip_length,
         widths=released.other_widths(widths),
     )
     inventory = take_inventory(
-        layout, manual_dir, skip_missing=skip_missing, progress=progress, command=command
+        layout,
+        manual_dir,
+        skip_missing=skip_missing,
+        clip_windows=clip_windows,
+        progress=progress,
+        command=command,
     )
     origin = Path(manual_dir).expanduser().resolve()
     if custom.is_custom(dataset):
@@ -278,6 +287,14 @@ def _summary(dataset: str, inventory: Inventory, target: Path) -> Iterator[str]:
             f"spatial tokens a clip: {listing}; to train on them, --config.spatial_tokens="
             f"{max(counts.values())}"
         )
+    if inventory.clipped:
+        left_out = sum(" is left out: " in text for text in inventory.clipped)
+        yield (
+            f"moments cut to their video: {len(inventory.clipped) - left_out}, left out: {left_out}"
+        )
+        yield from (f"  {text}" for text in inventory.clipped[:MAX_ERRORS])
+        if len(inventory.clipped) > MAX_ERRORS:
+            yield f"  ... and {len(inventory.clipped) - MAX_ERRORS} more"
     for split, qids in inventory.skipped.items():
         if qids:
             shown = ", ".join(map(str, itertools.islice(qids, 10)))

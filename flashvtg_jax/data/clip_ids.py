@@ -28,7 +28,7 @@ def id_problem(
     ids = set(clip_ids)
     outside = [i for i in sorted(ids) if not _touches(i, windows, clip_length)]
     other = other_length(ids, windows, clip_length)
-    if 2 * len(outside) < len(ids) and (other is None or len(ids) < _FEW):
+    if 2 * len(outside) < len(ids) and other is None:
         return None
     first = min(outside or ids)
     spans = ", ".join(f"{start:g} to {end:g}" for start, end in windows[:3])
@@ -54,8 +54,11 @@ def length_hint(other: float | None, clip_length: float) -> str:
 def other_length(
     clip_ids: set[int], windows: Sequence[Sequence[float]], clip_length: float
 ) -> float | None:
-    """Returns another clip length by which ids are the clips of the windows; None if none is."""
-    if _agreement(clip_ids, windows, clip_length) > 0.5:
+    """Returns another clip length by which ids are the clips of the windows; None if none is.
+
+    Or if that may be by chance, of few ids.
+    """
+    if len(clip_ids) < _FEW or _agreement(clip_ids, windows, clip_length) > 0.5:
         return None
     lengths = [clip_length * factor for factor in _OTHER_LENGTHS]
     best = max(lengths, key=lambda length: _agreement(clip_ids, windows, length))

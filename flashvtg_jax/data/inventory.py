@@ -88,6 +88,7 @@ class Inventory:
       videos: each once, in order of appearance.
       queries: for each split, in annotation order.
       skipped: for each split the ids of queries left out, for a file of theirs is missing.
+      clipped: what was done to windows that reached out of their video, a text for each.
     """
 
     layout: Layout
@@ -96,6 +97,7 @@ class Inventory:
     videos: tuple[Video, ...]
     queries: dict[str, tuple[Query, ...]]
     skipped: dict[str, tuple[Any, ...]]
+    clipped: tuple[str, ...] = ()
 
     def video_bytes(self, video: Video) -> int:
         """Returns the size of a video's features."""
@@ -117,6 +119,7 @@ def take_inventory(
     manual_dir: str | os.PathLike,
     *,
     skip_missing: bool = False,
+    clip_windows: bool = False,
     progress: bool = True,
     command: str = "flashvtg build",
 ) -> Inventory:
@@ -126,6 +129,8 @@ def take_inventory(
       layout: where the files are and what must be in them.
       manual_dir: folder that holds the annotation files and the feature folders.
       skip_missing: leave out queries for which a file is missing, instead of stopping.
+      clip_windows: cut windows to their video, and leave out those that are empty then, instead of
+        stopping.
       progress: show a bar.
       command: the command that builds this, for advice.
 
@@ -138,7 +143,8 @@ def take_inventory(
     """
     manual_dir = Path(manual_dir).expanduser()
     paths = layout.find_annotations(manual_dir)
-    rows = {split: layout.load_annotations(split, path) for split, path in paths.items()}
+    clipped: list[str] | None = [] if clip_windows else None
+    rows = {split: layout.load_annotations(split, path, clipped) for split, path in paths.items()}
     check_lines_agree({str(paths[split]): lines for split, lines in rows.items()})
     lines = list(itertools.chain(*rows.values()))
     advice = f"Put them there, or leave these queries out: {command} --skip_missing"
@@ -182,7 +188,15 @@ def take_inventory(
         return Query(row, item, num_words, places[row["vid"]], stream_clips)
 
     queries = {split: tuple(map(as_query, kept)) for split, kept in rows.items()}
-    return Inventory(layout, tuple(streams), query, tuple(videos.values()), queries, skipped)
+    return Inventory(
+        layout,
+        tuple(streams),
+        query,
+        tuple(videos.values()),
+        queries,
+        skipped,
+        tuple(clipped or ()),
+    )
 
 
 def _without_missing(

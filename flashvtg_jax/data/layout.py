@@ -351,8 +351,15 @@ class Layout:
             )
         return found
 
-    def load_annotations(self, split: str, path: Path) -> list[dict[str, Any]]:
+    def load_annotations(
+        self, split: str, path: Path, clipped: list[str] | None = None
+    ) -> list[dict[str, Any]]:
         """Reads the annotation file of a split and checks every line of it.
+
+        Args:
+          split: of the file.
+          path: of the file.
+          clipped: as for `annotations.load_annotations`.
 
         Raises:
           DataError: as `annotations.load_annotations`.
@@ -363,6 +370,7 @@ class Layout:
             label_clip_length=self.label_clip_length,
             labels=None if split in self.unlabelled_splits else self.labels,
             domains=self.domains,
+            clipped=clipped,
         )
 
 

@@ -69,6 +69,7 @@ def prepare_data(
             manual_dir,
             data_dir,
             widths=_widths_to_build(config, layout),
+            clip_windows=data.clip_windows,
             clip_length=clip_length,
             label_clip_length=data.label_clip_length if own else None,
             progress=show_progress,

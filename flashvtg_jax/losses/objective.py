@@ -89,6 +89,7 @@ def _point_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[st
         targets.window_mask,
         clip_length=config.clip_length,
         sample_radius=config.sample_radius,
+        nearest_point=config.nearest_point,
     )
 
     if config.classification == "focal":

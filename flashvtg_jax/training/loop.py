@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 from flashvtg_jax.config import apply_overrides, config_to_json
+from flashvtg_jax.data.notes import training_notes
 from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.evaluation import Numbers, Results, write_results
 from flashvtg_jax.figures.training import plot_training
@@ -251,6 +252,8 @@ def train_together(
                     scores[index] = selection_score(numbers, settings.selection_metrics)
             return scores
 
+        for note in training_notes((run.train_source, run.val_source, run.config) for run in runs):
+            log.say(note)
         log.say(describe_start(runs, program, best, step, num_steps))
         metric = ", ".join(settings.selection_metrics)
         if len(settings.selection_metrics) > 1:

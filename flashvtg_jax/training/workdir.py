@@ -25,6 +25,7 @@ IDLE_FIELDS = (
     "parallel.shard_state",
     "data.data_dir",
     "data.manual_dir",  # the built set knows which folder it is of
+    "data.clip_windows",
     "data.num_threads",
     "data.prefetch",
     "data.cache",

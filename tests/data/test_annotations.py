@@ -322,3 +322,53 @@ def test_the_mean_rating_of_a_clip_is_that_of_its_highest_sum():
 def test_the_real_files_load(path, clip_length, labels, rows):
     path = Path(os.environ["FLASHVTG_ANNOTATIONS"]) / path
     assert len(load_annotations(path, clip_length=clip_length, labels=labels)) == rows
+
+
+@pytest.mark.parametrize(
+    ("windows", "ids", "clip_length", "cause"),
+    [
+        # Clips of 2 s with features of 1 s: 60 to 80 s would be rated at 30 to 40 s.
+        ([[60, 80]], range(30, 40), 1.0, "like clips of 2 s, not of 1 s: set clip_length=2 if"),
+        ([[60, 80]], range(60, 80), 2.0, "like clips of 1 s, not of 2 s"),
+        # They begin together: half of the moment would not be relevant.
+        ([[0, 20]], range(10), 1.0, "like clips of 2 s, not of 1 s"),
+        ([[60, 70]], [3, 4], 2.0, "correct the ids"),
+    ],
+)
+def test_ids_that_contradict_the_windows_are_told_with_the_likely_cause(
+    write, windows, ids, clip_length, cause
+):
+    ratings = {"relevant_clip_ids": list(ids), "saliency_scores": [[1]] * len(ids)}
+    path = write(row(duration=90, relevant_windows=windows, **ratings))
+    (line,) = problems(path, clip_length=clip_length)
+    assert line.startswith(f"{path}:1: relevant_clip_ids ")
+    assert cause in line
+
+
+def test_ids_may_count_other_clips_than_the_features(write):
+    ratings = {"relevant_clip_ids": list(range(30, 40)), "saliency_scores": [[1]] * 10}
+    path = write(row(duration=90, relevant_windows=[[60, 80]], **ratings))
+    assert load_annotations(path, clip_length=1.0, label_clip_length=2.0)
+
+
+@pytest.mark.parametrize(
+    ("windows", "ids"),
+    [
+        ([[4, 20]], [3, 8]),  # some clips of the moment were rated
+        ([[4.1, 7.9]], [2, 3]),
+        ([[5, 5.5]], [2]),
+        ([[4, 8]], [2, 3, 4]),  # the last one begins where the moment ends
+        ([[4, 8], [14, 20]], [2, 3]),
+        ([[4, 8]], [2, 3, 7]),  # a clip outside is rated besides
+    ],
+)
+def test_ids_that_agree_with_the_windows_more_or_less_are_accepted(write, windows, ids):
+    assert load_annotations(
+        write(
+            row(
+                relevant_windows=windows,
+                relevant_clip_ids=ids,
+                saliency_scores=[[1]] * len(ids),
+            )
+        )
+    )

@@ -1,14 +1,17 @@
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from flashvtg_jax.data.labels import (
     Clips,
+    Labeller,
     binary_labels,
     label_rule,
     qvhighlights_labels,
     rating_labels,
     window_labels,
 )
+from flashvtg_jax.data.rating_clips import rate_clips
 from flashvtg_jax.errors import ConfigError, DataError
 
 RATED = {
@@ -230,3 +233,128 @@ def test_rules_of_highlights_give_one_pair_and_need_no_windows():
 def test_an_unknown_label_rule_names_those_there_are():
     with pytest.raises(ConfigError, match=r"'stars' is not a label rule.*binary, qvhigh"):
         label_rule("stars")
+
+
+def test_window_labels_count_all_windows_of_a_line():
+    # Clips of 2 s. [4, 8] are clips 2 and 3, [12, 14] is clip 6, [7, 10] clips 3 and 4.
+    annotation = {"relevant_windows": [[4, 8], [12, 14], [7, 10]], "duration": 20}
+    draws = [drawn(window_labels, annotation, 10, rng(i)) for i in range(100)]
+    for labels, positives, negatives in draws:
+        np.testing.assert_array_equal(labels, [0, 0, 1, 1, 1, 0, 1, 0, 0, 0])
+        assert len(set(positives.tolist())) == len(set(negatives.tolist())) == 2
+    assert {clip for _, positives, _ in draws for clip in positives.tolist()} == {2, 3, 4, 6}
+    assert {clip for *_, negatives in draws for clip in negatives.tolist()} == {0, 1, 5, 7, 8, 9}
+
+
+def test_one_window_draws_two_clips_inside_and_then_two_outside():
+    annotation = {"relevant_windows": [[4, 10]], "duration": 20}
+    _, positives, negatives = drawn(window_labels, annotation, 10, rng(5))
+    generator = rng(5)
+    np.testing.assert_array_equal(positives, generator.choice([2, 3, 4], 2, replace=False))
+    outside = [0, 1, 5, 6, 7, 8, 9]
+    np.testing.assert_array_equal(negatives, generator.choice(outside, 2, replace=False))
+
+
+def labeller(labels="windows", clip_length=2.0, label_clip_length=None):
+    return Labeller(
+        ConfigDict(
+            {
+                "clip_length": clip_length,
+                "data": {"labels": labels, "label_clip_length": label_clip_length},
+            }
+        )
+    )
+
+
+def test_of_a_video_that_is_cut_what_is_left_is_labelled():
+    # 600 s of 300 clips, cut to 75: 150 s are left.
+    line = {"duration": 600, "relevant_windows": [[20, 40], [140, 170], [150, 160], [400, 420]]}
+    found = labeller()(line, 75, 300)
+    expected = np.zeros(75)
+    expected[10:20] = expected[70:] = 1
+    np.testing.assert_array_equal(found.labelled.saliency_labels, expected)
+    np.testing.assert_array_equal(found.windows, [[20, 40], [140, 150]])
+    assert found.duration == 150
+    behind = labeller()({**line, "relevant_windows": [[150, 160]]}, 75, 300)
+    assert behind.windows.shape == (0, 2) and not behind.labelled.saliency_labels.any()
+
+
+def test_a_clip_of_a_cut_video_lasts_as_long_as_before():
+    # 100 clips of 1.98 s: [19.5, 29.5] are clips 9 to 13; of 50 clips of 3.96 s they were 4 to 6.
+    line = {"duration": 198, "relevant_windows": [[19.5, 29.5]]}
+    found = labeller()(line, 50, 100)
+    assert np.flatnonzero(found.labelled.saliency_labels).tolist() == [9, 10, 11, 12, 13]
+
+
+def test_ratings_behind_the_cut_are_left_out():
+    line = {
+        "duration": 40,
+        "relevant_windows": [[4, 14]],
+        "relevant_clip_ids": [2, 3, 4, 5, 6],
+        "saliency_scores": [[1], [2], [3], [9], [9]],
+    }
+    found = labeller("qvhighlights")(line, 5, 20)
+    np.testing.assert_array_equal(found.labelled.saliency_labels, [0, 0, 1, 2, 3])
+    positives, negatives = found.labelled.draw(rng())
+    assert (positives[0], negatives[0]) == (4, 2)
+    # All behind it: nothing is relevant.
+    found = labeller("qvhighlights")(line, 2, 20)
+    np.testing.assert_array_equal(found.labelled.saliency_labels, [0, 0])
+
+
+def test_features_that_reach_beyond_the_video_are_not_a_cut_video():
+    # 76 rows of SlowFast for 150 s: the last one is none of the video.
+    line = {"duration": 150, "relevant_windows": [[140, 150]]}
+    found = labeller()(line, 75, 76)
+    assert (found.duration, found.windows.tolist()) == (150, [[140, 150]])
+    assert np.flatnonzero(found.labelled.saliency_labels).tolist() == [70, 71, 72, 73, 74]
+
+
+def test_ids_of_two_second_clips_label_clips_of_one_second():
+    line = {
+        "duration": 90,
+        "relevant_windows": [[60, 80]],
+        "relevant_clip_ids": list(range(30, 40)),
+        "saliency_scores": [[i, 1, 0] for i in range(10)],
+    }
+    found = labeller("qvhighlights", clip_length=1.0, label_clip_length=2.0)(line, 90, 90)
+    expected = np.zeros(90)
+    expected[60:80] = np.repeat(np.arange(1, 11), 2)
+    np.testing.assert_array_equal(found.labelled.saliency_labels, expected)
+    positives, negatives = found.labelled.draw(rng())
+    assert positives[0] == 79 and negatives[0] == 60
+    assert 60 <= positives[1] < 80 and not 60 <= negatives[1] < 80
+
+
+def test_ids_that_count_the_same_clips_are_labelled_as_without_saying_so():
+    for given in (None, 2.0):
+        found = labeller("qvhighlights", label_clip_length=given)({**RATED, "duration": 16}, 8, 8)
+        np.testing.assert_array_equal(found.labelled.saliency_labels, [0, 0, 3, 11, 0, 2, 0, 0])
+        for a, b in zip(
+            found.labelled.draw(rng(4)),
+            drawn(qvhighlights_labels, RATED, 8, rng(4))[1:],
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("ids", "sums", "num_clips", "ratio", "relevant", "labels"),
+    [
+        # Clips of 4 s, ids of 2 s: clip 1 is rating clips 2 and 3, clip 2 is 4 and 5.
+        ([2, 3, 5], [3, 11, 2], 4, 2.0, [1, 2], [0, 7, 1, 0]),
+        # 3 s and 2 s: clip 1 lasts from 3 to 6 s, of which rating clip 2 covers 4 to 6 s.
+        ([2], [6], 3, 1.5, [1], [0, 4, 0]),
+        # Clip 0 lasts to 3 s, of which rating clip 1 (2 to 4 s) covers a third.
+        ([1, 2], [6, 3], 3, 1.5, [1], [2, 4, 0]),
+        # 10 s and 2 s: no clip is covered by half; clip 1 is covered more than clip 0.
+        ([4, 5, 6], [5, 5, 10], 2, 5.0, [1], [1, 3]),
+        # 1 s and 2 s, the last rating clip and one beyond it.
+        ([1, 2], [4, 6], 3, 0.5, [2], [0, 0, 6]),
+    ],
+)
+def test_labels_of_other_clips_are_means_by_time(ids, sums, num_clips, ratio, relevant, labels):
+    found = rate_clips(np.array(ids), np.array(sums, np.float32), num_clips, ratio)
+    assert found[0].tolist() == relevant
+    np.testing.assert_allclose(found[2], labels, rtol=1e-6)
+    np.testing.assert_array_equal(found[1], found[2][relevant])

@@ -34,6 +34,7 @@ def _loss_config(**overrides) -> SimpleNamespace:
         label_loss_coef=4.0,
         clip_length=2.0,
         sample_radius=1.5,
+        nearest_point=False,
         saliency_margin=0.2,
         temperature=0.07,
         focal_gamma=2.0,

@@ -7,7 +7,16 @@ import pytest
 from flashvtg_jax.losses.assignment import assign_points
 
 
-def assign(points, windows, *, lengths=None, clip_length=1.0, sample_radius=1.5, point_mask=None):
+def assign(
+    points,
+    windows,
+    *,
+    lengths=None,
+    clip_length=1.0,
+    sample_radius=1.5,
+    point_mask=None,
+    nearest_point=False,
+):
     """`assign_points`, compiled, for samples that all see every point; a list per sample."""
     most = max(len(w) for w in windows)
     padded = np.full((len(windows), most, 2), -1, np.float32)
@@ -16,7 +25,12 @@ def assign(points, windows, *, lengths=None, clip_length=1.0, sample_radius=1.5,
     if point_mask is None:
         point_mask = np.ones((len(windows), len(points)), bool)
     positive, offsets = jax.jit(
-        lambda *arrays: assign_points(*arrays, clip_length=clip_length, sample_radius=sample_radius)
+        lambda *arrays: assign_points(
+            *arrays,
+            clip_length=clip_length,
+            sample_radius=sample_radius,
+            nearest_point=nearest_point,
+        )
     )(points, point_mask, padded, padded[..., 0] >= 0)
     return np.asarray(positive), np.asarray(offsets)
 
@@ -111,3 +125,34 @@ def test_windows_ending_on_clips_round_as_float32_does(pyramid_points, clip_leng
             assert positive[b, p] == expected, (seconds[b], points[p])
             if expected:
                 np.testing.assert_array_equal(offsets[b, p], [(t - a) / stride, (e - t) / stride])
+
+
+def test_a_moment_between_points_stands_for_none_or_for_the_nearest(pyramid_points):
+    # Clips of 2 s: [4.1, 5.9] is [2.05, 2.95] in clips, [39, 40] is [19.5, 20]. No point has such
+    # a position: they are whole numbers, and the last one is 19.
+    points = pyramid_points(20)
+    windows = [[(4.1, 5.9)], [(39, 40)], [(4.1, 5.9), (39, 40), (4, 8)]]
+    positive, offsets = assign(points, windows, clip_length=2.0)
+    assert positions(points, positive[0]) == positions(points, positive[1]) == set()
+    ordinary = positions(points, positive[2])
+    assert ordinary == {(2, 1), (3, 1), (4, 1), (2, 2), (4, 2)}
+
+    nearest, distances = assign(points, windows, clip_length=2.0, nearest_point=True)
+    assert positions(points, nearest[0]) == {(2, 1)}  # as near as 3 to the centre 2.5: the first
+    assert positions(points, nearest[1]) == {(19, 1)}
+    np.testing.assert_allclose(distances[0, 2], [0, 0.95], atol=1e-6)  # it starts behind the point
+    np.testing.assert_array_equal(distances[1, 19], [0, 1])
+    # [4, 8] has points of its own. The shorter moment takes the one that both could have.
+    assert positions(points, nearest[2]) == ordinary | {(19, 1)}
+    np.testing.assert_allclose(distances[2, 2], [0, 0.95], atol=1e-6)
+    np.testing.assert_array_equal(distances[2, 3], offsets[2, 3])
+
+
+def test_the_nearest_point_is_one_within_the_video(pyramid_points, point_mask):
+    points = pyramid_points(8)
+    mask = point_mask(points, [3, 0])  # points 0, 1 and 2; a padded row
+    windows = [[(2.6, 2.9)], [(2.6, 2.9)]]
+    positive, offsets = assign(points, windows, point_mask=mask, nearest_point=True)
+    assert positions(points, positive[0]) == {(2, 1)}
+    np.testing.assert_allclose(offsets[0, 2], [0, 0.9], atol=1e-6)
+    assert not positive[1].any() and not offsets[1].any()

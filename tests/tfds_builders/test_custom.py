@@ -11,7 +11,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from flashvtg_jax.cli import main
+from flashvtg_jax.config import load_config
 from flashvtg_jax.data.building import build, dataset_names, find_builder
+from flashvtg_jax.data.pipeline import evaluation_batches
+from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines
@@ -226,3 +229,48 @@ def test_the_guide_s_program_writes_a_folder_that_builds(tmp_path, data_dir, mon
     assert open_split(data_dir, DATASET, "val").labels == "windows"
     line = json.loads((tmp_path / "mine/train.jsonl").read_text().splitlines()[0])
     assert set(line) == {"qid", "query", "vid", "duration", "relevant_windows"}
+
+
+def test_windows_that_reach_out_of_their_video_are_cut_where_that_is_asked_for(
+    folder, data_dir, capsys
+):
+    lines = [dict(row) for row in ROWS["train"]]
+    lines[0]["relevant_windows"] = [[-1, 2], [4, 9], [3, 3], [6, 8]]
+    write_json_lines(folder / "train.jsonl", lines)
+    with pytest.raises(DataError, match=r"jsonl:1: window \[-1, 2\] is outside.*clip_windows"):
+        small_build(folder, data_dir)
+    path = folder / "train.jsonl"
+    small_build(folder, data_dir, clip_windows=True, progress=True)
+    assert open_split(data_dir, DATASET)[0].annotation["relevant_windows"] == [[0, 2], [4, 5]]
+    assert (
+        "moments cut to their video: 2, left out: 2\n"
+        f"  {path}:1: window [-1, 2] is cut to [0, 2]\n"
+        f"  {path}:1: window [4, 9] is cut to [4, 5]\n"
+        f"  {path}:1: window [3, 3] is left out: nothing of it is in its video of 5 s\n"
+        f"  {path}:1: window [6, 8] is left out: nothing of it is in its video of 5 s\n"
+    ) in capsys.readouterr().err
+
+
+def test_ids_that_count_other_clips_are_said_in_building_and_remembered(folder, data_dir):
+    for split, rows in ROWS.items():  # features of half a second, ids of 1 s
+        rated = {"relevant_windows": [[2, 5]], "relevant_clip_ids": [2, 3, 4]}
+        rated["saliency_scores"] = [[1], [2], [3]]
+        write_json_lines(folder / f"{split}.jsonl", [row | rated for row in rows])
+    with pytest.raises(DataError, match=r"like clips of 1 s, not of 0\.5 s: .*label_clip_length=1"):
+        small_build(folder, data_dir)
+    small_build(folder, data_dir, label_clip_length=1.0)
+    source = open_split(data_dir, DATASET)
+    assert (source.clip_length, source.label_clip_length) == (0.5, 1.0)
+    config = complete_config(load_config("custom", {"clip_length": 0.5}), source)
+    assert config.data.label_clip_length == 1.0
+    (batch,) = evaluation_batches(source, config)
+    labels = batch.targets.saliency_labels[:2, :10]
+    np.testing.assert_array_equal(labels, [[0, 0, 0, 0, 1, 1, 2, 2, 3, 3]] * 2)
+    other = load_config("custom", {"clip_length": 0.5, "data.label_clip_length": 2.0})
+    with pytest.raises(ConfigError, match="built with --label_clip_length=1"):
+        complete_config(other, source)
+
+
+def test_only_lines_with_ids_have_clips_that_ids_count(folder, data_dir):
+    with pytest.raises(ConfigError, match="label_clip_length=1 is for relevant_clip_ids"):
+        small_build(folder, data_dir, label_clip_length=1.0)

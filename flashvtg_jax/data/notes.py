@@ -1,0 +1,180 @@
+"""What training leaves out or cuts of a data set, said before it starts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from flashvtg_jax.data.clip_ids import id_problem
+from flashvtg_jax.data.labels import cut_windows, is_cut, label_rule
+from flashvtg_jax.data.pipeline import clip_counts, whole_clip_counts
+from flashvtg_jax.losses.assignment import find_candidates
+from flashvtg_jax.models.pyramid import make_points
+
+if TYPE_CHECKING:
+    import ml_collections
+
+    from flashvtg_jax.data.source import SplitSource
+
+_ELEMENTS = 1 << 16  # of a table of moments and points made at once: it fits the cache
+
+
+def training_notes(
+    runs: Iterable[tuple[SplitSource, SplitSource, ml_collections.ConfigDict]],
+) -> list[str]:
+    """Returns a line for each thing that runs leave out, cut or cannot learn of their data.
+
+    No features are read.
+
+    Args:
+      runs: of each the split to learn from, the one to select the best checkpoint on, and the whole
+        configuration.
+    """
+    lines: list[str] = []
+    for train, val, config in runs:
+        for name, source in ((config.data.train_split, train), (config.data.val_split, val)):
+            examples = _examples(source, config)
+            notes = [_cut_videos(examples, config), _cut_queries(source, config)]
+            if source is train:
+                notes.append(_contradictions(examples, config))
+                notes.append(_moments_without_point(examples, config))
+            lines += [f"note: {name}: {note}" for note in itertools.chain(*notes)]
+    return list(dict.fromkeys(lines))  # runs that differ in their seed have the same
+
+
+class _Example(NamedTuple):
+    """An annotation line, the clips that are used of its video, and what is left of its moments.
+
+    windows: seconds.
+    end: of what is used of a video that is cut, seconds; None where it is not.
+    """
+
+    row: dict[str, Any]
+    clips: int
+    windows: Sequence[Sequence[float]]
+    end: float | None
+
+
+def _examples(source: SplitSource, config: ml_collections.ConfigDict) -> list[_Example]:
+    counts = (clip_counts(source, config), whole_clip_counts(source, config))
+    examples = []
+    for row, clips, whole in zip(
+        source.annotations(), *map(np.ndarray.tolist, counts), strict=True
+    ):
+        windows, end = row.get("relevant_windows") or [], None
+        if is_cut(row, clips, whole, config.clip_length):
+            end = clips * config.clip_length
+            windows = cut_windows(windows, end)
+        examples.append(_Example(row, clips, windows, end))
+    return examples
+
+
+def _cut_videos(examples: Sequence[_Example], config: ml_collections.ConfigDict) -> Iterator[str]:
+    cut = [example for example in examples if example.end is not None]
+    if not cut:
+        return
+    moments, lost, shortened = 0, 0, 0
+    for row, _, windows, end in examples:
+        whole = row.get("relevant_windows") or []
+        moments += len(whole)
+        lost += len(whole) - len(windows)
+        shortened += end is not None and sum(start < end < stop for start, stop in whole)
+    videos, of_all = (len({example.row["vid"] for example in part}) for part in (cut, examples))
+    yield (
+        f"{videos} of {of_all} videos are longer than config.data.max_clips="
+        f"{config.data.max_clips} and are cut to their first {cut[0].end:g} s; of {moments} "
+        f"moments {lost} are lost and {shortened} shortened"
+    )
+
+
+def _cut_queries(source: SplitSource, config: ml_collections.ConfigDict) -> Iterator[str]:
+    limit = config.data.max_words
+    beyond = source.num_words - limit
+    if (beyond > 0).any():
+        yield (
+            f"{(beyond > 0).sum()} of {len(source)} queries have more than config.data.max_words="
+            f"{limit} words and are cut, by {beyond.max()} words at most"
+        )
+
+
+def _contradictions(
+    examples: Sequence[_Example], config: ml_collections.ConfigDict
+) -> Iterator[str]:
+    """Yields a line where ids contradict windows, for earlier versions built such data sets."""
+    if config.data.labels != "qvhighlights":
+        return
+    seconds = config.data.label_clip_length or config.clip_length
+    wrong = []
+    for row in (example.row for example in examples):
+        ids, windows = row.get("relevant_clip_ids") or [], row.get("relevant_windows") or []
+        if problem := id_problem(ids, windows, seconds):
+            wrong.append(f"qid {row['qid']}: {problem}")
+    if wrong:
+        yield f"{len(wrong)} of {len(examples)} lines have wrong ids. The first is {wrong[0]}"
+
+
+def _moments_without_point(
+    examples: Sequence[_Example], config: ml_collections.ConfigDict
+) -> Iterator[str]:
+    model, loss = config.model, config.loss
+    learned = label_rule(config.data.labels).needs_windows and loss.regression
+    if not learned or model.moment_head != "pyramid":
+        return
+    moments = [
+        _Moment(example.row["qid"], *window, example.clips)
+        for example in examples
+        for window in example.windows
+    ]
+    without = _without_point(moments, model.strides, config)
+    if not without:
+        return
+    first, finer = without[0], (model.strides[0] / 2, *model.strides)
+    left = len(_without_point(without, finer, config))
+    found = "are trained as no moment; config.loss.nearest_point=True gives each its nearest point"
+    if loss.nearest_point:
+        found = "get their nearest point (config.loss.nearest_point)"
+    strides = ",".join(f"{stride:g}" for stride in finer)
+    yield (
+        f"{len(without)} of {len(moments)} moments, such as {first.start:g} to {first.end:g} s of "
+        f"qid {first.qid}, have no point of the pyramid that stands for them: they {found}. With "
+        f"config.model.strides={strides} {left or 'none'} of them would be left; shorter clips "
+        "help, too"
+    )
+
+
+class _Moment(NamedTuple):
+    qid: Any
+    start: float  # seconds
+    end: float
+    clips: int  # of its video
+
+
+def _without_point(
+    moments: Sequence[_Moment], strides: Sequence[float], config: ml_collections.ConfigDict
+) -> list[_Moment]:
+    """Returns the moments that no point is assigned to, by the rule of the losses."""
+    spans = list(dict.fromkeys(moment[1:] for moment in moments))  # many queries share a moment
+    if not spans:
+        return []
+    longest = max(clips for _, _, clips in spans)
+    points = np.asarray(jax.jit(lambda: make_points(longest, strides))())
+    size = max(1, _ELEMENTS // len(points))
+    without: set[tuple[float, float, int]] = set()
+    for begin in range(0, len(spans), size):
+        part = np.array(spans[begin : begin + size])
+        found = find_candidates(
+            points,
+            points[:, 0] + points[:, 3] <= part[:, 2:],  # as `make_point_mask`
+            part[:, None, :2].astype(np.float32),
+            np.ones((len(part), 1), bool),
+            clip_length=config.clip_length,
+            sample_radius=config.loss.sample_radius,
+            xp=np,
+        )
+        has_point = found.candidate[..., 0].any(axis=1)
+        without.update(itertools.compress(spans[begin : begin + size], ~has_point))
+    return [moment for moment in moments if moment[1:] in without]
