@@ -15,7 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from flashvtg_jax.data.annotations import mean_ratings, num_video_clips
+from flashvtg_jax.clips import mean_ratings, num_video_clips
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import example_batch
 from flashvtg_jax.data.source import SplitSource, built_folder, open_split

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.clips import lengths_agree, num_video_clips
 from flashvtg_jax.data.features import (
     ANOTHER_BACKBONE,
     TRANSPOSED,
@@ -16,7 +16,6 @@ from flashvtg_jax.data.features import (
     pickled,
 )
 from flashvtg_jax.data.flat_features import flatness
-from flashvtg_jax.data.layout import lengths_agree
 from flashvtg_jax.data.resampling import resample
 from flashvtg_jax.errors import DataError
 

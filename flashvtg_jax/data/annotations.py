@@ -13,10 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from flashvtg_jax.data.clip_ids import id_problem, length_hint, other_length
-from flashvtg_jax.data.rating_clips import rate_clips
+from flashvtg_jax.clips import clip_id_problem, length_hint, num_video_clips, other_length
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import numbered, read_json_lines
 
@@ -145,28 +142,6 @@ def youtube_id(vid: str) -> str:
     "NUsG9BgSes0_210.0_360.0" gives "NUsG9BgSes0"; an id without times is returned as it is.
     """
     return _TRAILING_TIMES.sub("", vid)
-
-
-def num_video_clips(duration: float, clip_length: float) -> int:
-    """Returns the clips of a video of `duration` seconds, the last one perhaps not full."""
-    return max(1, math.ceil(duration / clip_length - 1e-6))
-
-
-def mean_ratings(
-    clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int, ratio: float = 1.0
-) -> np.ndarray:
-    """Returns the mean rating of each clip [L], 0 where nobody rated, for people to look at.
-
-    As in training, an id beyond the video stands for its last clip, of several ratings of one clip
-    the highest sum counts, and ids may count clips of another length.
-
-    Args:
-      clip_ids: [N] from 0, one or more.
-      scores: [N, annotators], one list of ratings for each id.
-      num_clips: clips of the video, L.
-      ratio: seconds of a clip / seconds that ids count.
-    """
-    return rate_clips(np.asarray(clip_ids, np.int64), np.mean(scores, axis=1), num_clips, ratio)[2]
 
 
 def _common_labels(rows: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -356,7 +331,7 @@ def _saliency_problems(
             f"relevant_clip_ids holds {outside[0]}, but the video has {num_clips} clips"
             + (length_hint(other, clip_length) if other else "")
         )
-    elif not wrong and (problem := id_problem(ids, windows, clip_length)):
+    elif not wrong and (problem := clip_id_problem(ids, windows, clip_length)):
         yield problem
     if not wrong and len(set(ids)) != len(ids):
         yield "relevant_clip_ids holds a clip twice"

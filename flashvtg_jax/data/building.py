@@ -19,8 +19,9 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from flashvtg_jax.clips import num_video_clips
 from flashvtg_jax.data import custom
-from flashvtg_jax.data.annotations import MAX_ERRORS, num_video_clips
+from flashvtg_jax.data.annotations import MAX_ERRORS
 from flashvtg_jax.data.build_command import build_command
 from flashvtg_jax.data.dataset_builder import VIDEOS, FeatureConfig, FeatureDatasetBuilder
 from flashvtg_jax.data.glove import GloveWords, count_unknown

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import MAX_ERRORS, check_lines_agree, num_video_clips
+from flashvtg_jax.clips import lengths_agree, num_video_clips
+from flashvtg_jax.data.annotations import MAX_ERRORS, check_lines_agree
 from flashvtg_jax.data.features import (
     ANOTHER_BACKBONE,
     TRANSPOSED,
     WITHOUT_BATCH_AXIS,
     FeatureHeader,
 )
-from flashvtg_jax.data.layout import QUERY, Features, Found, Item, Layout, lengths_agree
+from flashvtg_jax.data.layout import QUERY, Features, Found, Item, Layout
 from flashvtg_jax.data.nearest_file import NearestFiles
 from flashvtg_jax.data.resampling import FoundResampled
 from flashvtg_jax.errors import DataError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from flashvtg_jax.data.rating_clips import rate_clips
+from flashvtg_jax.clips import rate_clips
 from flashvtg_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

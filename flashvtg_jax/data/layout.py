@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from flashvtg_jax.clips import lengths_agree
 from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.annotations import LABEL_FIELDS, load_annotations
 from flashvtg_jax.data.features import (
@@ -424,11 +425,6 @@ class Layout:
             domains=self.domains,
             clipped=clipped,
         )
-
-
-def lengths_agree(one: int, other: int, clips: int = 2) -> bool:
-    """Returns whether two numbers of clips differ by no more than `clips`, or 10%."""
-    return abs(one - other) <= max(clips, 0.1 * max(one, other))
 
 
 def parse_widths(text: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.clips import num_video_clips
 from flashvtg_jax.data.features import FeatureHeader
 from flashvtg_jax.data.layout import Found, Item, Row
 from flashvtg_jax.errors import DataError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import mean_ratings, num_video_clips
+from flashvtg_jax.clips import mean_ratings, num_video_clips
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import BLUE, BROWN, EN_DASH, GREY, INK, ORANGE

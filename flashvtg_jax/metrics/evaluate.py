@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.clip_ids import id_problem
-from flashvtg_jax.data.layout import lengths_agree
+from flashvtg_jax.clips import clip_id_problem, lengths_agree
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.metrics.highlight_detection import (
@@ -294,7 +293,7 @@ def _clip_length_of(predictions: Rows, annotations: Rows) -> float:
 def _check_ids(annotations: Rows, clip_length: float) -> None:
     """Raises DataError for clip ids that contradict the windows of their line."""
     for index, row in enumerate(annotations.rows):
-        problem = id_problem(row["relevant_clip_ids"], row["relevant_windows"], clip_length)
+        problem = clip_id_problem(row["relevant_clip_ids"], row["relevant_windows"], clip_length)
         if problem:
             raise annotations.error(index, problem)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.clips import num_video_clips
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.metrics.moment_retrieval import MAX_PREDICTIONS
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from flashvtg_jax.clips import lengths_agree, num_video_clips
 from flashvtg_jax.config import read_config
-from flashvtg_jax.data.annotations import num_video_clips
-from flashvtg_jax.data.layout import lengths_agree
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
 from flashvtg_jax.metrics.moment_retrieval import FULL_RANGE, LENGTH_RANGES, LengthRanges
 

@@ -14,8 +14,8 @@ import ml_collections
 import numpy as np
 
 from flashvtg_jax.config import apply_overrides, config_to_json
-from flashvtg_jax.data.notes import training_notes
 from flashvtg_jax.data.preparation import prepare_data
+from flashvtg_jax.data.training_notes import training_notes
 from flashvtg_jax.evaluation import Numbers, Results, write_results
 from flashvtg_jax.figures.training import plot_training
 from flashvtg_jax.models.flashvtg import build_model

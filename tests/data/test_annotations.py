@@ -4,13 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flashvtg_jax.data.annotations import (
-    check_lines_agree,
-    load_annotations,
-    mean_ratings,
-    num_video_clips,
-    youtube_id,
-)
+from flashvtg_jax.clips import mean_ratings, num_video_clips
+from flashvtg_jax.data.annotations import check_lines_agree, load_annotations, youtube_id
 from flashvtg_jax.errors import DataError
 
 ROW = {

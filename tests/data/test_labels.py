@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from flashvtg_jax.clips import rate_clips
 from flashvtg_jax.data.labels import (
     Clips,
     Labeller,
@@ -11,7 +12,6 @@ from flashvtg_jax.data.labels import (
     rating_labels,
     window_labels,
 )
-from flashvtg_jax.data.rating_clips import rate_clips
 from flashvtg_jax.errors import ConfigError, DataError
 
 RATED = {

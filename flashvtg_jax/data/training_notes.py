@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from flashvtg_jax.data.clip_ids import id_problem
+from flashvtg_jax.clips import clip_id_problem
 from flashvtg_jax.data.labels import cut_windows, is_cut, label_rule
 from flashvtg_jax.data.pipeline import clip_counts, whole_clip_counts
 from flashvtg_jax.losses.assignment import find_candidates
@@ -111,7 +111,7 @@ def _contradictions(
     wrong = []
     for row in (example.row for example in examples):
         ids, windows = row.get("relevant_clip_ids") or [], row.get("relevant_windows") or []
-        if problem := id_problem(ids, windows, seconds):
+        if problem := clip_id_problem(ids, windows, seconds):
             wrong.append(f"qid {row['qid']}: {problem}")
     if wrong:
         yield f"{len(wrong)} of {len(examples)} lines have wrong ids. The first is {wrong[0]}"

@@ -1,15 +1,86 @@
-"""Whether the clip ids of a line agree with its windows, or count clips of another length."""
+"""Clips of a video: how many there are, what ids and ratings count, whether lengths agree."""
 
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 # Lengths that ids may count by mistake, as multiples of the length that they should count.
 _OTHER_LENGTHS = (*(1 / n for n in (8, 6, 5, 4, 3, 2)), 2, 3, 4, 5, 6, 8)
 _NEARLY_ALL = 0.9
 _FEW = 3  # ids, that agree with many lengths by chance
 
+Rated = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-def id_problem(
+
+def num_video_clips(duration: float, clip_length: float) -> int:
+    """Returns the clips of a video of `duration` seconds, the last one perhaps not full."""
+    return max(1, math.ceil(duration / clip_length - 1e-6))
+
+
+def lengths_agree(one: int, other: int, clips: int = 2) -> bool:
+    """Returns whether two numbers of clips differ by no more than `clips`, or 10%."""
+    return abs(one - other) <= max(clips, 0.1 * max(one, other))
+
+
+def rate_clips(clip_ids: np.ndarray, sums: np.ndarray, num_clips: int, ratio: float) -> Rated:
+    """Returns the relevant clips of a video, their labels, and the labels of all its clips.
+
+    A clip's label is the mean of the rating clips that it overlaps, by the time of each, 0 for
+    those not rated. Relevant are the clips of which rated ones cover half or more; if there is no
+    such clip, the one that they cover most. Clips of equal length keep their ratings to the digit.
+
+    Args:
+      clip_ids: [n] relevant rating clips, one or more; those beyond the video stand for its last.
+      sums: [n] their ratings, of any float type, which the labels have as well. Of several ratings
+        of one clip the highest counts.
+      num_clips: clips of the video, L.
+      ratio: rating clips in a clip: seconds of a clip / seconds that ids count.
+
+    Returns:
+      clip_ids [m], sums [m], labels [L].
+    """
+    num_rated = num_clips if ratio == 1 else max(1, math.ceil(num_clips * ratio - 1e-6))
+    clip_ids = np.minimum(clip_ids, num_rated - 1)
+    ratings = np.zeros(num_rated, sums.dtype)
+    # Several ids can stand for the last clip: the highest sum keeps the positive clip on top.
+    np.maximum.at(ratings, clip_ids, sums)
+    if ratio == 1:
+        return clip_ids, sums, ratings
+    edges = np.minimum(np.arange(num_clips + 1) * ratio, num_rated)
+
+    def clip_means(values: np.ndarray) -> np.ndarray:
+        sums_before = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+        return np.diff(np.interp(edges, np.arange(num_rated + 1), sums_before)) / ratio
+
+    is_relevant = np.zeros(num_rated)
+    is_relevant[clip_ids] = 1.0
+    covered = clip_means(is_relevant)
+    relevant = np.flatnonzero(covered >= 0.5 - 1e-6)
+    if not relevant.size:
+        relevant = np.array([covered.argmax()])
+    labels = clip_means(ratings).astype(sums.dtype)
+    return relevant, labels[relevant], labels
+
+
+def mean_ratings(
+    clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int, ratio: float = 1.0
+) -> np.ndarray:
+    """Returns the mean rating of each clip [L], 0 where nobody rated, for people to look at.
+
+    As in training, an id beyond the video stands for its last clip, of several ratings of one clip
+    the highest sum counts, and ids may count clips of another length.
+
+    Args:
+      clip_ids: [N] from 0, one or more.
+      scores: [N, annotators], one list of ratings for each id.
+      num_clips: clips of the video, L.
+      ratio: seconds of a clip / seconds that ids count.
+    """
+    return rate_clips(np.asarray(clip_ids, np.int64), np.mean(scores, axis=1), num_clips, ratio)[2]
+
+
+def clip_id_problem(
     clip_ids: Sequence[int], windows: Sequence[Sequence[float]], clip_length: float
 ) -> str | None:
     """Returns what is wrong if clip ids contradict the windows of their line, with the cause.

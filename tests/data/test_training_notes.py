@@ -1,7 +1,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from flashvtg_jax.data.notes import training_notes
+from flashvtg_jax.data.training_notes import training_notes
 
 
 class Lines:
