@@ -13,7 +13,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flashvtg_jax.clips import clip_id_problem, length_hint, num_video_clips, other_length
+from flashvtg_jax.clips import (
+    clip_id_problem,
+    label_length_problem,
+    length_hint,
+    num_video_clips,
+    other_length,
+)
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import numbered, read_json_lines
 
@@ -98,6 +104,9 @@ def load_annotations(
         if len(problems) > MAX_ERRORS:
             problems[MAX_ERRORS:] = [f"{path}: ... and more; mend these first"]
             break
+    if not problems:
+        length_problem = label_length_problem(rows, label_clip_length or clip_length)
+        problems += [f"{path}: {length_problem}"] if length_problem else []
     if problems:
         raise DataError("\n".join(problems))
     return rows

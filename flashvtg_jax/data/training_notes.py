@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from flashvtg_jax.clips import clip_id_problem
-from flashvtg_jax.data.labels import cut_windows, is_cut, label_rule
+from flashvtg_jax.clips import clip_id_problem, label_length_problem
+from flashvtg_jax.data.labels import cut_line, label_rule
 from flashvtg_jax.data.pipeline import clip_counts, whole_clip_counts
 from flashvtg_jax.losses.assignment import find_candidates
 from flashvtg_jax.models.pyramid import make_points
@@ -39,8 +39,8 @@ def training_notes(
         for name, source in ((config.data.train_split, train), (config.data.val_split, val)):
             examples = _examples(source, config)
             notes = [_cut_videos(examples, config), _cut_queries(source, config)]
+            notes.append(_contradictions(examples, config))
             if source is train:
-                notes.append(_contradictions(examples, config))
                 notes.append(_moments_without_point(examples, config))
             lines += [f"note: {name}: {note}" for note in itertools.chain(*notes)]
     return list(dict.fromkeys(lines))  # runs that differ in their seed have the same
@@ -65,11 +65,9 @@ def _examples(source: SplitSource, config: ml_collections.ConfigDict) -> list[_E
     for row, clips, whole in zip(
         source.annotations(), *map(np.ndarray.tolist, counts), strict=True
     ):
-        windows, end = row.get("relevant_windows") or [], None
-        if is_cut(row, clips, whole, config.clip_length):
-            end = clips * config.clip_length
-            windows = cut_windows(windows, end)
-        examples.append(_Example(row, clips, windows, end))
+        cut = cut_line(row, clips, whole, config)
+        windows = (cut or row).get("relevant_windows") or []
+        examples.append(_Example(row, clips, windows, cut and cut["duration"]))
     return examples
 
 
@@ -115,6 +113,8 @@ def _contradictions(
             wrong.append(f"qid {row['qid']}: {problem}")
     if wrong:
         yield f"{len(wrong)} of {len(examples)} lines have wrong ids. The first is {wrong[0]}"
+    elif problem := label_length_problem((example.row for example in examples), seconds):
+        yield problem
 
 
 def _moments_without_point(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flashvtg_jax.clips import mean_ratings, num_video_clips
+from flashvtg_jax.clips import mean_ratings
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import BLUE, BROWN, EN_DASH, GREY, INK, ORANGE
@@ -128,8 +128,7 @@ def _read(
                 f"{name}: {problem}; were they predicted for clips of another length? "
                 "--clip_length=SECONDS gives it"
             )
-        ratio = clip_length / (label_clip_length or clip_length)
-        ratings = _ratings(annotation, num_video_clips(duration, clip_length), ratio, noted)
+        ratings = _ratings(annotation, duration, clip_length, label_clip_length, noted)
 
     count, shown = 0, moments
     if moments is not None:
@@ -193,7 +192,11 @@ def _array(value: Any, shape: tuple[int | None, ...], field: str, name: str) -> 
 
 
 def _ratings(
-    annotation: Mapping[str, Any], num_clips: int, ratio: float, name: str
+    annotation: Mapping[str, Any],
+    duration: float,
+    clip_length: float,
+    label_clip_length: float | None,
+    name: str,
 ) -> np.ndarray | None:
     """The mean rating of each clip, 0 where nobody rated; None without ratings."""
     scores = _numbers(annotation, "saliency_scores", (None,), name)
@@ -202,7 +205,7 @@ def _ratings(
         return None
     if len(scores) != len(clips) or (clips < 0).any():
         raise DataError(f"{name}: 'relevant_clip_ids' and 'saliency_scores' do not fit together")
-    return mean_ratings(clips, scores, num_clips, ratio)
+    return mean_ratings(clips, scores, duration, clip_length, label_clip_length)
 
 
 def _draw(content: _Content) -> "Figure":

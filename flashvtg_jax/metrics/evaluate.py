@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.clips import clip_id_problem, lengths_agree
+from flashvtg_jax.clips import clip_id_problem, label_length_problem, lengths_agree
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.metrics.highlight_detection import (
@@ -296,6 +296,8 @@ def _check_ids(annotations: Rows, clip_length: float) -> None:
         problem = clip_id_problem(row["relevant_clip_ids"], row["relevant_windows"], clip_length)
         if problem:
             raise annotations.error(index, problem)
+    if problem := label_length_problem(annotations.rows, clip_length):
+        raise DataError(f"{annotations.path}: {problem}")
 
 
 def _numbers(compared: Compared, scoring: Scoring) -> dict[str, float]:

@@ -290,9 +290,9 @@ def test_the_last_clip_may_be_a_part(duration, clip_length, clips):
 def test_the_mean_rating_of_a_clip_is_that_of_its_highest_sum():
     scores = [[1, 2], [4, 3], [0, 1]]
     # Of 3 clips the second is not rated, and id 3 is one beyond the last.
-    assert mean_ratings([0, 2, 3], scores, 3).tolist() == [1.5, 0, 3.5]
-    assert mean_ratings([0, 3, 2], scores, 3).tolist() == [1.5, 0, 3.5]
-    assert mean_ratings([0, 2, 3], scores, 4).tolist() == [1.5, 0, 3.5, 0.5]
+    assert mean_ratings([0, 2, 3], scores, 6, 2.0).tolist() == [1.5, 0, 3.5]
+    assert mean_ratings([0, 3, 2], scores, 6, 2.0).tolist() == [1.5, 0, 3.5]
+    assert mean_ratings([0, 2, 3], scores, 8, 2.0).tolist() == [1.5, 0, 3.5, 0.5]
 
 
 @pytest.mark.skipif("FLASHVTG_ANNOTATIONS" not in os.environ, reason="needs the real files")
@@ -325,8 +325,6 @@ def test_the_real_files_load(path, clip_length, labels, rows):
         # Clips of 2 s with features of 1 s: 60 to 80 s would be rated at 30 to 40 s.
         ([[60, 80]], range(30, 40), 1.0, "like clips of 2 s, not of 1 s: set clip_length=2 if"),
         ([[60, 80]], range(60, 80), 2.0, "like clips of 1 s, not of 2 s"),
-        # They begin together: half of the moment would not be relevant.
-        ([[0, 20]], range(10), 1.0, "like clips of 2 s, not of 1 s"),
         ([[60, 70]], [3, 4], 2.0, "correct the ids"),
     ],
 )
@@ -354,6 +352,7 @@ def test_ids_may_count_other_clips_than_the_features(write):
         ([[5, 5.5]], [2]),
         ([[4, 8]], [2, 3, 4]),  # the last one begins where the moment ends
         ([[4, 8], [14, 20]], [2, 3]),
+        ([[0, 20]], range(5)),  # which would be all of its clips of 4 s
         ([[4, 8]], [2, 3, 7]),  # a clip outside is rated besides
     ],
 )
@@ -362,8 +361,29 @@ def test_ids_that_agree_with_the_windows_more_or_less_are_accepted(write, window
         write(
             row(
                 relevant_windows=windows,
-                relevant_clip_ids=ids,
+                relevant_clip_ids=list(ids),
                 saliency_scores=[[1]] * len(ids),
             )
         )
     )
+
+
+def test_ids_of_other_clips_within_their_windows_show_in_the_whole_file(write):
+    # Moments at the beginning: half of each would not be relevant.
+    lines = [
+        row(
+            qid=i,
+            duration=90,
+            relevant_windows=[[0, 12 + i]],
+            relevant_clip_ids=list(range((12 + i) // 2)),
+            saliency_scores=[[1]] * ((12 + i) // 2),
+        )
+        for i in range(0, 8, 2)
+    ]
+    path = write(*lines)
+    (problem,) = problems(path, clip_length=1.0)
+    assert problem.startswith(f"{path}: in 4 of 4 lines relevant_clip_ids are less than half")
+    assert "look like clips of 2 s, not of 1 s: set clip_length=2 if" in problem
+    assert load_annotations(path, clip_length=2.0)
+    # Of a few lines it may be chance, or some clips only that were rated.
+    assert load_annotations(write(*lines[:2]), clip_length=1.0)
