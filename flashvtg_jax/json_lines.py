@@ -29,15 +29,8 @@ def read_json_lines(path: str | os.PathLike) -> list[Row]:
       DataError: the file is missing, unreadable, empty or not UTF-8, or a line is not one JSON
         object.
     """
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    check_encoding(path, content)
     rows = []
-    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -59,6 +52,22 @@ def read_json_lines(path: str | os.PathLike) -> list[Row]:
     if not rows:
         raise DataError(f"{path}: the file is empty; expected one JSON object per line")
     return rows
+
+
+def read_utf8(path: str | os.PathLike) -> bytes:
+    """Reads a text file, without a mark of its encoding in front.
+
+    Raises:
+      DataError: the file is missing, cannot be read, or is in UTF-16 or UTF-32.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    check_encoding(path, content)
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def check_encoding(path: str | os.PathLike, beginning: bytes) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.clips import lengths_agree, num_video_clips
-from flashvtg_jax.data.annotations import MAX_ERRORS, check_lines_agree
+from flashvtg_jax.data.annotations import check_lines_agree, placed
+from flashvtg_jax.data.clipping import Change
 from flashvtg_jax.data.features import (
     ANOTHER_BACKBONE,
     TRANSPOSED,
@@ -22,7 +23,7 @@ from flashvtg_jax.data.features import (
 from flashvtg_jax.data.layout import QUERY, Features, Found, Item, Layout
 from flashvtg_jax.data.nearest_file import NearestFiles
 from flashvtg_jax.data.resampling import FoundResampled
-from flashvtg_jax.errors import DataError
+from flashvtg_jax.errors import MAX_ERRORS, DataError, first_lines
 from flashvtg_jax.progress import progress_bar
 
 # Opening thousands of small files waits for the disk more than for the processor.
@@ -97,7 +98,7 @@ class Inventory:
       videos: each once, in order of appearance.
       queries: for each split, in annotation order.
       skipped: for each split the ids of queries left out, for a file of theirs is missing.
-      clipped: what was done to windows that reached out of their video, a text for each.
+      clipped: what was done to lines to cut them to their videos; None: they were not to be.
     """
 
     layout: Layout
@@ -106,7 +107,7 @@ class Inventory:
     videos: tuple[Video, ...]
     queries: dict[str, tuple[Query, ...]]
     skipped: dict[str, tuple[Any, ...]]
-    clipped: tuple[str, ...] = ()
+    clipped: tuple[Change, ...] | None = None
 
     def video_bytes(self, video: Video) -> int:
         """Returns the size of a video's features."""
@@ -138,8 +139,8 @@ def take_inventory(
       layout: where the files are and what must be in them.
       manual_dir: folder that holds the annotation files and the feature folders.
       skip_missing: leave out queries for which a file is missing, instead of stopping.
-      clip_windows: cut windows to their video, and leave out those that are empty then, instead of
-        stopping.
+      clip_windows: cut windows and ratings to their video, and leave out windows of which nothing
+        is left and queries without any other, instead of stopping.
       progress: show a bar.
       command: the command that builds this, for advice.
 
@@ -152,9 +153,14 @@ def take_inventory(
     """
     manual_dir = Path(manual_dir).expanduser()
     paths = layout.find_annotations(manual_dir)
-    clipped: list[str] | None = [] if clip_windows else None
-    rows = {split: layout.load_annotations(split, path, clipped) for split, path in paths.items()}
-    check_lines_agree({str(paths[split]): lines for split, lines in rows.items()})
+    rows, changes = {}, []
+    for split, path in paths.items():
+        if clip_windows:
+            rows[split], changed = layout.load_clipped_annotations(split, path)
+            changes += changed
+        else:
+            rows[split] = layout.load_annotations(split, path)
+    check_lines_agree(line for split, path in paths.items() for line in placed(path, rows[split]))
     lines = list(itertools.chain(*rows.values()))
     advice = f"Put them there, or leave these queries out: {command} --skip_missing"
     found: dict[str, Found] = {x.name: x.find(manual_dir, lines) for x in layout.streams}
@@ -207,7 +213,7 @@ def take_inventory(
         tuple(videos.values()),
         queries,
         skipped,
-        tuple(clipped or ()),
+        tuple(changes) if clip_windows else None,
     )
 
 
@@ -231,9 +237,11 @@ def _without_missing(
     if missing and not (skip_missing and all(kept.values())):
         num_skipped, num_rows = (sum(map(len, x.values())) for x in (skipped, rows))
         hint = NearestFiles().hint
-        names = [f"{path}{hint(path)}" for path in itertools.islice(missing, MAX_ERRORS)]
-        if len(missing) > len(names):
-            names.append(f"... and {len(missing) - len(names)} more")
+        # Hints read folders: only for those that are named.
+        names = [
+            f"{path}{hint(path)}" if place < MAX_ERRORS else str(path)
+            for place, path in enumerate(missing)
+        ]
         empty = [split for split, split_rows in kept.items() if not split_rows]
         if empty:
             advice = (
@@ -242,7 +250,7 @@ def _without_missing(
             )
         raise DataError(
             f"{manual_dir}: {len(missing)} feature files are missing, needed by {num_skipped} of "
-            f"{num_rows} queries:\n  " + "\n  ".join(names) + f"\n{advice}"
+            f"{num_rows} queries:\n  " + "\n  ".join(first_lines(names)) + f"\n{advice}"
         )
     return kept, skipped
 
@@ -299,8 +307,7 @@ def _told(
             told.append(f"{bad[0][1]} All {name} files that were read have this width.")
         else:
             told += [str(error) for _, error in bad]
-    if len(told) > MAX_ERRORS:
-        told[MAX_ERRORS:] = ["... and more; mend these first."]
+    told = first_lines(told)
     if widths:
         pairs = ",".join(f"{name}={width}" for name, width in widths.items())
         told.append(
@@ -375,10 +382,7 @@ def _check_axes(
                 f"files: {TRANSPOSED}"
             ] = None
     if problems:
-        shown = list(itertools.islice(problems, MAX_ERRORS))
-        if len(problems) > len(shown):
-            shown.append(f"... and {len(problems) - len(shown)} more")
-        raise DataError("\n".join(shown))
+        raise DataError("\n".join(first_lines(list(problems))))
 
 
 def _expected_clips(layout: Layout, row: Mapping[str, Any]) -> int:
@@ -424,9 +428,6 @@ def _check_lengths(
                 problem += f" Its width is {width}: perhaps {TRANSPOSED}."
         else:
             continue
-        if len(problems) == MAX_ERRORS and problem not in problems:
-            problems["... and more; mend these first."] = None
-            break
         problems[problem] = None
     if problems:
-        raise DataError("\n".join(problems))
+        raise DataError("\n".join(first_lines(list(problems))))

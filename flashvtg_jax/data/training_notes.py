@@ -7,20 +7,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flashvtg_jax.clips import clip_id_problem, label_length_problem
 from flashvtg_jax.data.labels import cut_line, label_rule
 from flashvtg_jax.data.pipeline import clip_counts, whole_clip_counts
-from flashvtg_jax.losses.assignment import find_candidates
-from flashvtg_jax.models.pyramid import make_points
+from flashvtg_jax.losses.assignment import assign_points
+from flashvtg_jax.models.pyramid import make_point_mask, make_points
 
 if TYPE_CHECKING:
     import ml_collections
 
     from flashvtg_jax.data.source import SplitSource
 
-_ELEMENTS = 1 << 16  # of a table of moments and points made at once: it fits the cache
+_ELEMENTS = 1 << 16  # of a table of moments and clips made at once: it fits the cache
 
 
 def training_notes(
@@ -161,20 +162,26 @@ def _without_point(
     if not spans:
         return []
     longest = max(clips for _, _, clips in spans)
-    points = np.asarray(jax.jit(lambda: make_points(longest, strides))())
-    size = max(1, _ELEMENTS // len(points))
-    without: set[tuple[float, float, int]] = set()
-    for begin in range(0, len(spans), size):
-        part = np.array(spans[begin : begin + size])
-        found = find_candidates(
-            points,
-            points[:, 0] + points[:, 3] <= part[:, 2:],  # as `make_point_mask`
-            part[:, None, :2].astype(np.float32),
-            np.ones((len(part), 1), bool),
+    size = min(len(spans), max(1, _ELEMENTS // longest))
+
+    @jax.jit
+    def has_point(windows: jax.Array, clips: jax.Array) -> jax.Array:
+        mask = jnp.arange(longest) < clips[:, None]
+        positive, _ = assign_points(
+            make_points(longest, strides),
+            jnp.concatenate(make_point_mask(mask, strides), axis=1),
+            windows[:, None],
+            jnp.ones((size, 1), bool),
             clip_length=config.clip_length,
             sample_radius=config.loss.sample_radius,
-            xp=np,
         )
-        has_point = found.candidate[..., 0].any(axis=1)
-        without.update(itertools.compress(spans[begin : begin + size], ~has_point))
+        return positive.any(axis=1)
+
+    without: set[tuple[float, float, int]] = set()
+    for begin in range(0, len(spans), size):
+        part = spans[begin : begin + size]
+        rows = np.zeros((size, 3), np.float32)  # all of one shape: the last ones may be nobody's
+        rows[: len(part)] = part
+        found = has_point(rows[:, :2], rows[:, 2])
+        without.update(itertools.compress(part, ~np.asarray(found)))
     return [moment for moment in moments if moment[1:] in without]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flashvtg_jax.clips import mean_ratings, num_video_clips
-from flashvtg_jax.data.annotations import check_lines_agree, load_annotations, youtube_id
+from flashvtg_jax.data.annotations import check_lines_agree, load_annotations, placed, youtube_id
 from flashvtg_jax.errors import DataError
 
 ROW = {
@@ -73,7 +73,7 @@ def test_rows_come_as_they_are_and_in_order(write):
         ({"relevant_windows": [[4, "8"]]}, "window [4, '8']"),
         ({"relevant_windows": [[4, float("nan")]]}, "window [4, nan]"),
         ({"relevant_windows": [[8, 4]]}, "window [8, 4] is reversed"),
-        ({"relevant_windows": [[8, 8]]}, "window [8, 8] is reversed or empty"),
+        ({"relevant_windows": [[8, 8]]}, "window [8, 8] is empty"),
         ({"relevant_windows": [[-2, 4]]}, "window [-2, 4] is outside its video of 20 seconds"),
         ({"relevant_windows": [[16, 22]]}, "window [16, 22] is outside"),
         ({"relevant_windows": [[40, 44]]}, "window [40, 44] is outside"),
@@ -116,7 +116,7 @@ def test_what_rounding_explains_and_what_is_not_there_is_accepted(write, changes
 def test_a_query_id_used_twice_names_both_lines(write, first, second):
     path = write(row(qid=first), row(qid="other"), row(qid=second))
     assert problems(path) == [
-        f"{path}:3: qid {second} is already used in line 1; give every query an id of its own"
+        f"{path}:3: qid {second} is already used in {path}:1; give every query an id of its own"
     ]
 
 
@@ -124,7 +124,7 @@ def test_at_most_ten_mistakes_are_listed(write):
     path = write(*(row(qid=i, relevant_windows=[[8, 4]]) for i in range(30)))
     lines = problems(path)
     assert [line.split(":")[1] for line in lines[:10]] == [str(i + 1) for i in range(10)]
-    assert lines[10:] == [f"{path}: ... and more; mend these first"]
+    assert lines[10:] == [f"{path}: ... and more; correct these first"]
 
 
 def test_ten_mistakes_are_not_followed_by_more(write):
@@ -157,14 +157,14 @@ def test_every_line_is_rated_by_as_many_annotators(write, labels):
     lines[2] |= {"saliency_scores": [[1, 2]] * 4}
     path = write(*lines)
     assert problems(path, labels=labels) == [
-        f"{path}:3: saliency_scores of 2 annotators, but of 3 in line 1; every line needs as many"
+        f"{path}:3: saliency_scores of 2 annotators, but of 3 in {path}:1; every line needs as many"
     ]
 
 
 def test_every_clip_of_a_file_is_rated_by_as_many_annotators(write):
     path = write(RATINGS, {**RATINGS, "qid": 8, "label": [[1.0], [2.0]]})
     assert problems(path, labels="ratings") == [
-        f"{path}:2: label of 1 annotators, but of 2 in line 1; every line needs as many"
+        f"{path}:2: label of 1 annotators, but of 2 in {path}:1; every line needs as many"
     ]
 
 
@@ -186,10 +186,10 @@ def test_a_file_of_another_data_set_is_told_once_with_the_number_of_lines(write)
 
 def test_a_video_has_one_duration_in_all_files():
     first, same, other = row(), row(qid=8, duration=20.00001), row(qid=9, duration=30)
-    check_lines_agree({"a": [first, same], "b": [row(qid=10)]})
+    check_lines_agree([*placed("a", [first, same]), *placed("b", [row(qid=10)])])
     for files in ({"a": [first], "b": [other]}, {"b": [first, same, other]}):
         with pytest.raises(DataError, match=r"b:\d: vid .* lasts 30 seconds, but 20 in [ab]:1"):
-            check_lines_agree(files)
+            check_lines_agree(x for name, rows in files.items() for x in placed(name, rows))
 
 
 def test_labels_are_on_every_line_or_on_none(write):

@@ -113,8 +113,7 @@ def test_one_hdf5_file_may_hold_all_videos_and_one_all_queries(folder):
         in message
     )
     save(folder)
-    message = error_of(folder, overwrite=True)
-    assert "video/rgb and" in message and "rgb.h5: which of them has the rgb features?" in message
+    check_read(folder, overwrite=True)  # a folder comes before the file in its place
 
 
 def test_each_video_may_have_an_hdf5_file(folder):
@@ -142,7 +141,7 @@ def test_prediction_reads_features_as_the_data_set_was_built(folder, tmp_path):
     prepare_data(config, tmp_path / "data", show_progress=False)
     source = open_split(tmp_path / "data", "custom/mine")
     assert source.resampled
-    assert source.build_command().count("--resample") == 1
+    assert source.rebuild_command().count("--resample") == 1
     config = complete_config(config, source)
     reader = InputChecks(
         streams={"rgb": 7},
@@ -274,7 +273,7 @@ def test_only_the_streams_that_are_used_are_checked(two_streams, tmp_path):
     source = open_split(tmp_path / "data", "custom/mine")
     assert (list(source.streams), source.left_out) == (["rgb"], ("2d", "audio"))
     assert complete_config(config, source).data.video_streams == ("rgb",)
-    command = source.build_command()
+    command = source.rebuild_command()
     assert command.startswith("flashvtg build ") and "--streams" not in command
     # Another run on the same data set does not get less than it asked for.
     for streams, problem in ((("rgb", "audio"), "names 'audio'"), ((), r"is \(\), all streams")):
