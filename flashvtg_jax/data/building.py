@@ -339,7 +339,7 @@ def _clip_length_note(inventory: Inventory) -> Iterator[str]:
     durations = {
         query.video: query.annotation["duration"]
         for query in itertools.chain(*inventory.queries.values())
-        if not (inventory.layout.rated and query.annotation.get("label"))
+        if inventory.layout.rated_clips(query.annotation) is None
     }
     ratios = []
     for place, duration in durations.items():

@@ -19,6 +19,7 @@ from flashvtg_jax.data.features import (
     TRANSPOSED,
     WITHOUT_BATCH_AXIS,
     FeatureHeader,
+    WidthError,
 )
 from flashvtg_jax.data.layout import QUERY, Features, Found, Item, Layout
 from flashvtg_jax.data.nearest_file import NearestFiles
@@ -200,8 +201,8 @@ def take_inventory(
     def as_query(row: Mapping[str, Any]) -> Query:
         item = found[query.files.name].item(row)
         stream_clips = videos[row["vid"]].num_clips
-        if layout.rated and row.get("label"):
-            stream_clips = tuple(min(clips, len(row["label"])) for clips in stream_clips)
+        if (rated := layout.rated_clips(row)) is not None:
+            stream_clips = tuple(min(clips, rated) for clips in stream_clips)
         num_words = headers[query.files.name][item].rows
         return Query(row, item, num_words, places[row["vid"]], stream_clips)
 
@@ -301,7 +302,7 @@ def _told(
     """Returns what is wrong with files, a line each; once where all have one other width."""
     told, widths = [], {}
     for name, bad in problems.items():
-        found = {None if TRANSPOSED in str(error) else _width(item) for item, error in bad}
+        found = {error.width if isinstance(error, WidthError) else None for _, error in bad}
         if not headers.get(name) and len(found) == 1 and None not in found:
             (widths[name],) = found
             told.append(f"{bad[0][1]} All {name} files that were read have this width.")
@@ -315,14 +316,6 @@ def _told(
             "config.data.query_width"
         )
     return told
-
-
-def _width(item: Item) -> int | None:
-    """Returns the width that a file has, None where it has none."""
-    try:
-        return item.header(None).width
-    except DataError:
-        return None
 
 
 def _agree(files: Features, headers: Mapping[Item, FeatureHeader]) -> Stream:
@@ -387,8 +380,7 @@ def _check_axes(
 
 def _expected_clips(layout: Layout, row: Mapping[str, Any]) -> int:
     """Returns the clips that a line's video has by its labels, or by its duration."""
-    labels = row.get("label") if layout.rated else None
-    return len(labels) if labels else num_video_clips(row["duration"], layout.clip_length)
+    return layout.rated_clips(row) or num_video_clips(row["duration"], layout.clip_length)
 
 
 def _check_lengths(
@@ -403,7 +395,7 @@ def _check_lengths(
         video = videos[row["vid"]]
         shortest, longest = min(video.num_clips), max(video.num_clips)
         expected = _expected_clips(layout, row)
-        if layout.rated and row.get("label"):
+        if layout.rated_clips(row) is not None:
             known = "rated clips"
             # A rating belongs to its clip: these lengths cannot differ by a share of the video.
             fits = abs(shortest - expected) <= _MAX_UNRATED_CLIPS
@@ -425,7 +417,7 @@ def _check_lengths(
                 "at another clip length, or cut short?"
             )
             if lengths_agree(width, expected):
-                problem += f" Its width is {width}: perhaps {TRANSPOSED}."
+                problem += f" Its width is {width}: {TRANSPOSED}."
         else:
             continue
         problems[problem] = None

@@ -14,6 +14,7 @@ from flashvtg_jax.data.clipping import Change, clip_lines
 from flashvtg_jax.data.features import (
     SUFFIXES,
     FeatureHeader,
+    WidthError,
     feature_header,
     read_feature,
     read_tokens,
@@ -270,7 +271,7 @@ class FileItem:
                     f" Or {flat} tokens a row, side by side? Tokens of parts must be arrays "
                     f"[L, {flat}, width]."
                 )
-            raise DataError(problem)
+            raise WidthError(problem, found)
         dtype = np.result_type(*(header.dtype for header in headers))
         return FeatureHeader(min(rows), found, dtype, tokens[0])
 
@@ -320,6 +321,10 @@ class Layout:
     def rated(self) -> bool:
         """Whether the labels are a list with a row for each clip, which tells the clips."""
         return "label" in LABEL_FIELDS[self.labels]
+
+    def rated_clips(self, row: Row) -> int | None:
+        """Returns the clips that the labels of a line rate one by one; None if they do not."""
+        return len(row["label"]) if self.rated and row.get("label") else None
 
     def with_widths(self, widths: Mapping[str, int | None]) -> "Layout":
         """Returns this layout with other feature widths.

@@ -85,8 +85,8 @@ def _cut_videos(examples: Sequence[_Example], config: ml_collections.ConfigDict)
     videos, of_all = (len({example.row["vid"] for example in part}) for part in (cut, examples))
     yield (
         f"{videos} of {of_all} videos are longer than config.data.max_clips="
-        f"{config.data.max_clips} and are cut to their first {cut[0].end:g} s; of {moments} "
-        f"moments {lost} are lost and {shortened} shortened"
+        f"{config.data.max_clips} and are cut to their first {cut[0].end:g} s; {lost} of {moments} "
+        f"moments are lost and {shortened} are shortened"
     )
 
 
@@ -137,7 +137,7 @@ def _moments_without_point(
     left = len(_without_point(without, finer, config))
     found = "are trained as no moment; config.loss.nearest_point=True gives each its nearest point"
     if loss.nearest_point:
-        found = "get their nearest point (config.loss.nearest_point)"
+        found = "get the nearest point that stands for no other (config.loss.nearest_point)"
     strides = ",".join(f"{stride:g}" for stride in finer)
     yield (
         f"{len(without)} of {len(moments)} moments, such as {first.start:g} to {first.end:g} s of "

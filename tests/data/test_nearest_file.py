@@ -90,3 +90,11 @@ def test_what_is_there_names_folders_first_and_counts_the_rest(tmp_path):
     there = what_is_there(tmp_path / "video/rgb")
     assert there == f"{tmp_path} holds videos/, 0.txt, 1.txt, 2.txt, 3.txt and 3 more"
     assert what_is_there(tmp_path / "videos/x") == f"{tmp_path / 'videos'} holds nothing"
+
+
+def test_a_folder_that_cannot_be_listed_does_not_hide_the_message(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert what_is_there(tmp_path / "a") == f"{tmp_path} cannot be listed (Permission denied)"

@@ -109,7 +109,7 @@ def test_one_hdf5_file_may_hold_all_videos_and_one_all_queries(folder):
         file.move("v1", "v1.mp4")
     message = error_of(folder, overwrite=True)
     assert (
-        f"{folder}/video/rgb.h5/v1 (there is 'v1.mp4': its name has .mp4, the id has not)"
+        f"{folder}/video/rgb.h5/v1 (there is 'v1.mp4': its name ends in .mp4, the id does not)"
         in message
     )
     save(folder)
@@ -182,7 +182,7 @@ def test_missing_files_are_named_with_what_is_there(folder):
     save(folder, name="video/rgb/{vid}.mp4.npy")
     lines = error_of(folder).splitlines()
     path = f"{folder}/video/rgb/v1.npy"
-    assert lines[1] == f"  {path} (there is 'v1.mp4.npy': its name has .mp4, the id has not)"
+    assert lines[1] == f"  {path} (there is 'v1.mp4.npy': its name ends in .mp4, the id does not)"
 
 
 def test_missing_folders_are_named_with_what_is_there(folder):
