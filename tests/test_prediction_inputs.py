@@ -29,7 +29,7 @@ def ones(*shape):
 @pytest.mark.parametrize(
     ("array", "problem"),
     [
-        (ones(7, 30), r"expected width 7, got 30: it is transposed, .* save array\.T"),
+        (ones(7, 30), r"expected width 7, got 30: perhaps it is transposed, .* save array\.T"),
         (ones(12, 30), "expected width 7, got 30: features of another backbone"),
         (ones(1, 30, 7), r"got shape \[1, 30, 7\]\. Its first axis .* save array\[0\]"),
         (np.array({"features": ones(30, 7)}), r"Python objects.*np\.save\(path, d\[\"features\"\]"),

@@ -21,7 +21,7 @@ NFD = unicodedata.normalize("NFD", "é")
         ("v1.npz", "v1.pkl", f"only {', '.join(SUFFIXES)} are read"),
         ("v1.npz", "v1", f"only {', '.join(SUFFIXES)} are read"),
         ("clip_1.mp4.npz", "clip_1.npz", "the id ends in .mp4, its name does not"),
-        ("clip_1.npz", "clip_1.mp4.npy", "its name has .mp4, the id has not"),
+        ("clip_1.npz", "clip_1.mp4.npy", "its name ends in .mp4, the id does not"),
         ("Dog.npz", "dog.npz", "upper and lower case differ"),
         (f"caf{NFC}.npz", f"caf{NFD}.npz", r"its accents are decomposed \(NFD\), .* \(NFC\)"),
         (f"caf{NFD}.npz", f"caf{NFC}.npz", r"its accents are composed \(NFC\), .* \(NFD\)"),
