@@ -308,7 +308,8 @@ def _told(
             told.append(f"{bad[0][1]} All {name} files that were read have this width.")
         else:
             told += [str(error) for _, error in bad]
-    told = first_lines(told)
+    if len(told) > MAX_ERRORS:  # reading stopped there
+        told[MAX_ERRORS:] = ["... and more; correct these first."]
     if widths:
         pairs = ",".join(f"{name}={width}" for name, width in widths.items())
         told.append(

@@ -203,7 +203,7 @@ def test_transposed_videos_are_recognised_by_their_durations(folder):
     lines = error_of(folder).splitlines()
     assert len(lines) == 3
     path = f"{folder}/video/rgb/v1.npy"
-    advice = "it is transposed, [width, rows]; save array.T"
+    advice = "perhaps it is transposed, [width, rows]; save array.T"
     assert lines[0] == f"{path}: shape [7, 10], of 10 clips: {advice}"
     # Announced, the width itself shows it, and is not taken for another one.
     assert error_of(folder, widths={"rgb": 7}).splitlines()[0] == (
@@ -217,7 +217,9 @@ def test_one_transposed_file_among_others(folder):
     np.save(folder / "query/b.npy", words("b").T)
     assert "v2.npy: shape [7, 14], of 14 clips: perhaps it is transposed" in error_of(folder)
     np.save(folder / "video/rgb/v2.npy", rgb("v2"))
-    assert "b.npy: expected width 40, as most query files have, got 5: it is tr" in error_of(folder)
+    assert "b.npy: expected width 40, as most query files have, got 5: perhaps it" in error_of(
+        folder
+    )
 
 
 def test_transposed_words_are_recognised_by_their_many_widths(folder):
