@@ -122,9 +122,9 @@ def test_what_cannot_be_begun_from_is_said_before_anything_is_written(
     manifest = next(damaged.glob("best/*/params/manifest.ocdbt"))
     manifest.write_bytes(manifest.read_bytes()[:20])
     for folder, message in (
-        (tmp_path / "absent", "absent: no checkpoints here"),
+        (tmp_path / "absent", r"config\.train\.init_from: .*absent: no checkpoints here"),
         (several, "several: the folder of several runs; name one of them: seed1, seed2"),
-        (empty, "empty: no finished checkpoint yet"),
+        (empty, r"config\.train\.init_from: .*empty: no finished checkpoint yet"),
         (damaged, r"damaged/best/\d+: config.train.init_from names this checkpoint, which is dam"),
     ):
         with pytest.raises(CheckpointError, match=message):
