@@ -21,6 +21,7 @@ from flashvtg_jax.data.pipeline import example_batch
 from flashvtg_jax.data.source import SplitSource, built_folder, open_split
 from flashvtg_jax.decoding import best_points, decode_as_evaluated, point_windows, suppress
 from flashvtg_jax.errors import DataError
+from flashvtg_jax.metrics.scoring import Scoring
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.models.pyramid import level_length
 from flashvtg_jax.training.restoring import restore
@@ -288,5 +289,5 @@ def _ratings(
         annotation["relevant_clip_ids"],
         annotation["saliency_scores"],
         num_video_clips(annotation["duration"], clip_length),
-        clip_length / (label_clip_length or clip_length),
+        Scoring(clip_length, label_clip_length).rated_per_clip,
     )

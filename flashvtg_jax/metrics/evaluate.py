@@ -290,7 +290,7 @@ def _check_ids(annotations: Rows, clip_length: float) -> None:
     """Raises DataError for windows that are none, or that clip ids of their line contradict."""
     relevant_windows(annotations, range(len(annotations.rows)))
     for index, row in enumerate(annotations.rows):
-        problem = id_problem(row["relevant_clip_ids"], row["relevant_windows"], clip_length)
+        problem = id_problem(row.get("relevant_clip_ids"), row["relevant_windows"], clip_length)
         if problem:
             raise annotations.error(index, problem)
 

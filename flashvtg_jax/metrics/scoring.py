@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import re
 import sys
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ class Scoring:
             ("clip_length", self.clip_length),
             ("label_clip_length", self.rated_clip_length),
         ):
-            if not 0 < seconds < math.inf:
+            if not (isinstance(seconds, numbers.Real) and 0 < seconds < math.inf):
                 raise DataError(f"{name} is {seconds!r}; expected seconds above 0")
 
     @property
