@@ -111,9 +111,10 @@ def evaluate_predictions(
 
     Raises:
       DataError: the qids differ, a row is malformed, there is nothing to score, or half of the
-        queries or more have numbers of saliency scores that differ from those of their clips by
-        more than two and more than 10%. As the official evaluator does, smaller differences are
-        cut, or filled up with 0; larger ones of single queries as well, with a warning.
+        queries or more have so many or so few saliency scores that they differ from the clips of
+        their videos by more than two and by more than 10%. Smaller differences are cut, or filled
+        up with 0, as the official evaluator does; so are larger ones of fewer queries, with a
+        warning.
       ConfigError: a range of lengths that is none.
     """
     scoring = Scoring(clip_length, label_clip_length, max_clips, all_length_ranges(length_ranges))
