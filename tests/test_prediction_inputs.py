@@ -65,6 +65,18 @@ def test_features_are_resampled_where_those_of_the_training_were():
         checks.video({"rgb": features}, seconds=-1)
 
 
+def test_a_resampled_video_keeps_its_duration():
+    checks = dataclasses.replace(CHECKS, resample=True)
+    video = checks.video({"rgb": ones(100, 7)}, seconds=31)
+    assert video.seconds == 31.0
+    assert checks.video(video) is checks.video(video, seconds=31) is video
+    with pytest.raises(DataError, match=r"video 3: checked as a video of 31 s, .* now 62"):
+        checks.video(video, "video 3: ", 62)
+    for other, of_other in ((CHECKS, video), (checks, CHECKS.video({"rgb": ones(16, 7)}))):
+        with pytest.raises(DataError, match="checked by the predictor of a model with other"):
+            other.video(of_other, seconds=31)
+
+
 def test_features_that_tell_nothing_are_noticed():
     assert CHECKS.video({"rgb": ones(4, 7)}).flat == ()
     assert CHECKS.video({"rgb": 0 * ones(4, 7)}).flat == ("rgb: all zeros",)
