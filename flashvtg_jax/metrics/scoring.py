@@ -52,6 +52,11 @@ class Scoring:
         """Seconds of the clips that people rated."""
         return self.clip_length if self.label_clip_length is None else self.label_clip_length
 
+    def cuts(self, duration: float) -> bool:
+        """Whether a video of some seconds has more clips than have scores."""
+        clips = num_video_clips(duration, self.clip_length)
+        return self.max_clips is not None and clips > self.max_clips
+
 
 def parse_length_ranges(texts: str | Sequence[str]) -> dict[str, tuple[float, float]]:
     """Ranges of lengths as they are written: "short:0:10,long:10:inf", or a part for each.
