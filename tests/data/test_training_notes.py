@@ -94,3 +94,6 @@ def test_ids_of_a_data_set_that_was_built_unchecked():
     (note,) = notes(train, **{"data.labels": "qvhighlights"})
     assert note.startswith("note: train: 1 of 1 lines have wrong ids. The first is qid 7: relevant")
     assert "like clips of 4 s, not of 2 s" in note
+    good = Lines(line(7, 180, [60, 80]) | rated)
+    (note,) = notes(good, train, **{"data.labels": "qvhighlights"})
+    assert note.startswith("note: val: 1 of 1 lines have wrong ids.")

@@ -238,6 +238,16 @@ def test_ids_that_contradict_windows_are_an_error_without_predicted_moments_too(
         score_files(*files)
 
 
+def test_ids_that_count_other_clips_in_most_lines_are_an_error_of_the_file(tmp_path):
+    # Five clips of 2 s are the first half of 20 s, or all of its clips of 4 s.
+    lines = [rated(qid, clips=range(5), windows=[(0, 20)]) for qid in range(3)]
+    predictions = [predicted(qid, np.zeros(20)) for qid in range(3)]
+    with pytest.raises(DataError, match=r"annotations\.jsonl: in 3 of 3 lines .*clips of 4 s, not"):
+        score_files(*write_pair(tmp_path, predictions, lines))
+    # In single lines they are clips of which not all were rated.
+    assert score_files(*write_pair(tmp_path, predictions[:1], lines[:1]))
+
+
 def test_without_settings_the_clip_length_follows_from_the_scores(tmp_path, capsys):
     files = write_pair(tmp_path, [LATE], [LATE_RATED])
     assert score_files(*files) == evaluate_predictions([LATE], [LATE_RATED], 1.0)
