@@ -31,9 +31,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from authors import add_reference_options, check_reference_options
 from comparison import ROWS, Comparison
 from measuring import DEVICES, make_parser
-from reference import add_reference_options, check_reference_options
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.errors import FlashVTGError

@@ -10,7 +10,7 @@ configuration. Each run starts from parameters of its own: what is compared is t
 seeds, which shows what single batches cannot (what is dropped, drawn or initialised otherwise).
 
 Ratios of means lie near 1; the column beside them says by how many standard errors the two differ,
-as far as so few seeds tell. A term of theirs has the name of ours.
+as far as so few seeds tell. Their terms are listed under our names.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from measuring import environment, make_parser, progress
-from reference import (
+from authors import (
     add_reference_options,
     check_reference_options,
     start_theirs,
     their_commit,
     their_options,
 )
+from measuring import environment, make_parser, progress
 from sides import Side, SideError
 
 import flashvtg_jax as fv
@@ -109,9 +109,9 @@ def main() -> None:
             print_table(found)
             result.setdefault("reference", found.pop("reference"))
             result.setdefault("configs", []).append(found)
-            if options.output:  # after each, lest the rest be stopped
-                told = {"benchmark": "compare_training", **environment(), **result}
-                write_atomically(options.output, json.dumps(told, indent=1) + "\n")
+            if options.output:  # after each, in case the rest is stopped
+                content = {"benchmark": "compare_training", **environment(), **result}
+                write_atomically(options.output, json.dumps(content, indent=1) + "\n")
     except (FlashVTGError, SideError) as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -256,11 +256,11 @@ def their_runs(
     runs = []
     for seed in config.seeds:
         progress(f"{config.name}: theirs, seed {seed}")
-        told = theirs.ask("run", seed=seed, epochs=epochs)
+        answer = theirs.ask("run", seed=seed, epochs=epochs)
         curves = {
-            ours: [terms.get(name) for terms in told["terms"]] for name, ours in TERMS.items()
+            ours: [terms.get(name) for terms in answer["terms"]] for name, ours in TERMS.items()
         }
-        for name, value in told["metrics"].items():
+        for name, value in answer["metrics"].items():
             curves |= {"HD-mAP": [100 * value]} if name == "mAP" else {name: [value]}
         runs.append(curves)
     return runs

@@ -13,8 +13,8 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from authors import HERE, start_theirs, their_commit, their_options
 from measuring import portable_command, progress, summary
-from reference import HERE, start_theirs, their_commit, their_options
 from sides import Side, SideError
 
 from flashvtg_jax.config import apply_overrides, save_config

@@ -277,8 +277,8 @@ class Theirs:
     def run(self, seed: int, epochs: int) -> dict[str, Any]:
         """A whole training from a seed, as their train.py does it, checkpoints left out.
 
-        Tells for each epoch the means of the loss terms over its batches, by their names of them,
-        and the metrics of the validation split after the last one.
+        Returns the means of the loss terms over each epoch's batches, under the authors' names, and
+        the metrics of the validation split after the last epoch.
         """
         opt = self.opt
         self.train.set_seed(seed, use_cuda=opt.device.type == "cuda")

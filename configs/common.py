@@ -76,7 +76,8 @@ def get_common() -> ConfigDict:
     loss.label_loss_coef = 4.0  # weight of the clip-aware score loss; 0: off
     loss.clip_length = config.get_ref("clip_length")  # seconds; config.clip_length
     loss.sample_radius = 1.5  # strides around a window's centre within which points are positive
-    # Whether a moment that no point would stand for gets its nearest one; else it is not learned.
+    # Whether a moment that no point stands for gets the nearest one that no other moment has; else
+    # it is not learned.
     loss.nearest_point = False
     loss.saliency_margin = 0.2  # by which a positive clip is to outscore a negative one
     loss.temperature = 0.07  # of the alignment

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -40,8 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     lines: list[str] = []
 
-    def command(name: str, about: str, example: str, details: str = "") -> argparse.ArgumentParser:
-        summary = about[0].lower() + re.split("[.,;:] ", about[1:])[0].rstrip(".")
+    def command(
+        name: str, summary: str, about: str, example: str, details: str = ""
+    ) -> argparse.ArgumentParser:
         lines.append(f"  {name:<13}{summary}\n")
         return commands.add_parser(
             name,
@@ -53,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "synthesize",
+        "write features in a released layout",
         "Write features in a released layout, moments planted in them, for any annotation file.",
         "flashvtg synthesize --output=features --num_train=512 --num_val=128",
     ).add_argument
@@ -94,6 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "annotations",
+        "turn released annotation files of another data set into lines that custom/NAME reads",
         "Turn released annotation files of another data set into lines that custom/NAME reads. "
         "tfds_builders/custom/other_datasets.md goes on from there to a trained model.",
         "flashvtg annotations --from=charades_txt charades_sta_train.txt "
@@ -128,6 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "build",
+        "build a data set from annotation and feature files",
         "Build a data set from annotation and feature files, once, before training. Files of "
         "videos are arrays [clips, width], or [clips, S, width]: S spatial tokens a clip, the same "
         "in all files of a stream. Then --widths gives the width of one token, and train takes "
@@ -179,6 +182,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "train",
+        "train a model and evaluate it",
         "Train a model and evaluate it; the same command continues a run that was stopped. Any "
         "field of the configuration can be given as --config.section.field=value. With "
         "--config.seeds=1,2,3 there is a run of each seed, and mean and standard deviation. TVSum "
@@ -197,6 +201,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "evaluate",
+        "score the best checkpoint of a run",
         "Score the best checkpoint of a run; writes predictions.jsonl and metrics.json.",
         "flashvtg evaluate --workdir=runs/demo --split=val",
     ).add_argument
@@ -219,6 +224,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "predict",
+        "find the moments and highlights for a list of queries",
         "Find the moments and highlights for a list of queries, or for one. Feature files are raw, "
         "as extracted. The list may be of any length; the same command goes on where it stopped. "
         "Moments that overlap better ones or have no length are left out. Saliency scores have no "
@@ -284,6 +290,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "score",
+        "score a prediction file in the QVHighlights format as the official evaluator does",
         "Score a prediction file in the QVHighlights format as the official evaluator does.",
         "flashvtg score --predictions=runs/demo/predictions.jsonl "
         "--annotations=runs/demo/data/synthetic/highlight_val_release.jsonl",
@@ -318,6 +325,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "plot",
+        "draw a figure for each query of a prediction file",
         "Draw a figure for each query of a prediction file: saliency over time, the ten best "
         "moments as bars, and what people said, if there are annotations.",
         "flashvtg plot --predictions=runs/demo/predictions_nms.jsonl --output=runs/demo/figures "
@@ -339,7 +347,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--clip_length",
         type=float,
         metavar="SECONDS",
-        help="(default: of the config.json or the settings file beside the predictions, or 2)",
+        help="of the clips of pred_saliency_scores (default: as for score; 2 without annotations)",
     )
     add(
         "--label_clip_length",
@@ -350,6 +358,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "study",
+        "take the model apart for a study",
         "Take the model apart for a study: train or evaluate each variant of it over several "
         "seeds, and write a table, a CSV file and a figure. What is finished is not done again, "
         "and studies of one work directory share their runs. Fields of the configuration are "
@@ -391,6 +400,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "inspect",
+        "draw how a trained model came to its answer for one query",
         "Draw how a trained model came to its answer for one query: attention of clips to words, "
         "logits of the pyramid's levels, saliency, moments, and what people said.",
         "flashvtg inspect --workdir=runs/demo --qid=403",
@@ -414,6 +424,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "convert",
+        "read a checkpoint of the authors' PyTorch program into a work directory",
         "Read a checkpoint of the authors' PyTorch program into a work directory, or write the "
         "model of a work directory as such a checkpoint. Nothing in a file is run. Needs PyTorch: "
         "pip install 'flashvtg-jax[torch]'.",
@@ -434,6 +445,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "export",
+        "write a trained model as serialized StableHLO",
         "Write a trained model as serialized StableHLO, from raw features to decoded moments, with "
         "a manifest: one file for several platforms, which needs jax alone. Needs flatbuffers: pip "
         "install 'flashvtg-jax[export]'.",

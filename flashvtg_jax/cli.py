@@ -303,14 +303,16 @@ def run_predict(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 def run_score(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.metrics import nested, parse_length_ranges, score_files
+    from flashvtg_jax.scoring_settings import scoring_arguments
 
-    numbers = score_files(
+    ranges = options.length_ranges
+    arguments = scoring_arguments(
         options.predictions,
-        options.annotations,
-        options.clip_length,
+        clip_length=options.clip_length,
         label_clip_length=options.label_clip_length,
-        length_ranges=options.length_ranges and parse_length_ranges(options.length_ranges),
+        length_ranges=None if ranges is None else parse_length_ranges(ranges),
     )
+    numbers = score_files(options.predictions, options.annotations, **arguments)
     print_numbers({"score": numbers})
     if options.output:
         write_atomically(options.output, json.dumps(nested(numbers), indent=2) + "\n")

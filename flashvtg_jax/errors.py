@@ -5,9 +5,13 @@ as a `FlashVTGError`; the command line prints its message without a traceback. A
 bug.
 """
 
+from collections.abc import Sequence
+
+MAX_ERRORS = 10  # that are reported at once
+
 
 class FlashVTGError(ValueError):
-    """Base of every error that the user can mend."""
+    """Base of every error that the user can correct."""
 
 
 class ConfigError(FlashVTGError):
@@ -20,3 +24,9 @@ class DataError(FlashVTGError):
 
 class CheckpointError(FlashVTGError):
     """A checkpoint or work directory that cannot be read, or that belongs to another run."""
+
+
+def first_lines(lines: Sequence[str]) -> list[str]:
+    """Returns the first `MAX_ERRORS` lines, and one that counts the others, if there are any."""
+    more = len(lines) - MAX_ERRORS
+    return [*lines[:MAX_ERRORS], *([f"... and {more} more"] if more > 0 else [])]

@@ -43,9 +43,9 @@ from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.metrics import evaluate_predictions
-from flashvtg_jax.metrics.scoring import configured_scoring
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.progress import progress_bar
+from flashvtg_jax.scoring_settings import configured_scoring
 from flashvtg_jax.training.parallel import make_mesh, put_batch, replicated, split_rows
 from flashvtg_jax.training.processes import (
     all_or_none,

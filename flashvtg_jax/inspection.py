@@ -15,7 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from flashvtg_jax.data.annotations import mean_ratings, num_video_clips
+from flashvtg_jax.clips import mean_ratings
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import example_batch
 from flashvtg_jax.data.source import SplitSource, built_folder, open_split
@@ -287,6 +287,7 @@ def _ratings(
     return mean_ratings(
         annotation["relevant_clip_ids"],
         annotation["saliency_scores"],
-        num_video_clips(annotation["duration"], clip_length),
-        clip_length / (label_clip_length or clip_length),
+        annotation["duration"],
+        clip_length,
+        label_clip_length,
     )

@@ -10,6 +10,9 @@ from typing import Any
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.files import write_atomically
 
+# Bytes that are 0 of two ASCII characters, or of one.
+_UTF_16, _UTF_32 = ("x0x0", "0x0x"), ("x000", "000x")
+
 
 class Row(dict):
     """A JSON object of a file, and the `line` that it is on, from 1."""
@@ -29,15 +32,8 @@ def read_json_lines(path: str | os.PathLike) -> list[Row]:
       DataError: the file is missing, unreadable, empty or not UTF-8, or a line is not one JSON
         object.
     """
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    check_encoding(path, content)
     rows = []
-    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -61,15 +57,38 @@ def read_json_lines(path: str | os.PathLike) -> list[Row]:
     return rows
 
 
+def read_utf8(path: str | os.PathLike) -> bytes:
+    """Reads a text file, without a mark of its encoding in front.
+
+    Raises:
+      DataError: the file is missing, cannot be read, or is in UTF-16 or UTF-32.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    check_encoding(path, content)
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
 def check_encoding(path: str | os.PathLike, beginning: bytes) -> None:
-    """Raises DataError for a file that begins as UTF-16 or UTF-32 text does, with advice."""
-    # Other encodings have no mark; ASCII characters in these two have bytes of 0.
-    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
-    if beginning.startswith(marks) or b"\0" in beginning[:4]:
+    """Raises DataError for a file that begins as UTF-16 or UTF-32 text does, or with zeros."""
+    # Marks may be missing; then the first two characters, which are ASCII, have bytes of 0.
+    zeros = "".join("0" if byte == 0 else "x" for byte in beginning[:4])
+    encoding = None
+    if beginning.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)) or zeros in _UTF_32:
+        encoding = "UTF-32"
+    elif beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or zeros in _UTF_16:
+        encoding = "UTF-16"
+    if encoding:
         raise DataError(
-            f"{path}: the text is in UTF-16 (as Windows' Notepad and PowerShell may write it), "
-            "expected UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"
+            f"{path}: the text is in {encoding} (as Windows' Notepad and PowerShell may write it), "
+            f"expected UTF-8; convert it: iconv -f {encoding} -t UTF-8 FILE > NEW"
         )
+    if "0" in zeros:
+        raise DataError(f"{path}: holds zeros instead of text: was it written whole?")
 
 
 def write_json_lines(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:

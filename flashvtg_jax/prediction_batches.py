@@ -15,7 +15,7 @@ import numpy as np
 
 from flashvtg_jax.data.batch import clip_shape
 from flashvtg_jax.data.features import normalize, normalize_tokens
-from flashvtg_jax.decoding import decode_as_evaluated, num_moments, suppress
+from flashvtg_jax.decoding import decode_as_evaluated, suppress
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 from flashvtg_jax.prediction_inputs import CheckedVideo
 
@@ -57,7 +57,6 @@ class Found(NamedTuple):
 
     saliency: chex.Array  # [N, L]
     moments: chex.Array | None  # [N, K, 3] start, end (seconds), score; best first
-    num_moments: chex.Array | None  # [N] rows that are real
 
 
 class _FlashVTGOfClips(FlashVTG):
@@ -259,10 +258,10 @@ class PredictionBatches:
         ) -> Found:
             output = self._model_of_clips.apply({"params": params}, clips, mask, words, word_mask)
             if not self.config.loss.regression:  # boundaries were not learned
-                return Found(output.saliency, None, None)
+                return Found(output.saliency, None)
             clip_length = self.config.clip_length
             moments = decode_as_evaluated(output, seconds, clip_length, settings, num_decoded)
-            return Found(output.saliency, moments, num_moments(output, num_decoded))
+            return Found(output.saliency, moments)
 
         data = self.config.data
         shapes = (

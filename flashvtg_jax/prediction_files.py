@@ -22,12 +22,12 @@ from flashvtg_jax.data.flat_features import flatness
 from flashvtg_jax.data.layout import FileItem
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
 from flashvtg_jax.json_lines import check_encoding
-from flashvtg_jax.metrics.scoring import configured_clips
 from flashvtg_jax.prediction_features import QUERY, FoundFeatures, find_features
 from flashvtg_jax.prediction_inputs import CheckedVideo
 from flashvtg_jax.prediction_output import ErrorFile, asked, opened_output, write_whole
 from flashvtg_jax.predictor import Prediction, Predictor
 from flashvtg_jax.progress import progress_bar
+from flashvtg_jax.scoring_settings import settings_to_score
 
 _WINDOW_BATCHES = 8  # full batches' rows that are read before they are predicted, at most
 _WINDOW_BYTES = 128 << 20  # of their features, likewise; with two windows in memory at a time
@@ -159,7 +159,7 @@ def predict_file(
         "step": predictor.step,
         **dataclasses.asdict(predictor.choice(**choice)),
         "whole_videos": data.max_clips is None,  # asked for, or without a limit
-        **configured_clips(predictor.config),  # `flashvtg score` and `plot` read it
+        **settings_to_score(predictor.config),  # `flashvtg score` and `plot` read it
         "window_range": None if window_range is None else list(window_range),
         "features": _resolved(features),
         "video_features": {

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.clips import lengths_agree, num_video_clips
 from flashvtg_jax.data.features import (
     ANOTHER_BACKBONE,
     TRANSPOSED,
@@ -16,7 +16,6 @@ from flashvtg_jax.data.features import (
     pickled,
 )
 from flashvtg_jax.data.flat_features import flatness
-from flashvtg_jax.data.layout import lengths_agree
 from flashvtg_jax.data.resampling import resample
 from flashvtg_jax.errors import DataError
 
@@ -29,12 +28,14 @@ class CheckedVideo:
       streams: raw features [L, width] of each stream, in the model's order; of clips of S tokens
         [L, S * width], side by side, or one that stands for all.
       num_found: clips that all streams had, before the cut.
-      flat: what is wrong with streams that tell nothing: "clip: all zeros".
+      flat: streams that are zeros, or the same in every row: "clip: all zeros".
+      seconds: that the video lasts, if features were resampled by it.
     """
 
     streams: tuple[np.ndarray, ...]
     num_found: int
     flat: tuple[str, ...] = ()
+    seconds: float | None = None
 
     @property
     def num_clips(self) -> int:
@@ -93,6 +94,11 @@ class InputChecks:
         if isinstance(video, CheckedVideo):
             if not self._reads(video):
                 raise DataError(f"{name}checked by the predictor of a model with other features")
+            if self.resample and seconds not in (None, video.seconds):
+                raise DataError(
+                    f"{name}checked as a video of {video.seconds:g} s, its duration is now "
+                    f"{seconds!r}; check it again"
+                )
             return video
         known = ", ".join(map(repr, self.streams))
         if not isinstance(video, Mapping):
@@ -139,7 +145,9 @@ class InputChecks:
         used = min(shortest, self.max_clips or shortest)
         # Copied where cut, so that the rest can be freed.
         cut = (array if len(array) == used else array[:used].copy() for array in arrays.values())
-        return CheckedVideo(tuple(cut), shortest, flat)
+        return CheckedVideo(
+            tuple(cut), shortest, flat, seconds=float(seconds) if self.resample else None
+        )
 
     def query(self, query: np.ndarray, name: str = "query") -> np.ndarray:
         """Checks the features of a query [Q, Dq] and cuts them to what is used of them.
@@ -202,6 +210,7 @@ class InputChecks:
         widths = self.streams.values()
         return (
             len(video.streams) == len(widths)
+            and (video.seconds is not None) == self.resample
             and all(
                 stream.shape[1] in (width, self.spatial_tokens * width)
                 for stream, width in zip(video.streams, widths, strict=True)

@@ -12,10 +12,10 @@ import numpy as np
 
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.metrics.arithmetic import zero_to_one
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 from flashvtg_jax.prediction_batches import Choice, PredictionBatches, Work
 from flashvtg_jax.prediction_inputs import CheckedVideo, InputChecks, Video, is_number
+from flashvtg_jax.relative_saliency import relative_saliency
 from flashvtg_jax.training.restoring import restore
 from flashvtg_jax.training.state import feature_widths, init_params
 
@@ -41,7 +41,7 @@ class Prediction:
     @property
     def relative_saliency(self) -> np.ndarray:
         """The saliency within the video: [L] float64 from 0, the least salient clip, to 1."""
-        return zero_to_one(self.saliency)
+        return relative_saliency(self.saliency)
 
     def to_dict(
         self, *, qid: int | str | None = None, query: str | None = None, vid: str | None = None
@@ -207,8 +207,8 @@ class Predictor:
 
         Returns:
           A prediction; if a list was given, the list of predictions in its order. Moments are
-          those of `flashvtg evaluate` without what nobody can use: suppressed ones, which have
-          score 0 there, and those whose start and end are rounded to the same time.
+          those of `flashvtg evaluate` without suppressed ones, which have score 0 there, and
+          without those whose start and end are rounded to the same time.
 
         Raises:
           DataError: a stream that is missing or unknown, an array of another rank, width or type,
@@ -218,35 +218,36 @@ class Predictor:
         """
         choice = self.choice(nms_threshold, max_moments, score_threshold)
         many_videos, many_queries = (isinstance(x, list | tuple) for x in (video, query))
-        videos = list(video) if many_videos else [video]
         queries = list(query) if many_queries else [query]
-        if many_videos and many_queries and len(videos) != len(queries):
+        if many_videos and many_queries and len(video) != len(queries):
             raise DataError(
-                f"{len(videos)} videos and {len(queries)} queries; give as many of both, or a "
+                f"{len(video)} videos and {len(queries)} queries; give as many of both, or a "
                 "single one of either"
             )
-        count = len(videos) if many_videos else len(queries)
+        count = len(video) if many_videos else len(queries)
+        videos = list(video) if many_videos else [video] * count
         durations = _durations(duration, count)
         if not count:
             return []
-        places: dict[int, int] = {}  # by identity: equal arrays are not worth looking for
+        # By identity: equal arrays are not worth looking for. Resampled, a video of another
+        # duration is another one.
+        places: dict[tuple[int, float | None], int] = {}
         checked, index = [], []
         for number, one in enumerate(videos):
-            if id(one) not in places:
-                places[id(one)] = len(checked)
+            key = id(one), durations[number] if self.config.data.resample else None
+            if key not in places:
+                places[key] = len(checked)
                 name = f"video {number}: " if many_videos else ""
                 checked.append(self._inputs.video(one, name, durations[number]))
                 if checked[-1] is not one:  # what `check_video` returned is no surprise
                     _warn_of_cut(checked[-1])
                     _warn_of_flat(checked[-1], name)
-            index.append(places[id(one)])
+            index.append(places[key])
         words = [
             self._inputs.query(one, f"query {number}" if many_queries else "query")
             for number, one in enumerate(queries)
         ]
         self._warn_of_cut_queries([len(one) for one in queries])
-        if not many_videos:
-            index *= count
         if not many_queries:
             words *= count
         seconds = self._seconds(durations, [checked[place] for place in index])
@@ -395,9 +396,12 @@ def _durations(
 
 
 def _warn_of_flat(video: CheckedVideo, name: str) -> None:
-    """Warns of a video whose features tell nothing."""
+    """Warns of a video with features that are all zeros or the same in every row."""
     if video.flat:
-        warnings.warn(f"{name}features tell nothing: {', '.join(video.flat)}", stacklevel=3)
+        warnings.warn(
+            f"{name}features are all zeros or the same in every row: {', '.join(video.flat)}",
+            stacklevel=3,
+        )
 
 
 def _warn_of_cut(video: CheckedVideo) -> None:

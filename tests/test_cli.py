@@ -147,8 +147,9 @@ def test_score_takes_own_clip_lengths_and_length_ranges(tmp_path, capsys):
     assert scores["tiny"]["MR-mIoU"] == 100.0 and scores["HL-min-Fair"]["HL-Hit1"] == 100.0
     assert main([*score, "--clip_length=3"]) == 1
     assert "6 saliency scores, but its video of 6 s has 2 clips of 3 s" in capsys.readouterr().err
-    assert main([*score[:-1], "--length_ranges=tiny"]) == 1
-    assert "expected NAME:SECONDS:SECONDS" in capsys.readouterr().err
+    for text in ("tiny", ""):
+        assert main([*score[:-1], f"--length_ranges={text}"]) == 1
+        assert f"{text!r}; expected NAME:SECONDS:SECONDS" in capsys.readouterr().err
     assert main(["score", *files, "--clip_length=1"]) == 1
     assert "contradict relevant_windows" in capsys.readouterr().err
 

@@ -421,6 +421,28 @@ def test_command_draws_the_queries_that_are_named(run_folder):
     assert len(list((run_folder / "figures").iterdir())) == 2
 
 
+def test_the_clip_length_follows_from_scores_and_durations_as_for_score(run_folder, capsys):
+    (run_folder / "config.json").unlink()
+    rows = [
+        {"qid": qid, "query": QUERY, "vid": "v", "duration": 10, "relevant_windows": [[2, 4]]}
+        | {"relevant_clip_ids": [2, 3], "saliency_scores": [[4, 4, 4], [4, 4, 4]]}
+        for qid in (1, 30)
+    ]
+    write_json_lines(run_folder / "annotations.jsonl", rows)
+    files = run_folder / "predictions.jsonl", run_folder / "figures"
+    known = {"annotations": run_folder / "annotations.jsonl", "qids": ["1"], "file_format": "svg"}
+    (path,) = plot_files(*files, **known)
+    assert ">00:10 · qid 1" in path.read_text(encoding="utf-8")
+    assert "clips of 1 s, by the numbers of saliency scores" in capsys.readouterr().err
+
+
+def test_scores_of_a_video_that_was_cut_need_max_clips():
+    prediction, annotation = make_prediction(), {**ANNOTATION, "duration": 600}
+    fv.plot_prediction(prediction, annotation, clip_length=2.0, max_clips=75)
+    with pytest.raises(DataError, match="75 saliency scores, but its video of 600 s has 300 clips"):
+        fv.plot_prediction(prediction, annotation, clip_length=2.0)
+
+
 def test_explicit_clip_length_wins(run_folder):
     (path,) = plot_files(
         run_folder / "predictions.jsonl",
@@ -439,6 +461,8 @@ def test_explicit_clip_length_wins(run_folder):
         ({"limit": 0}, "limit is 0"),
         ({"file_format": "jpg"}, "png or svg"),
         ({"clip_length": -1.0}, "clip_length"),
+        ({"clip_length": 0.0}, "clip_length is 0.0; expected seconds above 0"),
+        ({"label_clip_length": 0.0}, "label_clip_length is 0.0; expected seconds above 0"),
         ({"annotations": "predictions.jsonl"}, "no field 'duration'"),
     ],
 )

@@ -48,11 +48,22 @@ def test_rows_of_no_file_are_counted_from_one():
     assert numbered([{"qid": 5}, {"qid": 6}]) == [(1, {"qid": 5}), (2, {"qid": 6})]
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
 def test_another_encoding_is_named(tmp_path, encoding):
     path = tmp_path / "rows.jsonl"
     path.write_bytes('{"qid": 1}\n'.encode(encoding))
-    with pytest.raises(DataError, match=r"rows\.jsonl: the text is in UTF-16 .* expected UTF-8"):
+    name = encoding[:6].upper()
+    with pytest.raises(DataError, match=rf"rows\.jsonl: the text is in {name} .* iconv -f {name}"):
+        read_json_lines(path)
+
+
+@pytest.mark.parametrize("content", [bytes(1), bytes(3), bytes(5000), b'{"' + bytes(500)])
+def test_a_file_that_was_not_written_whole_is_not_taken_for_another_encoding(tmp_path, content):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="holds zeros instead of text: was it written whole"):
         read_json_lines(path)
 
 

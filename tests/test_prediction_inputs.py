@@ -29,7 +29,7 @@ def ones(*shape):
 @pytest.mark.parametrize(
     ("array", "problem"),
     [
-        (ones(7, 30), r"expected width 7, got 30: it is transposed, .* save array\.T"),
+        (ones(7, 30), r"expected width 7, got 30: perhaps it is transposed, .* save array\.T"),
         (ones(12, 30), "expected width 7, got 30: features of another backbone"),
         (ones(1, 30, 7), r"got shape \[1, 30, 7\]\. Its first axis .* save array\[0\]"),
         (np.array({"features": ones(30, 7)}), r"Python objects.*np\.save\(path, d\[\"features\"\]"),
@@ -63,6 +63,18 @@ def test_features_are_resampled_where_those_of_the_training_were():
         checks.video({"rgb": features}, "video 3: ")
     with pytest.raises(DataError, match="duration -1; expected the seconds"):
         checks.video({"rgb": features}, seconds=-1)
+
+
+def test_a_resampled_video_keeps_its_duration():
+    checks = dataclasses.replace(CHECKS, resample=True)
+    video = checks.video({"rgb": ones(100, 7)}, seconds=31)
+    assert video.seconds == 31.0
+    assert checks.video(video) is checks.video(video, seconds=31) is video
+    with pytest.raises(DataError, match=r"video 3: checked as a video of 31 s, .* now 62"):
+        checks.video(video, "video 3: ", 62)
+    for other, of_other in ((CHECKS, video), (checks, CHECKS.video({"rgb": ones(16, 7)}))):
+        with pytest.raises(DataError, match="checked by the predictor of a model with other"):
+            other.video(of_other, seconds=31)
 
 
 def test_features_that_tell_nothing_are_noticed():

@@ -249,6 +249,22 @@ def test_longer_videos_are_cut_as_in_training_or_read_whole(predictor):
 # Batches and programs -----------------------------------------------------------------------------
 
 
+def test_a_video_of_another_duration_is_resampled_again(predictor, monkeypatch):
+    config = fv.load_config("demo", {**SMALL, "data.resample": True})
+    other = fv.Predictor(config, predictor.params)
+    monkeypatch.setattr(other, "_predict", lambda work, choice: work)
+    video, query = make_video(30), make_query(5)
+    for work in (
+        other([video] * 3, [query] * 3, duration=[40, 80, 40]),
+        other(video, [query] * 3, duration=[40, 80, 40]),
+    ):
+        assert [video.seconds for video in work.videos] == [40, 80]
+        assert work.index == [0, 1, 0]
+    shared = predictor._inputs.video(video)
+    monkeypatch.setattr(predictor, "_predict", lambda work, choice: work)
+    assert len(predictor([shared, shared], query, duration=[60, 59]).videos) == 1
+
+
 def test_lengths_grow_by_a_quarter_and_the_configured_ones_are_among_them():
     padded = make_predictor({"data.buckets": (64, 75)}, whole_videos=True)._batches.padded_length
     lengths = [padded(n) for n in range(1, 6000)]

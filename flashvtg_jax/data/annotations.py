@@ -10,17 +10,18 @@ import collections
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from flashvtg_jax.data.clip_ids import id_problem, length_hint, other_length
-from flashvtg_jax.data.rating_clips import rate_clips
-from flashvtg_jax.errors import DataError
+from flashvtg_jax.clips import (
+    clip_id_problem,
+    label_length_problem,
+    length_hint,
+    num_video_clips,
+    other_length,
+)
+from flashvtg_jax.errors import MAX_ERRORS, DataError
 from flashvtg_jax.json_lines import numbered, read_json_lines
-
-MAX_ERRORS = 10  # of one file that are reported at once
 
 # The fields that training and scoring need, by the values of `config.data.labels`.
 LABEL_FIELDS = {
@@ -29,6 +30,8 @@ LABEL_FIELDS = {
     "ratings": ("label",),
     "binary": ("label",),
 }
+
+Placed = tuple[str, Mapping[str, Any]]  # where a line stands, "file:line", and the line
 
 _SALIENCY_FIELDS = ("relevant_clip_ids", "saliency_scores")
 
@@ -45,7 +48,6 @@ def load_annotations(
     label_clip_length: float | None = None,
     labels: str | None = None,
     domains: Sequence[str] = (),
-    clipped: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Reads an annotation file and checks every line of it.
 
@@ -59,9 +61,6 @@ def load_annotations(
       labels: a key of `LABEL_FIELDS`: every line must carry these labels. None: labels are
         checked where there are any, and are on every line or on none.
       domains: every line must carry one of these as `domain`; () takes any name, or none.
-      clipped: None: a window that reaches out of its video, or is empty, is an error. A list:
-        windows are cut to their video, those that are empty then are left out, and a text for each
-        is added to the list: "file:line: window ... is cut to ...".
 
     Raises:
       DataError: the file is missing, empty or not JSON lines, or lines that cannot be used: up to
@@ -69,68 +68,102 @@ def load_annotations(
         one of another data set is said of its first line only, with the number of such lines.
     """
     rows = read_json_lines(path)
-    problems = _wrong_file_problems(path, rows, labels, domains)
-    first_line: dict[str, int] = {}
-    first_rated: dict[str, tuple[int, int]] = {}  # line and annotators, by field
-    for line, row in numbered(rows):
-        if clipped is not None:
-            clipped += [f"{path}:{line}: {text}" for text in _clip_windows(row, clip_length)]
+    check_annotations(
+        str(path),
+        placed(path, rows),
+        clip_length=clip_length,
+        label_clip_length=label_clip_length,
+        labels=labels,
+        domains=domains,
+    )
+    return rows
+
+
+def placed(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> list[Placed]:
+    """Returns the lines of a file with their places."""
+    return [(f"{path}:{line}", row) for line, row in numbered(rows)]
+
+
+def check_annotations(
+    name: str,
+    lines: Sequence[Placed],
+    *,
+    clip_length: float,
+    label_clip_length: float | None = None,
+    labels: str | None = None,
+    domains: Sequence[str] = (),
+) -> None:
+    """Checks annotation lines, as `load_annotations` those of a file.
+
+    Args:
+      name: of all lines together.
+      lines: with their places.
+      clip_length: as the others, as for `load_annotations`.
+      label_clip_length: likewise.
+      labels: likewise.
+      domains: likewise.
+
+    Raises:
+      DataError: as `load_annotations`.
+    """
+    problems = _wrong_file_problems(lines, labels, domains)
+    first_place: dict[str, str] = {}
+    first_rated: dict[str, tuple[str, int]] = {}  # place and annotators, by field
+    for place, row in lines:
         found = [
             *_row_problems(row, clip_length, label_clip_length or clip_length),
             *_label_problems(row),
             *_domain_problems(row, domains),
         ]
-        problems += [f"{path}:{line}: {problem}" for problem in found]
+        problems += [f"{place}: {problem}" for problem in found]
         for field in () if found else ("saliency_scores", "label"):
             if not row.get(field):
                 continue
             annotators = len(row[field][0])
-            first, expected = first_rated.setdefault(field, (line, annotators))
+            first, expected = first_rated.setdefault(field, (place, annotators))
             if annotators != expected:
                 problems.append(
-                    f"{path}:{line}: {field} of {annotators} annotators, but of {expected} in "
-                    f"line {first}; every line needs as many"
+                    f"{place}: {field} of {annotators} annotators, but of {expected} in {first}; "
+                    "every line needs as many"
                 )
         # As text: 7 and "7" would be looked for in the same feature file.
         qid = str(row.get("qid"))
-        if "qid" in row and first_line.setdefault(qid, line) != line:
+        if "qid" in row and first_place.setdefault(qid, place) != place:
             problems.append(
-                f"{path}:{line}: qid {qid} is already used in line {first_line[qid]}; "
-                "give every query an id of its own"
+                f"{place}: qid {qid} is already used in {first_place[qid]}; give every query an id "
+                "of its own"
             )
         if len(problems) > MAX_ERRORS:
-            problems[MAX_ERRORS:] = [f"{path}: ... and more; mend these first"]
+            problems[MAX_ERRORS:] = [f"{name}: ... and more; correct these first"]
             break
+    if not problems:
+        rows = (row for _, row in lines)
+        length_problem = label_length_problem(rows, label_clip_length or clip_length)
+        problems += [f"{name}: {length_problem}"] if length_problem else []
     if problems:
         raise DataError("\n".join(problems))
-    return rows
 
 
-def check_lines_agree(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def check_lines_agree(lines: Iterable[Placed]) -> None:
     """Raises DataError when lines that share a feature file contradict each other.
 
     One id is one query, and one video has one duration, within a file and across all of them.
-
-    Args:
-      files: the lines of each annotation file, by the name to call it by.
     """
     queries: dict[str, tuple[str, str]] = {}
     durations: dict[str, tuple[str, float]] = {}
-    for name, rows in files.items():
-        for line, row in numbered(rows):
-            known, query = queries.setdefault(str(row["qid"]), (f"{name}:{line}", row["query"]))
-            if query != row["query"]:
-                raise DataError(
-                    f"{name}:{line}: qid {row['qid']} is already another query in {known}; both "
-                    "would use the same feature file. Give every query an id of its own."
-                )
-            known, duration = durations.setdefault(row["vid"], (f"{name}:{line}", row["duration"]))
-            if not math.isclose(duration, row["duration"], rel_tol=1e-5):
-                raise DataError(
-                    f"{name}:{line}: vid {row['vid']!r} lasts {row['duration']} seconds, but "
-                    f"{duration} in {known}; correct one of them, or give the videos ids of their "
-                    "own."
-                )
+    for place, row in lines:
+        known, query = queries.setdefault(str(row["qid"]), (place, row["query"]))
+        if query != row["query"]:
+            raise DataError(
+                f"{place}: qid {row['qid']} is already another query in {known}; both would use "
+                "the same feature file. Give every query an id of its own."
+            )
+        known, duration = durations.setdefault(row["vid"], (place, row["duration"]))
+        if not math.isclose(duration, row["duration"], rel_tol=1e-5):
+            raise DataError(
+                f"{place}: vid {row['vid']!r} lasts {row['duration']} seconds, but {duration} in "
+                f"{known}; correct one of them, or give the videos ids of their own."
+            )
 
 
 def unusable_character(id_: str | int) -> str | None:
@@ -147,29 +180,7 @@ def youtube_id(vid: str) -> str:
     return _TRAILING_TIMES.sub("", vid)
 
 
-def num_video_clips(duration: float, clip_length: float) -> int:
-    """Returns the clips of a video of `duration` seconds, the last one perhaps not full."""
-    return max(1, math.ceil(duration / clip_length - 1e-6))
-
-
-def mean_ratings(
-    clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int, ratio: float = 1.0
-) -> np.ndarray:
-    """Returns the mean rating of each clip [L], 0 where nobody rated, for people to look at.
-
-    As in training, an id beyond the video stands for its last clip, of several ratings of one clip
-    the highest sum counts, and ids may count clips of another length.
-
-    Args:
-      clip_ids: [N] from 0, one or more.
-      scores: [N, annotators], one list of ratings for each id.
-      num_clips: clips of the video, L.
-      ratio: seconds of a clip / seconds that ids count.
-    """
-    return rate_clips(np.asarray(clip_ids, np.int64), np.mean(scores, axis=1), num_clips, ratio)[2]
-
-
-def _common_labels(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+def _common_labels(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Returns the label fields that some line carries: the other lines must carry them, too."""
     found = {field for row in rows for field, value in row.items() if value is not None}
     if found & set(_SALIENCY_FIELDS):  # one means nothing without the other
@@ -178,23 +189,19 @@ def _common_labels(rows: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _wrong_file_problems(
-    path: str | os.PathLike,
-    rows: list[dict[str, Any]],
-    labels: str | None,
-    domains: Sequence[str],
+    lines: Sequence[Placed], labels: str | None, domains: Sequence[str]
 ) -> list[str]:
     """Returns what tells that a file is of another data set: each thing once."""
-    required = LABEL_FIELDS[labels] if labels else _common_labels(rows)
-    first: dict[str, tuple[int, str]] = {}  # line and problem, by what is wrong
+    required = LABEL_FIELDS[labels] if labels else _common_labels([row for _, row in lines])
+    first: dict[str, str] = {}  # place and problem, by what is wrong
     counts: collections.Counter[str] = collections.Counter()
-    for line, row in numbered(rows):
+    for place, row in lines:
         for kind, problem in _signs_of_another_set(row, labels, required, domains):
-            first.setdefault(kind, (line, problem))
+            first.setdefault(kind, f"{place}: {problem}")
             counts[kind] += 1
     return [
-        f"{path}:{line}: {problem}"
-        + (f" ({counts[kind]} of {len(rows)} lines)" if counts[kind] > 1 else "")
-        for kind, (line, problem) in first.items()
+        problem + (f" ({counts[kind]} of {len(lines)} lines)" if counts[kind] > 1 else "")
+        for kind, problem in first.items()
     ]
 
 
@@ -257,7 +264,7 @@ def _row_problems(
             yield f"no field {field!r}; every line needs qid, query, vid and duration"
     yield from _id_problems(row)
     duration = row.get("duration")
-    if "duration" in row and not (_is_number(duration) and duration > 0):
+    if "duration" in row and not (is_number(duration) and duration > 0):
         yield f"duration {duration!r}; expected the seconds of the video, more than 0"
         return
     if duration is None:
@@ -289,12 +296,16 @@ def _window_problems(row: dict[str, Any], duration: float, clip_length: float) -
     if not isinstance(windows, list):
         yield f"relevant_windows {windows!r}; expected a list of [start, end] in seconds"
         return
-    latest = _latest_end(duration, clip_length)
+    latest = latest_end(duration, clip_length)
     for window in windows:
-        if not (isinstance(window, list) and len(window) == 2 and all(map(_is_number, window))):
+        if not (isinstance(window, list) and len(window) == 2 and all(map(is_number, window))):
             yield f"window {window!r}; expected [start, end], two numbers of seconds"
         elif window[0] >= window[1]:
-            yield f"window {window} is reversed or empty; expected [start, end] with start < end"
+            wrong = "empty" if window[0] == window[1] else "reversed"
+            yield (
+                f"window {window} is {wrong}; expected [start, end] with start < end (build "
+                "--clip_windows leaves out such windows)"
+            )
         elif window[0] < 0 or window[1] > latest:
             yield (
                 f"window {window} is outside its video of {duration} seconds (build --clip_windows "
@@ -302,32 +313,11 @@ def _window_problems(row: dict[str, Any], duration: float, clip_length: float) -
             )
 
 
-def _latest_end(duration: float, clip_length: float) -> float:
+def latest_end(duration: float, clip_length: float) -> float:
     """Returns where windows of a video may end, in seconds."""
     end_of_video = num_video_clips(duration, clip_length) * clip_length
     # float32 durations and windows differ from each other in the seventh digit.
     return max(end_of_video, duration) + 1e-3
-
-
-def _clip_windows(row: dict[str, Any], clip_length: float) -> Iterator[str]:
-    """Cuts the windows of a line to its video, yielding what was done; other faults stay."""
-    duration, windows = row.get("duration"), row.get("relevant_windows")
-    if not (_is_number(duration) and duration > 0 and isinstance(windows, list)):
-        return
-    kept = []
-    for window in windows:
-        well_formed = isinstance(window, list) and len(window) == 2 and all(map(_is_number, window))
-        if well_formed and window[0] <= window[1]:
-            is_late = window[1] > _latest_end(duration, clip_length)
-            inside = [max(window[0], 0), duration if is_late else window[1]]
-            if inside[0] >= inside[1]:
-                yield f"window {window} is left out: nothing of it is in its video of {duration} s"
-                continue
-            if inside != window:
-                yield f"window {window} is cut to {inside}"
-            window = inside
-        kept.append(window)
-    row["relevant_windows"] = kept
 
 
 def _saliency_problems(
@@ -356,7 +346,7 @@ def _saliency_problems(
             f"relevant_clip_ids holds {outside[0]}, but the video has {num_clips} clips"
             + (length_hint(other, clip_length) if other else "")
         )
-    elif not wrong and (problem := id_problem(ids, windows, clip_length)):
+    elif not wrong and (problem := clip_id_problem(ids, windows, clip_length)):
         yield problem
     if not wrong and len(set(ids)) != len(ids):
         yield "relevant_clip_ids holds a clip twice"
@@ -394,7 +384,7 @@ def _rating_table_problems(table: list[Any], field: str) -> Iterator[str]:
         if not isinstance(ratings, list) or not ratings:
             yield f"{field} holds {ratings!r}; expected a list of annotators' ratings for each clip"
             return
-        if not all(_is_number(rating) and rating >= 0 for rating in ratings):
+        if not all(is_number(rating) and rating >= 0 for rating in ratings):
             yield f"{field} holds {ratings}; expected numbers from 0"
             return
         if len(ratings) != len(table[0]):
@@ -402,6 +392,7 @@ def _rating_table_problems(table: list[Any], field: str) -> Iterator[str]:
             return
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Returns whether a value of a JSON file is a finite number."""
     # The comparison is False for NaN and infinity, and takes integers of any length.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15

@@ -23,7 +23,7 @@ def build_command(
     Args:
       dataset: "name/config".
       data_dir: folder of all built data sets.
-      *flags: "--overwrite", "--skip_missing".
+      *flags: "--overwrite", "--skip_missing", "--clip_windows".
       manual_dir: folder of the released files.
       clip_length: seconds; named for one's own data only.
       label_clip_length: seconds of the clips that ids count, where that is another length.
@@ -34,9 +34,9 @@ def build_command(
     manual = "DIR_OF_FEATURES" if manual_dir is None else shlex.quote(os.fspath(manual_dir))
     parts = ["flashvtg build", f"--dataset={shlex.quote(dataset)}", f"--manual_dir={manual}"]
     if custom.is_custom(dataset):
-        parts.append(f"--clip_length={'SECONDS' if clip_length is None else f'{clip_length:g}'}")
+        parts.append(f"--clip_length={'SECONDS' if clip_length is None else _seconds(clip_length)}")
     if label_clip_length is not None:
-        parts.append(f"--label_clip_length={label_clip_length:g}")
+        parts.append(f"--label_clip_length={_seconds(label_clip_length)}")
     announced = [f"{name}={width}" for name, width in (widths or {}).items() if width is not None]
     if announced:
         parts.append(f"--widths={','.join(announced)}")
@@ -45,3 +45,8 @@ def build_command(
     if resample:
         parts.append("--resample")
     return " ".join([*parts, f"--data_dir={shlex.quote(os.fspath(data_dir))}", *flags])
+
+
+def _seconds(value: float) -> str:
+    """Returns seconds with all their digits: a build with other ones is another data set."""
+    return repr(value).removesuffix(".0")

@@ -1,5 +1,6 @@
 """`flashvtg build`: a data set by name, whole or not at all."""
 
+import collections
 import contextlib
 import difflib
 import errno
@@ -19,15 +20,15 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from flashvtg_jax.clips import num_video_clips
 from flashvtg_jax.data import custom
-from flashvtg_jax.data.annotations import MAX_ERRORS, num_video_clips
 from flashvtg_jax.data.build_command import build_command
 from flashvtg_jax.data.dataset_builder import VIDEOS, FeatureConfig, FeatureDatasetBuilder
 from flashvtg_jax.data.glove import GloveWords, count_unknown
 from flashvtg_jax.data.inventory import Inventory, take_inventory
 from flashvtg_jax.data.layout import parse_widths
 from flashvtg_jax.data.synthetic_folder import MANIFEST
-from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.errors import ConfigError, DataError, first_lines
 
 _PACKAGE = "tfds_builders"
 _SLACK_BYTES = 64 << 20  # that must stay free beside the features, for annotations and metadata
@@ -60,8 +61,9 @@ def build(
       manual_dir: folder with annotation files and feature folders, see the builder's README.
       data_dir: folder of all built data sets.
       skip_missing: leave out queries for which feature files are missing, instead of stopping.
-      clip_windows: cut moments to their video and leave out those that are empty then, instead of
-        stopping; the lines are stored, and scored against, as cut.
+      clip_windows: cut moments and ratings to their video, and leave out moments of which nothing
+        is left and queries without any other, instead of stopping; the lines are stored, and scored
+        against, as cut.
       overwrite: build again what is already built; the old one stays until the new one is whole.
       widths: feature widths other than the released ones, by name of the stream or "query":
         {"slowfast": 64, "query": 32}, or as text "slowfast=64,query=32". None as a width takes
@@ -305,13 +307,12 @@ def _summary(dataset: str, inventory: Inventory, target: Path) -> Iterator[str]:
             f"{max(counts.values())}"
         )
     if inventory.clipped:
-        left_out = sum(" is left out: " in text for text in inventory.clipped)
-        yield (
-            f"moments cut to their video: {len(inventory.clipped) - left_out}, left out: {left_out}"
-        )
-        yield from (f"  {text}" for text in inventory.clipped[:MAX_ERRORS])
-        if len(inventory.clipped) > MAX_ERRORS:
-            yield f"  ... and {len(inventory.clipped) - MAX_ERRORS} more"
+        counts: collections.Counter[str] = collections.Counter()
+        for change in inventory.clipped:
+            counts[change.kind] += change.count
+        yield ", ".join(f"{kind}: {count}" for kind, count in counts.items())
+        texts = [change.text for change in inventory.clipped]
+        yield from (f"  {text}" for text in first_lines(texts))
     for split, qids in inventory.skipped.items():
         if qids:
             shown = ", ".join(map(str, itertools.islice(qids, 10)))
@@ -338,7 +339,7 @@ def _clip_length_note(inventory: Inventory) -> Iterator[str]:
     durations = {
         query.video: query.annotation["duration"]
         for query in itertools.chain(*inventory.queries.values())
-        if not (inventory.layout.rated and query.annotation.get("label"))
+        if inventory.layout.rated_clips(query.annotation) is None
     }
     ratios = []
     for place, duration in durations.items():

@@ -107,8 +107,8 @@ def custom_layout(
       resample: as in `Layout`.
 
     Raises:
-      ConfigError: a clip length that is none, or of ids that no line has; a stream that is not
-        there; features to resample of videos whose ratings tell their clips.
+      ConfigError: a clip length that is no number of seconds; one of rated clips where the lines
+        have none; a stream that is not there; features to resample where each clip has a rating.
       DataError: no such folder, or none of videos, streams or queries in it; streams that cannot be
         called so; no annotation file, or lines with different labels.
     """

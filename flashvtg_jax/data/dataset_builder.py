@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from flashvtg_jax.data.flat_features import FlatFeatures
+from flashvtg_jax.data.glove import GloveWords
 from flashvtg_jax.data.inventory import Inventory, Query, Stream, Video, take_inventory
 from flashvtg_jax.data.layout import QUERY, Item, Layout
 from flashvtg_jax.errors import DataError
@@ -194,6 +195,7 @@ def _metadata(inventory: Inventory) -> dict[str, Any]:
         "labels": layout.labels,
         **({"left_out": list(layout.left_out)} if layout.left_out else {}),
         **({"resampled": True} if layout.resample else {}),
+        **({"clip_windows": True} if inventory.clipped is not None else {}),
         "splits": {
             split: {
                 "num_clips": [query.num_clips for query in queries],
@@ -214,7 +216,8 @@ def _metadata(inventory: Inventory) -> dict[str, Any]:
 
 def _query_row(inventory: Inventory, flat: FlatFeatures, query: Query) -> dict[str, Any]:
     words = _read(inventory.query, query.item)
-    flat.add(QUERY, query.annotation["qid"], words)
+    if not isinstance(inventory.query.files, GloveWords):  # whose unknown words are zeros
+        flat.add(QUERY, query.annotation["qid"], words)
     empty = {s.files.name: np.empty((0, s.width), s.dtype) for s in inventory.streams}
     return empty | {
         "annotation": json.dumps(query.annotation, ensure_ascii=False),

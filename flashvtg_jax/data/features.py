@@ -37,7 +37,7 @@ OLDEST_TORCH = (2, 6)
 
 # What is wrong with an array, and what to do, where its shape tells.
 ANOTHER_BACKBONE = "features of another backbone?"
-TRANSPOSED = "it is transposed, [width, rows]; save array.T"
+TRANSPOSED = "perhaps it is transposed, [width, rows]; save array.T"
 WITHOUT_BATCH_AXIS = "Its first axis is that of a batch of one; save array[0]."
 
 _PARSING_ATTEMPTS = 10
@@ -337,6 +337,18 @@ def _from_hdf5(path: Path, key: str | None, read: Callable[[Path, hdf5.Choose], 
         raise _unreadable(path, error) from error
 
 
+class WidthError(DataError):
+    """Features of another width than expected, as of another backbone.
+
+    Attributes:
+      width: that they have.
+    """
+
+    def __init__(self, message: str, width: int):
+        super().__init__(message)
+        self.width = width
+
+
 def _check_header(
     path: Path, shape, dtype: np.dtype, width: int | None, spatial: bool
 ) -> FeatureHeader:
@@ -355,8 +367,10 @@ def _check_header(
     tokens = shape[1] if len(shape) == 3 else 1
     if width is not None and found != width:
         of = f" for each of {tokens} tokens" if tokens > 1 else ""
-        cause = TRANSPOSED if tokens == 1 and rows == width else ANOTHER_BACKBONE
-        raise DataError(f"{path}: expected width {width}{of}, got {found}: {cause}")
+        problem = f"{path}: expected width {width}{of}, got {found}"
+        if tokens == 1 and rows == width:
+            raise DataError(f"{problem}: {TRANSPOSED}")
+        raise WidthError(f"{problem}: {ANOTHER_BACKBONE}", found)
     if rows <= 0 or tokens <= 0 or found <= 0:  # below 0 in a damaged header
         raise DataError(f"{path}: empty, shape {list(shape)}; extract or download it again.")
     return FeatureHeader(rows, found, dtype, tokens)

@@ -11,17 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import MAX_ERRORS, check_lines_agree, num_video_clips
+from flashvtg_jax.clips import lengths_agree, num_video_clips
+from flashvtg_jax.data.annotations import check_lines_agree, placed
+from flashvtg_jax.data.clipping import Change
 from flashvtg_jax.data.features import (
     ANOTHER_BACKBONE,
     TRANSPOSED,
     WITHOUT_BATCH_AXIS,
     FeatureHeader,
+    WidthError,
 )
-from flashvtg_jax.data.layout import QUERY, Features, Found, Item, Layout, lengths_agree
+from flashvtg_jax.data.layout import QUERY, Features, Found, Item, Layout
 from flashvtg_jax.data.nearest_file import NearestFiles
 from flashvtg_jax.data.resampling import FoundResampled
-from flashvtg_jax.errors import DataError
+from flashvtg_jax.errors import MAX_ERRORS, DataError, first_lines
 from flashvtg_jax.progress import progress_bar
 
 # Opening thousands of small files waits for the disk more than for the processor.
@@ -96,7 +99,7 @@ class Inventory:
       videos: each once, in order of appearance.
       queries: for each split, in annotation order.
       skipped: for each split the ids of queries left out, for a file of theirs is missing.
-      clipped: what was done to windows that reached out of their video, a text for each.
+      clipped: what was done to lines to cut them to their videos; None: they were not to be.
     """
 
     layout: Layout
@@ -105,7 +108,7 @@ class Inventory:
     videos: tuple[Video, ...]
     queries: dict[str, tuple[Query, ...]]
     skipped: dict[str, tuple[Any, ...]]
-    clipped: tuple[str, ...] = ()
+    clipped: tuple[Change, ...] | None = None
 
     def video_bytes(self, video: Video) -> int:
         """Returns the size of a video's features."""
@@ -137,8 +140,8 @@ def take_inventory(
       layout: where the files are and what must be in them.
       manual_dir: folder that holds the annotation files and the feature folders.
       skip_missing: leave out queries for which a file is missing, instead of stopping.
-      clip_windows: cut windows to their video, and leave out those that are empty then, instead of
-        stopping.
+      clip_windows: cut windows and ratings to their video, and leave out windows of which nothing
+        is left and queries without any other, instead of stopping.
       progress: show a bar.
       command: the command that builds this, for advice.
 
@@ -151,9 +154,14 @@ def take_inventory(
     """
     manual_dir = Path(manual_dir).expanduser()
     paths = layout.find_annotations(manual_dir)
-    clipped: list[str] | None = [] if clip_windows else None
-    rows = {split: layout.load_annotations(split, path, clipped) for split, path in paths.items()}
-    check_lines_agree({str(paths[split]): lines for split, lines in rows.items()})
+    rows, changes = {}, []
+    for split, path in paths.items():
+        if clip_windows:
+            rows[split], changed = layout.load_clipped_annotations(split, path)
+            changes += changed
+        else:
+            rows[split] = layout.load_annotations(split, path)
+    check_lines_agree(line for split, path in paths.items() for line in placed(path, rows[split]))
     lines = list(itertools.chain(*rows.values()))
     advice = f"Put them there, or leave these queries out: {command} --skip_missing"
     found: dict[str, Found] = {x.name: x.find(manual_dir, lines) for x in layout.streams}
@@ -193,8 +201,8 @@ def take_inventory(
     def as_query(row: Mapping[str, Any]) -> Query:
         item = found[query.files.name].item(row)
         stream_clips = videos[row["vid"]].num_clips
-        if layout.rated and row.get("label"):
-            stream_clips = tuple(min(clips, len(row["label"])) for clips in stream_clips)
+        if (rated := layout.rated_clips(row)) is not None:
+            stream_clips = tuple(min(clips, rated) for clips in stream_clips)
         num_words = headers[query.files.name][item].rows
         return Query(row, item, num_words, places[row["vid"]], stream_clips)
 
@@ -206,7 +214,7 @@ def take_inventory(
         tuple(videos.values()),
         queries,
         skipped,
-        tuple(clipped or ()),
+        tuple(changes) if clip_windows else None,
     )
 
 
@@ -230,9 +238,11 @@ def _without_missing(
     if missing and not (skip_missing and all(kept.values())):
         num_skipped, num_rows = (sum(map(len, x.values())) for x in (skipped, rows))
         hint = NearestFiles().hint
-        names = [f"{path}{hint(path)}" for path in itertools.islice(missing, MAX_ERRORS)]
-        if len(missing) > len(names):
-            names.append(f"... and {len(missing) - len(names)} more")
+        # Hints read folders: only for those that are named.
+        names = [
+            f"{path}{hint(path)}" if place < MAX_ERRORS else str(path)
+            for place, path in enumerate(missing)
+        ]
         empty = [split for split, split_rows in kept.items() if not split_rows]
         if empty:
             advice = (
@@ -241,7 +251,7 @@ def _without_missing(
             )
         raise DataError(
             f"{manual_dir}: {len(missing)} feature files are missing, needed by {num_skipped} of "
-            f"{num_rows} queries:\n  " + "\n  ".join(names) + f"\n{advice}"
+            f"{num_rows} queries:\n  " + "\n  ".join(first_lines(names)) + f"\n{advice}"
         )
     return kept, skipped
 
@@ -292,14 +302,14 @@ def _told(
     """Returns what is wrong with files, a line each; once where all have one other width."""
     told, widths = [], {}
     for name, bad in problems.items():
-        found = {None if TRANSPOSED in str(error) else _width(item) for item, error in bad}
+        found = {error.width if isinstance(error, WidthError) else None for _, error in bad}
         if not headers.get(name) and len(found) == 1 and None not in found:
             (widths[name],) = found
             told.append(f"{bad[0][1]} All {name} files that were read have this width.")
         else:
             told += [str(error) for _, error in bad]
-    if len(told) > MAX_ERRORS:
-        told[MAX_ERRORS:] = ["... and more; mend these first."]
+    if len(told) > MAX_ERRORS:  # reading stopped there
+        told[MAX_ERRORS:] = ["... and more; correct these first."]
     if widths:
         pairs = ",".join(f"{name}={width}" for name, width in widths.items())
         told.append(
@@ -307,14 +317,6 @@ def _told(
             "config.data.query_width"
         )
     return told
-
-
-def _width(item: Item) -> int | None:
-    """Returns the width that a file has, None where it has none."""
-    try:
-        return item.header(None).width
-    except DataError:
-        return None
 
 
 def _agree(files: Features, headers: Mapping[Item, FeatureHeader]) -> Stream:
@@ -374,16 +376,12 @@ def _check_axes(
                 f"files: {TRANSPOSED}"
             ] = None
     if problems:
-        shown = list(itertools.islice(problems, MAX_ERRORS))
-        if len(problems) > len(shown):
-            shown.append(f"... and {len(problems) - len(shown)} more")
-        raise DataError("\n".join(shown))
+        raise DataError("\n".join(first_lines(list(problems))))
 
 
 def _expected_clips(layout: Layout, row: Mapping[str, Any]) -> int:
     """Returns the clips that a line's video has by its labels, or by its duration."""
-    labels = row.get("label") if layout.rated else None
-    return len(labels) if labels else num_video_clips(row["duration"], layout.clip_length)
+    return layout.rated_clips(row) or num_video_clips(row["duration"], layout.clip_length)
 
 
 def _check_lengths(
@@ -398,7 +396,7 @@ def _check_lengths(
         video = videos[row["vid"]]
         shortest, longest = min(video.num_clips), max(video.num_clips)
         expected = _expected_clips(layout, row)
-        if layout.rated and row.get("label"):
+        if layout.rated_clips(row) is not None:
             known = "rated clips"
             # A rating belongs to its clip: these lengths cannot differ by a share of the video.
             fits = abs(shortest - expected) <= _MAX_UNRATED_CLIPS
@@ -420,12 +418,9 @@ def _check_lengths(
                 "at another clip length, or cut short?"
             )
             if lengths_agree(width, expected):
-                problem += f" Its width is {width}: perhaps {TRANSPOSED}."
+                problem += f" Its width is {width}: {TRANSPOSED}."
         else:
             continue
-        if len(problems) == MAX_ERRORS and problem not in problems:
-            problems["... and more; mend these first."] = None
-            break
         problems[problem] = None
     if problems:
-        raise DataError("\n".join(problems))
+        raise DataError("\n".join(first_lines(list(problems))))

@@ -9,12 +9,13 @@ of a configuration, to videos that `config.data.max_clips` cuts, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from flashvtg_jax.data.rating_clips import rate_clips
+from flashvtg_jax.clips import rate_clips
+from flashvtg_jax.data.annotations import LABEL_FIELDS
 from flashvtg_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -24,16 +25,16 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 
 class Clips(NamedTuple):
-    """The clips of one video.
+    """The clips that the model reads of one video.
 
-    used: L, that the model reads.
-    whole: of the whole video; more than `used` where `config.data.max_clips` cuts it.
-    ratio: how many of the clips that ids and ratings count one of these is long.
+    number: L.
+    length: seconds of each, as the configuration says.
+    label_length: seconds of the clips that ids and ratings count.
     """
 
-    used: int
-    whole: int
-    ratio: float = 1.0
+    number: int
+    length: float = 2.0
+    label_length: float = 2.0
 
 
 class Labelled(NamedTuple):
@@ -64,9 +65,10 @@ def qvhighlights_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled
     """Labels of a QVHighlights annotation: rated clips carry the sum of their annotators.
 
     Args:
-      annotation: reads `relevant_clip_ids` (n ids) and `saliency_scores` (n rows of ratings).
-      clips: of the video, L. Ids beyond the whole video stand for its last clip. Where ids count
-        other clips, `rate_clips` says which of these are relevant, and how much.
+      annotation: reads `relevant_clip_ids` (n ids), `saliency_scores` (n rows of ratings) and
+        `duration` (seconds).
+      clips: of the video, L. Ids beyond the video stand for its last clip. Where ids count clips
+        of another length, `rate_clips` says which of these are relevant, and how much.
 
     Returns:
       saliency_labels, 0 where nobody rated; positive_clips: the most salient relevant clip
@@ -79,7 +81,7 @@ def qvhighlights_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled
     """
     clip_ids = np.asarray(annotation.get("relevant_clip_ids") or (), np.int64)
     if not clip_ids.size:
-        return _nothing_relevant(clips.used)
+        return _nothing_relevant(clips.number)
     ratings = annotation.get("saliency_scores") or ()
     if len(ratings) != len(clip_ids):
         raise DataError(
@@ -88,19 +90,17 @@ def qvhighlights_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled
             "for a data set without saliency ratings"
         )
     sums = np.asarray(ratings, np.float32).sum(axis=1)
-    clip_ids, sums, labels = rate_clips(clip_ids, sums, clips.whole, clips.ratio)
-    labels = labels[: clips.used]
-    kept = clip_ids < clips.used
-    clip_ids, sums = clip_ids[kept], sums[kept]
-    if not clip_ids.size:
-        return _nothing_relevant(clips.used)
+    duration = annotation["duration"]
+    clip_ids, sums, labels = rate_clips(
+        clip_ids, sums, clips.number, duration, clips.length, clips.label_length
+    )
 
     # Stable, so that ties fall the same way on every processor: the last of the most salient and
     # the first of the least salient. numpy's default sort orders ties by its vector instructions.
     order = np.argsort(sums, kind="stable")
     most_salient, least_salient = clip_ids[order[-1]], clip_ids[order[0]]
 
-    irrelevant = np.ones(clips.used, bool)
+    irrelevant = np.ones(clips.number, bool)
     irrelevant[clip_ids] = False
     irrelevant = np.flatnonzero(irrelevant)
 
@@ -120,7 +120,7 @@ def qvhighlights_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled
 def window_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
     """Labels of a data set with moments only (Charades-STA, TACoS): 1 inside any window.
 
-    A clip lasts `duration / clips.whole` here, whatever the features' nominal clip length.
+    A clip lasts `duration / clips.number` here, whatever the features' nominal clip length.
 
     Args:
       annotation: reads `relevant_windows` (seconds) and `duration` (seconds).
@@ -131,16 +131,15 @@ def window_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
       twice; negative_clips: two different clips outside all of them, or, where there are fewer
       than two, the positive ones. Without a window everything is 0.
     """
-    clip_duration = annotation["duration"] / clips.whole
-    labels = np.zeros(clips.whole, np.float32)
+    clip_duration = annotation["duration"] / clips.number
+    labels = np.zeros(clips.number, np.float32)
     for start, end in annotation.get("relevant_windows") or ():
-        last = max(0, min(int(end / clip_duration), clips.whole) - 1)
+        last = max(0, min(int(end / clip_duration), clips.number) - 1)
         first = min(int(start / clip_duration), last)
         labels[first : last + 1] = 1.0
-    labels = labels[: clips.used]
     inside = np.flatnonzero(labels)
     if not inside.size:
-        return _nothing_relevant(clips.used)
+        return _nothing_relevant(clips.number)
     outside = np.flatnonzero(labels == 0.0)
 
     def draw(rng: np.random.Generator) -> Pairs:
@@ -159,7 +158,7 @@ def rating_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
 
     Args:
       annotation: reads `label`, a list of ratings for each clip.
-      clips: of the video, L; further rows are left out.
+      clips: of the video, L; further rows do not count.
 
     Returns:
       saliency_labels; positive_clips: the last of the highest rated clips; negative_clips: the
@@ -168,7 +167,7 @@ def rating_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
     Raises:
       DataError: there are fewer rows than clips.
     """
-    points = _label_rows(annotation, clips.used) - 1.0
+    points = _label_rows(annotation, clips.number) - 1.0
     return _extremes(points.sum(axis=1) / (4.0 * points.shape[1]) * 12.0)
 
 
@@ -177,7 +176,7 @@ def binary_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
 
     Args:
       annotation: reads `label`, a list with one number for each clip.
-      clips: of the video, L; further rows are left out.
+      clips: of the video, L; further rows do not count.
 
     Returns:
       As `rating_labels`.
@@ -185,7 +184,7 @@ def binary_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
     Raises:
       DataError: there are fewer rows than clips.
     """
-    return _extremes(_label_rows(annotation, clips.used)[:, 0])
+    return _extremes(_label_rows(annotation, clips.number)[:, 0])
 
 
 def _label_rows(annotation: Mapping[str, Any], num_clips: int) -> np.ndarray:
@@ -249,11 +248,10 @@ class Labeller:
     """
 
     def __init__(self, config: ml_collections.ConfigDict):
-        """Reads `clip_length` and `data`; ConfigError for a rule that there is not."""
+        """Reads `clip_length` and `data`; ConfigError for an unknown rule."""
         self._rule = label_rule(config.data.labels)
         self.num_pairs = self._rule.num_pairs
-        self._clip_length = config.clip_length
-        self._ratio = config.clip_length / (config.data.label_clip_length or config.clip_length)
+        self._config = config
 
     def __call__(
         self, annotation: Mapping[str, Any], num_clips: int, whole_clips: int
@@ -268,30 +266,52 @@ class Labeller:
         Raises:
           DataError: ratings that do not fit the line's clips.
         """
-        windows, duration = annotation.get("relevant_windows") or [], annotation["duration"]
-        clips = Clips(num_clips, num_clips, self._ratio)
-        end = num_clips * self._clip_length
-        if is_cut(annotation, num_clips, whole_clips, self._clip_length):
-            clips = clips._replace(whole=whole_clips)
-            windows = cut_windows(windows, end)
-            duration = end
+        config = self._config
+        line = cut_line(annotation, num_clips, whole_clips, config) or annotation
+        seconds = config.clip_length
+        clips = Clips(num_clips, seconds, config.data.label_clip_length or seconds)
+        windows = line.get("relevant_windows") or []
         return LabelledExample(
-            labelled=self._rule.label(annotation, clips),
+            labelled=self._rule.label(line, clips),
             windows=np.asarray(windows, np.float32).reshape(-1, 2),
-            duration=duration,
+            duration=line["duration"],
         )
 
 
-def is_cut(
-    annotation: Mapping[str, Any], num_clips: int, whole_clips: int, clip_length: float
-) -> bool:
-    """Returns whether a part of a video is left out: a row of features beyond its end is none."""
-    return whole_clips > num_clips and annotation["duration"] > num_clips * clip_length
+def cut_line(
+    annotation: Mapping[str, Any],
+    num_clips: int,
+    whole_clips: int,
+    config: ml_collections.ConfigDict,
+) -> dict[str, Any] | None:
+    """Returns an annotation line about the first clips of its video; None if there are no others.
 
+    Rows of features after the end of the video do not count. A clip lasts `config.clip_length`; of
+    a video with a `label` for each clip, its share of the duration. The line's duration, windows
+    and ratings end where the last of the clips ends.
 
-def cut_windows(windows: Sequence[Sequence[float]], end: float) -> list[list[float]]:
-    """Returns what is left of windows (seconds) before an end; those behind it are left out."""
-    return [[start, min(stop, end)] for start, stop in windows if start < end]
+    Args:
+      annotation: the line.
+      num_clips: that are used of its video.
+      whole_clips: that its features have.
+      config: reads `clip_length` and `data`.
+    """
+    duration, seconds = annotation["duration"], config.clip_length
+    if "label" in LABEL_FIELDS[config.data.labels]:
+        seconds = duration / len(annotation["label"])
+    end = num_clips * seconds
+    if whole_clips <= num_clips or duration <= end:
+        return None
+    line = {**annotation, "duration": end}
+    windows = annotation.get("relevant_windows") or []
+    line["relevant_windows"] = [[start, min(stop, end)] for start, stop in windows if start < end]
+    ids, scores = (annotation.get(name) or [] for name in ("relevant_clip_ids", "saliency_scores"))
+    if len(ids) == len(scores):  # the label rule raises otherwise
+        limit = end / (config.data.label_clip_length or seconds) - 1e-6
+        kept = [(clip, ratings) for clip, ratings in zip(ids, scores, strict=True) if clip < limit]
+        line["relevant_clip_ids"] = [clip for clip, _ in kept]
+        line["saliency_scores"] = [ratings for _, ratings in kept]
+    return line
 
 
 def _nothing_relevant(num_clips: int) -> Labelled:

@@ -7,17 +7,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from flashvtg_jax.clips import lengths_agree
 from flashvtg_jax.data import hdf5
-from flashvtg_jax.data.annotations import LABEL_FIELDS, load_annotations
+from flashvtg_jax.data.annotations import LABEL_FIELDS, check_annotations, placed
+from flashvtg_jax.data.clipping import Change, clip_lines
 from flashvtg_jax.data.features import (
     SUFFIXES,
     FeatureHeader,
+    WidthError,
     feature_header,
     read_feature,
     read_tokens,
 )
 from flashvtg_jax.data.listing import list_files, what_is_there
-from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.errors import ConfigError, DataError, first_lines
+from flashvtg_jax.json_lines import read_json_lines
 
 # An annotation file is looked for in these subfolders of manual_dir, in this order.
 ANNOTATION_FOLDERS = (".", "annotations", "data")
@@ -140,22 +144,13 @@ class FeatureFiles:
             ) from error
 
     def source(self, manual_dir: Path) -> Path | None:
-        """Returns the folder of the files, or the HDF5 file in its place; None if there is neither.
-
-        Raises:
-          DataError: there are several.
-        """
+        """Returns the folder of the files, or else the HDF5 file in its place, if there is any."""
         folder = manual_dir / self.folder
         paths = [folder]
         if folder != manual_dir:
             paths += [folder.with_name(folder.name + suffix) for suffix in hdf5.SUFFIXES]
-        found = [path for path in paths if path.is_dir() or hdf5.is_file_for_all(path)]
-        if len(found) > 1:
-            raise DataError(
-                f"{' and '.join(map(str, found))}: which of them has the {self.name} features? "
-                "Move the other away."
-            )
-        return found[0] if found else None
+        # Packs are kept beside the folder that they were unpacked to: the folder comes first.
+        return next((path for path in paths if path.is_dir() or hdf5.is_file_for_all(path)), None)
 
     def present(self, folder: Path) -> Path | None:
         """Returns the folder or file below `folder` with anything where these belong, if any."""
@@ -276,7 +271,7 @@ class FileItem:
                     f" Or {flat} tokens a row, side by side? Tokens of parts must be arrays "
                     f"[L, {flat}, width]."
                 )
-            raise DataError(problem)
+            raise WidthError(problem, found)
         dtype = np.result_type(*(header.dtype for header in headers))
         return FeatureHeader(min(rows), found, dtype, tokens[0])
 
@@ -326,6 +321,10 @@ class Layout:
     def rated(self) -> bool:
         """Whether the labels are a list with a row for each clip, which tells the clips."""
         return "label" in LABEL_FIELDS[self.labels]
+
+    def rated_clips(self, row: Row) -> int | None:
+        """Returns the clips that the labels of a line rate one by one; None if they do not."""
+        return len(row["label"]) if self.rated and row.get("label") else None
 
     def with_widths(self, widths: Mapping[str, int | None]) -> "Layout":
         """Returns this layout with other feature widths.
@@ -403,32 +402,55 @@ class Layout:
             )
         return found
 
-    def load_annotations(
-        self, split: str, path: Path, clipped: list[str] | None = None
-    ) -> list[dict[str, Any]]:
+    def load_annotations(self, split: str, path: Path) -> list[dict[str, Any]]:
         """Reads the annotation file of a split and checks every line of it.
 
         Args:
           split: of the file.
           path: of the file.
-          clipped: as for `annotations.load_annotations`.
 
         Raises:
           DataError: as `annotations.load_annotations`.
         """
-        return load_annotations(
-            path,
+        rows = read_json_lines(path)
+        self._check(split, path, rows)
+        return rows
+
+    def load_clipped_annotations(
+        self, split: str, path: Path
+    ) -> tuple[list[dict[str, Any]], list[Change]]:
+        """Reads an annotation file as `load_annotations`, its lines cut to their videos.
+
+        Returns:
+          The lines that are left, and what was done to them.
+
+        Raises:
+          DataError: as `load_annotations`; no line is left.
+        """
+        label_clip_length = self.label_clip_length or self.clip_length
+        rows = read_json_lines(path)
+        rows, changes = clip_lines(path, rows, self.clip_length, label_clip_length)
+        if not rows:
+            raise DataError(
+                "\n".join(
+                    [
+                        f"{path}: no query has a moment in its video:",
+                        *first_lines([change.text for change in changes]),
+                    ]
+                )
+            )
+        self._check(split, path, rows)
+        return rows, changes
+
+    def _check(self, split: str, path: Path, rows: Sequence[Row]) -> None:
+        check_annotations(
+            str(path),
+            placed(path, rows),
             clip_length=self.clip_length,
             label_clip_length=self.label_clip_length,
             labels=None if split in self.unlabelled_splits else self.labels,
             domains=self.domains,
-            clipped=clipped,
         )
-
-
-def lengths_agree(one: int, other: int, clips: int = 2) -> bool:
-    """Returns whether two numbers of clips differ by no more than `clips`, or 10%."""
-    return abs(one - other) <= max(clips, 0.1 * max(one, other))
 
 
 def parse_widths(text: str) -> dict[str, int]:

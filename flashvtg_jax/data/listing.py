@@ -40,8 +40,13 @@ def list_files(folder: Path) -> dict[str, list[Path]]:
 
 def what_is_there(path: Path) -> str:
     """Says what is in the nearest folder above a missing path: "DIR holds videos/, a.npz"."""
-    folder = next(parent for parent in path.parents if parent.is_dir())
-    return f"{folder} holds {_shown(folder)}"
+    for folder in path.parents:
+        try:
+            if folder.is_dir():
+                return f"{folder} holds {_shown(folder)}"
+        except OSError as error:  # the message that this is part of matters more
+            return f"{folder} cannot be listed ({error.strerror or error})"
+    return f"{path}: there is no folder above it"
 
 
 def _shown(folder: Path) -> str:

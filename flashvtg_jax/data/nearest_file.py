@@ -82,7 +82,7 @@ def _differences(wanted: Path, found: Path) -> list[str]:
     if hdf5.is_file_for_all(found.parent) or suffix in SUFFIXES:
         if other.video != one.video:
             differences.append(
-                f"its name has {other.video}, the id has not"
+                f"its name ends in {other.video}, the id does not"
                 if not one.video
                 else f"the id ends in {one.video}, its name does not"
             )

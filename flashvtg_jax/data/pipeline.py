@@ -465,7 +465,7 @@ def checked_widths(source: SplitSource, config: ml_collections.ConfigDict) -> tu
             raise ConfigError(
                 f"config.data.video_streams names {name!r}, but data set "
                 f"{config.data.dataset!r} has {', '.join(map(repr, source.streams))}; if there are "
-                f"more, build it again: {source.build_command()}"
+                f"more, build it again: {source.rebuild_command()}"
             )
         found, told = source.streams[name], source.tokens.get(name)
         known = told or 1

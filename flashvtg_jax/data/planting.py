@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.clips import num_video_clips
 from flashvtg_jax.data.glove import split_words
 
 _TOPIC_DIMENSIONS = 16

@@ -1,6 +1,7 @@
 """The data set a configuration trains on, made ready before training where it can be."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def _check_before_building(
     """Raises what a run would find wrong with the data set once it is built."""
     data = config.data
     _check_scores(config, layout.labels)
+    _check_label_clip_length(config, layout.labels)
     found = layout.find_annotations(manual_dir)
     for field in ("train_split", "val_split"):
         if data[field] not in found:
@@ -187,6 +189,7 @@ def _command(config: ml_collections.ConfigDict, data_dir: Path, manual_dir: Path
         dataset,
         data_dir,
         "--overwrite",
+        *(["--clip_windows"] if config.data.clip_windows else []),
         manual_dir=manual_dir,
         clip_length=clip_length,
         label_clip_length=label_clip_length,
@@ -209,9 +212,9 @@ def complete_config(
       A locked copy, equal to `config` where that leaves nothing open.
 
     Raises:
-      ConfigError: a stream that the data set does not have, another length of the clips that ids
-        count than it was built with, or a score to select the best checkpoint by that cannot be
-        computed from its labels.
+      ConfigError: a stream that the data set does not have, a length of the clips that ids count
+        where there are none, or another one than it was built with, or a score to select the best
+        checkpoint by that cannot be computed from its labels.
     """
     data = config.data
     streams = tuple(data.video_streams) or tuple(source.streams)
@@ -222,13 +225,15 @@ def complete_config(
         found["query_width"] = source.query_dim
     if data.labels is None:
         found["labels"] = source.labels
+    _check_label_clip_length(config, source.labels)
     if source.label_clip_length is not None:
-        if data.label_clip_length not in (None, source.label_clip_length):
+        given, built = data.label_clip_length, source.label_clip_length
+        if given is not None and not math.isclose(given, built, rel_tol=1e-5):
             raise ConfigError(
-                f"config.data.label_clip_length is {data.label_clip_length:g} s, but data set "
-                f"{data.dataset!r} was built with --label_clip_length={source.label_clip_length:g}"
+                f"config.data.label_clip_length is {given:g} s, but data set {data.dataset!r} was "
+                f"built with --label_clip_length={built:g}"
             )
-        found["label_clip_length"] = source.label_clip_length
+        found["label_clip_length"] = built
     config = apply_overrides(config, {f"data.{field}": value for field, value in found.items()})
     widths = config.data.video_widths
     with widths.unlocked():
@@ -248,8 +253,19 @@ def _check_streams(config: ml_collections.ConfigDict, source: SplitSource) -> No
                 f"config.data.video_streams {named}, but data set {config.data.dataset!r} "
                 f"has {', '.join(map(repr, source.streams))}"
                 + (" alone, as it was built with these" if source.left_out else "")
-                + f". Name what it has, or build it again with all: {source.build_command()}"
+                + f". Name what it has, or build it again with all: {source.rebuild_command()}"
             )
+
+
+def _check_label_clip_length(config: ml_collections.ConfigDict, labels: str) -> None:
+    """Raises ConfigError for the length of clips that ids count if the lines have no ids."""
+    seconds = config.data.label_clip_length
+    if seconds is not None and labels != "qvhighlights":
+        raise ConfigError(
+            f"config.data.label_clip_length={seconds:g} is for relevant_clip_ids and "
+            f"saliency_scores, but the lines of data set {config.data.dataset!r} have "
+            f"{', '.join(LABEL_FIELDS[labels])}"
+        )
 
 
 def _check_scores(config: ml_collections.ConfigDict, labels: str) -> None:

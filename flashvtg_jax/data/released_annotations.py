@@ -3,23 +3,20 @@
 import collections
 import dataclasses
 import os
-import re
 import statistics
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from flashvtg_jax.data.annotations import MAX_ERRORS, check_lines_agree, load_annotations
+from flashvtg_jax.data.annotations import check_annotations, check_lines_agree, is_number
+from flashvtg_jax.data.clipping import unusable
 from flashvtg_jax.data.released_formats import (
     READERS,
     WITHOUT_DURATIONS,
     ReleasedQuery,
-    is_seconds,
     read_durations,
     read_text,
 )
-from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.errors import ConfigError, DataError, first_lines
 from flashvtg_jax.json_lines import write_json_lines
 
 # Seconds that a moment may reach over the ends of its video: times and durations are rounded, in
@@ -69,7 +66,7 @@ class Conversion:
         for done, places in (("cut to the video", self.cut), ("left out", self.left_out)):
             if places:
                 queries = _count(len(places), "query")
-                notes.append("\n  ".join([f"{queries} {done}:", *_first(places)]))
+                notes.append("\n  ".join([f"{queries} {done}:", *first_lines(places)]))
         counts = collections.Counter((row["vid"], row["query"]) for row in self.rows)
         repeated = sum(count for count in counts.values() if count > 1)
         if repeated:
@@ -120,7 +117,10 @@ def convert_annotations(
     if not conversion.rows:
         left_out = ": all are left out" if queries else ""
         raise DataError(f"{', '.join(map(str, files))}: no queries to write{left_out}")
-    _check(conversion)
+    lines = list(zip(conversion.places, conversion.rows, strict=True))
+    # Clips of a millisecond: moments lie in their video, whatever clips will last.
+    check_annotations(source, lines, clip_length=1e-3)
+    check_lines_agree(lines)
     write_json_lines(output, conversion.rows)
     return conversion
 
@@ -187,7 +187,7 @@ def _convert(queries: Sequence[ReleasedQuery], clip_windows: bool) -> Conversion
             f"--clip_windows helps with {noisy} of these {len(problems)}: it cuts moments to their "
             "video, leaves out what is empty, and lists both"
         )
-        raise DataError("\n".join([*_first(problems), *([hint] if noisy else [])]))
+        raise DataError("\n".join([*first_lines(problems), *([hint] if noisy else [])]))
     return conversion
 
 
@@ -198,12 +198,12 @@ def _problem(query: ReleasedQuery) -> str:
         return query.problem
     if not query.vid or not query.key:
         return "no id of the video or the annotation"
-    if not (is_seconds(duration) and duration > 0):
+    if not (is_number(duration) and duration > 0):
         return f"duration {duration!r} of {query.vid}; expected the seconds of the video"
     if not isinstance(query.query, str | None):
         return f"query {query.query!r}; expected a sentence"
     if window is not None and not (
-        isinstance(window, list) and len(window) == 2 and all(map(is_seconds, window))
+        isinstance(window, list) and len(window) == 2 and all(map(is_number, window))
     ):
         return f"moment {window!r}; expected [start, end], two numbers of seconds"
     return ""
@@ -227,8 +227,8 @@ def _usable_part(query: ReleasedQuery, labelled: bool) -> tuple[list[float] | No
     if query.window is None:
         return None, "no moment, but other queries have one"
     start, end = query.window
-    if start >= end:
-        return None, f"moment {query.window} is reversed or empty"
+    if problem := unusable(query.window):
+        return None, f"moment {query.window} {problem}"
     window = [max(start, 0), min(end, query.duration)]
     if window[0] >= window[1]:
         return None, f"moment {query.window} is outside its video of {query.duration} s"
@@ -237,25 +237,6 @@ def _usable_part(query: ReleasedQuery, labelled: bool) -> tuple[list[float] | No
     return window, ""
 
 
-def _check(conversion: Conversion) -> None:
-    """Raises DataError if `custom` could not read the rows, with the places they came from."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "annotations.jsonl"
-        write_json_lines(path, conversion.rows)
-        try:
-            # Clips of a millisecond: moments lie in their video, whatever clips will last.
-            check_lines_agree({str(path): load_annotations(path, clip_length=1e-3)})
-        except DataError as error:
-            line = re.compile(rf"{re.escape(str(path))}:(\d+)")
-            message = line.sub(lambda match: conversion.places[int(match[1]) - 1], str(error))
-            raise DataError(message.replace(f"{path}: ", "")) from error
-
-
 def _count(number: int, noun: str) -> str:
     plural = noun.removesuffix("y") + "ies" if noun.endswith("y") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
-
-
-def _first(lines: Sequence[str]) -> list[str]:
-    more = [f"... and {len(lines) - MAX_ERRORS} more"] if len(lines) > MAX_ERRORS else []
-    return [*lines[:MAX_ERRORS], *more]

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flashvtg_jax.data.annotations import is_number
 from flashvtg_jax.errors import DataError
+from flashvtg_jax.json_lines import read_utf8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +136,10 @@ def read_durations(paths: Iterable[str | os.PathLike]) -> dict[str, float]:
         for place, vid, value in rows(read_text(path), str(path)):
             try:
                 seconds = float(value)
-            except (TypeError, ValueError) as error:
-                raise DataError(f"{place}: length {value!r}; expected seconds") from error
+            except (TypeError, ValueError):
+                seconds = 0.0
+            if not (is_number(seconds) and seconds > 0):
+                raise DataError(f"{place}: length {value!r}; expected seconds, more than 0")
             if durations.setdefault(vid, seconds) != seconds:
                 raise DataError(
                     f"{place}: {vid} lasts {seconds} s here, but {durations[vid]} s further up; "
@@ -146,14 +150,17 @@ def read_durations(paths: Iterable[str | os.PathLike]) -> dict[str, float]:
 
 def _csv_durations(text: str, name: str) -> Iterator[tuple[str, str, Any]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = reader.fieldnames or []
-    if not {"id", "length"} <= set(columns):
-        raise DataError(
-            f"{name}: columns {', '.join(columns) or 'none'}; expected id and length among them, "
-            "as in Charades_v1_train.csv"
-        )
-    for row in reader:
-        yield f"{name}:{reader.line_num}", row["id"], row["length"]
+    try:
+        columns = reader.fieldnames or []
+        if not {"id", "length"} <= set(columns):
+            raise DataError(
+                f"{name}: columns {', '.join(columns) or 'none'}; expected id and length among "
+                "them, as in Charades_v1_train.csv"
+            )
+        for row in reader:
+            yield f"{name}:{reader.line_num}", row["id"], row["length"]
+    except csv.Error as error:
+        raise DataError(f"{name}:{reader.line_num}: {error}; is a quote not closed?") from error
 
 
 def _json_durations(text: str, name: str) -> Iterator[tuple[str, str, Any]]:
@@ -164,11 +171,7 @@ def _json_durations(text: str, name: str) -> Iterator[tuple[str, str, Any]]:
 def read_text(path: str | os.PathLike) -> str:
     """Reads a text file in UTF-8. Raises DataError if there is none."""
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        return read_utf8(path).decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not text in UTF-8; save it as such") from error
 
@@ -194,10 +197,4 @@ def _list(parent: Any, key: str, place: str) -> list[Any]:
 def _clip_duration(clip: Mapping[str, Any]) -> float | None:
     """Returns the seconds of an Ego4D clip, without what subtraction adds in the last digits."""
     start, end = clip.get("video_start_sec"), clip.get("video_end_sec")
-    return round(end - start, 6) if is_seconds(start) and is_seconds(end) else None
-
-
-def is_seconds(value: Any) -> bool:
-    """Returns whether a value of a JSON file is a finite number."""
-    # The comparison is False for NaN and infinity.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+    return round(end - start, 6) if is_number(start) and is_number(end) else None

@@ -1,4 +1,4 @@
-"""Features of a fixed number a video, whatever its duration, as one row for each clip.
+"""Videos that have the same number of features, whatever their duration, with a row for each clip.
 
 ActivityNet's usual features are 100 or so for a video of 20 s as for one of 200 s. Model, labels
 and moments count in clips of one length: a stride of the pyramid means as many seconds in each
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import num_video_clips
-from flashvtg_jax.data.features import FeatureHeader
+from flashvtg_jax.clips import num_video_clips
+from flashvtg_jax.data.features import WITHOUT_BATCH_AXIS, FeatureHeader
 from flashvtg_jax.data.layout import Found, Item, Row
 from flashvtg_jax.errors import DataError
 
@@ -67,8 +67,7 @@ class ResampledItem:
         found = self.item.header(width)
         if found.rows == 1 and found.tokens > 1:
             raise DataError(
-                f"{self}: shape [1, {found.tokens}, {found.width}] has a batch axis in front; save "
-                "it without: np.save(path, array[0])"
+                f"{self}: shape [1, {found.tokens}, {found.width}]. {WITHOUT_BATCH_AXIS}"
             )
         rows = _num_clips(self.duration, self.clip_length)
         return FeatureHeader(rows, found.width, np.dtype(np.float32), found.tokens)

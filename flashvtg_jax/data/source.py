@@ -156,9 +156,9 @@ class SplitSource:
         self._stored.video_cache.clear()
         self._stored.query_cache.clear()
 
-    def build_command(self) -> str:
-        """Returns the command that builds the data set again, with all streams."""
-        return self._stored.command()
+    def rebuild_command(self) -> str:
+        """Returns the command that builds the data set again, with all streams that there are."""
+        return self._stored.command(all_streams=True)
 
     def annotations(self) -> list[dict[str, Any]]:
         """Returns the annotation lines of the selected rows, in order; no video is read."""
@@ -205,19 +205,17 @@ class _StoredSplit:
         """Reads what is known of the split before its rows, and opens their files."""
         folder, split = self.folder, self.split
         builder = tfds.builder_from_directory(folder)
-        metadata = dict(builder.info.metadata.items())
+        metadata = self.metadata = dict(builder.info.metadata.items())
         if metadata["format_version"] != FORMAT_VERSION:
             raise DataError(
                 f"{folder}: built by another version of flashvtg-jax (format "
                 f"{metadata['format_version']}, this one reads {FORMAT_VERSION}); "
                 f"build it again: {self.command()}"
             )
-        self.metadata = metadata
         if split not in metadata["splits"]:
-            streams = list(metadata["streams"]) if metadata.get("left_out") else ()
             raise DataError(
                 f"{folder}: no split {split!r}, only {', '.join(metadata['splits'])}; put its "
-                f"annotation file into manual_dir and build again: {self.command(streams)}"
+                f"annotation file into manual_dir and build again: {self.command()}"
             )
         self.streams: dict[str, int] = metadata["streams"]
         self.tokens: dict[str, int] = dict(metadata.get("tokens", {}))
@@ -289,20 +287,22 @@ class _StoredSplit:
                 f"{self.folder}: a row cannot be read ({error}); build it again: {self.command()}"
             ) from error
 
-    def command(self, streams: Sequence[str] = ()) -> str:
-        """Returns the command that builds this data set again, with some streams, or all."""
+    def command(self, all_streams: bool = False) -> str:
+        """Returns the command that builds this data set again, as it was built."""
         metadata = self.metadata
+        some_streams = bool(metadata.get("left_out")) and not all_streams
         folder = Path(self.folder).absolute()  # data_dir/name/config/version
         dataset = f"{folder.parents[1].name}/{folder.parent.name}"
         return build_command(
             dataset,
             folder.parents[2],
             "--overwrite",
+            *(["--clip_windows"] if metadata.get("clip_windows") else []),
             manual_dir=metadata.get("manual_dir"),
             clip_length=metadata.get("clip_length"),
             label_clip_length=metadata.get("label_clip_length"),
             widths=_other_widths(dataset, metadata) if metadata else None,
-            streams=streams,
+            streams=list(metadata["streams"]) if some_streams else (),
             resample=metadata.get("resampled", False),
         )
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.data import custom
-from flashvtg_jax.data.annotations import check_lines_agree
+from flashvtg_jax.data.annotations import check_lines_agree, placed
 from flashvtg_jax.data.building import find_builder
 from flashvtg_jax.data.glove import GloveWords, split_words
 from flashvtg_jax.data.layout import FeatureFiles, Layout, parse_widths
@@ -107,7 +107,8 @@ def synthesize(
     with SyntheticFolder(output, layout, settings) as folder:
         # A video may have queries in files of earlier calls, too: all their topics go in.
         earlier = _earlier_rows(layout, output, targets)
-        check_lines_agree(earlier | {str(targets[split]): rows for split, rows in splits.items()})
+        files = earlier | {str(targets[split]): rows for split, rows in splits.items()}
+        check_lines_agree(line for path, rows in files.items() for line in placed(path, rows))
         planting = Planting(seed, strength, layout.clip_length, _topics(layout))
         rows, others = (list(itertools.chain(*x.values())) for x in (splits, earlier))
         items = [

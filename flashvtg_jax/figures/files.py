@@ -13,8 +13,10 @@ from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.figures.drawing import FORMATS, clean_text, undrawable
 from flashvtg_jax.figures.prediction import plot_prediction
 from flashvtg_jax.json_lines import numbered, read_json_lines
-from flashvtg_jax.metrics.scoring import CLIP_LENGTH, scoring_beside
+from flashvtg_jax.metrics.rows import Rows, durations, predicted_saliency
+from flashvtg_jax.metrics.scoring import CLIP_LENGTH, Scoring, assumed_clip_length
 from flashvtg_jax.progress import progress_bar
+from flashvtg_jax.scoring_settings import scoring_arguments
 
 _MAX_NAME = 80  # bytes of a query id in a file name
 
@@ -41,7 +43,8 @@ def plot_files(
       limit: of figures; None: all. Queries that are named are all drawn.
       file_format: "png" or "svg".
       clip_length: seconds; None: as the config.json of their run, or the settings of `flashvtg
-        predict`, beside the predictions say, or 2 seconds.
+        predict`, beside the predictions say, or as follows from the numbers of scores and the
+        durations, or 2 seconds.
       label_clip_length: seconds of the clips that ratings are of; None: as these say, or
         clip_length.
       show_progress: show a bar.
@@ -52,21 +55,23 @@ def plot_files(
         raise ConfigError(f"format {file_format!r}: figures are {' or '.join(FORMATS)}")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; expected at least 1")
-    known = scoring_beside(predictions)
-    if clip_length is None and "clip_length" not in known:
-        print(
-            f"flashvtg plot: nothing beside {predictions} says the length of clips, "
-            f"{CLIP_LENGTH:g} s are taken; --clip_length=SECONDS gives another",
-            file=sys.stderr,
-        )
-    lengths = {
-        "clip_length": clip_length or known.get("clip_length", CLIP_LENGTH),
-        "label_clip_length": label_clip_length or known.get("label_clip_length"),
-    }
-    rows = _choose(predictions, read_json_lines(predictions), qids, limit)
+    clips = scoring_arguments(
+        predictions, clip_length=clip_length, label_clip_length=label_clip_length
+    )
+    clips.pop("length_ranges", None)
+    every = read_json_lines(predictions)
+    rows = _choose(predictions, every, qids, limit)
+    if "clip_length" not in clips:
+        clips["clip_length"] = _clip_length_of(predictions, every, annotations)
+    scoring = Scoring(**clips)  # checked before anything is read by it
     noted = {}
     if annotations is not None:
-        noted = {str(row["qid"]): row for row in load_annotations(annotations, **lengths)}
+        lines = load_annotations(
+            annotations,
+            clip_length=scoring.clip_length,
+            label_clip_length=scoring.label_clip_length,
+        )
+        noted = {str(row["qid"]): row for row in lines}
         if not any(str(row["qid"]) in noted for _, row in rows):
             raise DataError(f"{annotations}: has none of the queries of {predictions}")
     paths = {}
@@ -78,7 +83,7 @@ def plot_files(
     chosen = list(zip(paths, rows, strict=True))
     for path, (line, row) in progress_bar(chosen, len(chosen), "drawing", show_progress):
         try:
-            plot_prediction(row, noted.get(str(row["qid"])), **lengths, path=path)
+            plot_prediction(row, noted.get(str(row["qid"])), **clips, path=path)
         except DataError as error:
             raise DataError(f"{predictions}:{line}: {error}") from error
     if file_format == "png" and show_progress:
@@ -105,6 +110,34 @@ def safe_name(qid: str) -> str:
         digest = hashlib.sha256(qid.encode("utf-8", "surrogatepass")).hexdigest()
         name = f"{name}-{digest[:8]}"
     return name
+
+
+def _clip_length_of(
+    path: str | os.PathLike,
+    predictions: Sequence[dict[str, Any]],
+    annotations: str | os.PathLike | None,
+) -> float:
+    """The clip length that follows from the numbers of scores, as for `flashvtg score`."""
+    if annotations is None:
+        print(
+            f"flashvtg plot: nothing beside {path} says the length of clips, {CLIP_LENGTH:g} s are "
+            "taken; --clip_length=SECONDS gives another",
+            file=sys.stderr,
+        )
+        return CLIP_LENGTH
+    rated = {
+        str(row.get("qid")): row
+        for row in read_json_lines(annotations)
+        if row.get("saliency_scores") is not None
+    }
+    scored = [
+        row
+        for row in predictions
+        if row.get("pred_saliency_scores") and str(row.get("qid")) in rated
+    ]
+    counts = [len(scores) for scores in predicted_saliency(Rows(scored, "prediction", str(path)))]
+    of_scored = Rows([rated[str(row["qid"])] for row in scored], "annotation", str(annotations))
+    return assumed_clip_length(path, counts, durations(of_scored, range(len(scored))))
 
 
 def _choose(

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import mean_ratings, num_video_clips
+from flashvtg_jax.clips import mean_ratings
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import BLUE, BROWN, EN_DASH, GREY, INK, ORANGE
-from flashvtg_jax.metrics.arithmetic import zero_to_one
 from flashvtg_jax.metrics.scoring import Scoring, count_problem
+from flashvtg_jax.relative_saliency import relative_saliency
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,6 +62,7 @@ def plot_prediction(
     *,
     clip_length: float,
     label_clip_length: float | None = None,
+    max_clips: int | None = None,
     path: str | os.PathLike | None = None,
 ) -> "Figure":
     """Draw what was predicted for a query: saliency over time, the ten best moments as bars.
@@ -77,6 +78,7 @@ def plot_prediction(
         its `duration` evenly and `clip_length`, which is nominal there, is not used.
       clip_length: seconds.
       label_clip_length: seconds of the clips that its ratings are of; None: clip_length.
+      max_clips: of a video that saliency was predicted for, at most; None: all.
       path: a .png or .svg file to write.
 
     Returns the figure, which belongs to no window and no pyplot state.
@@ -84,7 +86,8 @@ def plot_prediction(
     """
     if path is not None:
         drawing.check_format(path)
-    content = _read(prediction, annotation or {}, clip_length, label_clip_length)
+    scoring = Scoring(clip_length, label_clip_length, max_clips)
+    content = _read(prediction, annotation or {}, scoring)
     with drawing.drawing():
         figure = _draw(content)
         if path is not None:
@@ -95,13 +98,11 @@ def plot_prediction(
 def _read(
     prediction: Mapping[str, Any],
     annotation: Mapping[str, Any],
-    clip_length: float,
-    label_clip_length: float | None,
+    scoring: Scoring,
 ) -> _Content:
     """What there is to draw. Raises DataError if that is nothing, or not what it should be."""
     name = f"prediction of qid {prediction.get('qid')!r}"
-    if not (isinstance(clip_length, int | float) and 0 < clip_length < math.inf):
-        raise DataError(f"clip_length is {clip_length!r}; expected seconds, more than 0")
+    clip_length = scoring.clip_length
     saliency = _numbers(prediction, "pred_saliency_scores", (), name)
     moments = _numbers(prediction, "pred_relevant_windows", (3,), name)
     if saliency is None and moments is None:
@@ -119,17 +120,13 @@ def _read(
     if label is not None and duration:
         clip_length = duration / len(label)
     elif duration:
-        # Fewer scores are those of a video that was cut.
-        problem = saliency is not None and count_problem(
-            len(saliency), duration, Scoring(clip_length, max_clips=len(saliency))
-        )
+        problem = saliency is not None and count_problem(len(saliency), duration, scoring)
         if problem:
             raise DataError(
                 f"{name}: {problem}; were they predicted for clips of another length? "
                 "--clip_length=SECONDS gives it"
             )
-        ratio = clip_length / (label_clip_length or clip_length)
-        ratings = _ratings(annotation, num_video_clips(duration, clip_length), ratio, noted)
+        ratings = _ratings(annotation, duration, clip_length, scoring.rated_clip_length, noted)
 
     count, shown = 0, moments
     if moments is not None:
@@ -193,7 +190,11 @@ def _array(value: Any, shape: tuple[int | None, ...], field: str, name: str) -> 
 
 
 def _ratings(
-    annotation: Mapping[str, Any], num_clips: int, ratio: float, name: str
+    annotation: Mapping[str, Any],
+    duration: float,
+    clip_length: float,
+    label_clip_length: float,
+    name: str,
 ) -> np.ndarray | None:
     """The mean rating of each clip, 0 where nobody rated; None without ratings."""
     scores = _numbers(annotation, "saliency_scores", (None,), name)
@@ -202,7 +203,7 @@ def _ratings(
         return None
     if len(scores) != len(clips) or (clips < 0).any():
         raise DataError(f"{name}: 'relevant_clip_ids' and 'saliency_scores' do not fit together")
-    return mean_ratings(clips, scores, num_clips, ratio)
+    return mean_ratings(clips, scores, duration, clip_length, label_clip_length)
 
 
 def _draw(content: _Content) -> "Figure":
@@ -258,7 +259,7 @@ def draw_saliency(
     Only the order of a video's clips has a meaning: the least salient is drawn at 0, the most
     salient at 1. Returns the axes that are behind, for what belongs there.
     """
-    saliency = zero_to_one(saliency)
+    saliency = relative_saliency(saliency)
     axes.set_ylim(-0.06, 1.06)
     edges, mean, lowest, highest = _steps(saliency, clip_length)
     if len(mean) < len(saliency):

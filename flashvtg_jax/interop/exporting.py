@@ -18,7 +18,7 @@ from jax import export
 
 from flashvtg_jax.config import config_to_json
 from flashvtg_jax.data.batch import Batch, clip_shape
-from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
 from flashvtg_jax.evaluation import apply_and_decode
 from flashvtg_jax.interop.stablehlo import (
     FORMAT,
@@ -99,11 +99,18 @@ def export_predictor(
       step: of the checkpoint, for the manifest.
 
     Returns the manifest.
-    Raises ConfigError for a platform or size that there is not, DataError for a folder that holds
-    something else, FlashVTGError if flatbuffers is not installed, OSError if it cannot be written.
+    Raises ConfigError for a platform or size that there is not, or a model of resampled features;
+    DataError for a folder that holds something else, FlashVTGError if flatbuffers is not installed,
+    OSError if it cannot be written, or not be read back.
     """
     check_flatbuffers()
     _check_options(platforms, buckets, batch_sizes)
+    if config.data.resample:
+        raise ConfigError(
+            "config.data.resample: the model reads features interpolated at clips, which an export "
+            "cannot do, and features as extracted would be taken for clips. Use flashvtg predict, "
+            "or Predictor, which interpolate them"
+        )
     output = _check_output(output)
     flat = {
         name: np.asarray(leaf) for name, leaf in traverse_util.flatten_dict(params, sep="/").items()
@@ -123,7 +130,12 @@ def export_predictor(
             exported = export_program(model, config, flat, platforms, **sizes)
             path = partial / _file_name(batch, clips)
             path.write_bytes(exported.serialize())
-            read_program(path)  # an export that cannot be read is none
+            try:
+                read_program(path)  # before an earlier export is replaced
+            except CheckpointError as error:
+                raise OSError(
+                    f"{output}: {path.name} could not be read back as written ({error.__cause__})"
+                ) from error
             shown = {
                 name: size or symbol
                 for (name, size), symbol in zip(sizes.items(), "blq", strict=True)

@@ -236,7 +236,7 @@ def read_program(path: Path) -> export.Exported:
     """A program out of its file. Raises CheckpointError if this jax cannot read it."""
     try:
         return export.deserialize(bytearray(path.read_bytes()))
-    except Exception as error:  # of many kinds; checksums are compared before
+    except Exception as error:  # jax raises many kinds
         raise CheckpointError(f"{path}: jax {jax.__version__} cannot read it ({error})") from error
 
 

@@ -34,13 +34,6 @@ def sum_selected(values: np.ndarray, selected: np.ndarray) -> np.ndarray:
     return np.add.reduceat(rows[kept], starts).reshape(values.shape[:-1])
 
 
-def zero_to_one(values: np.ndarray) -> np.ndarray:
-    """Values on a scale from 0, the least of them, to 1, the greatest; equal ones are all 0."""
-    values = np.asarray(values, np.float64)
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low or 1.0)
-
-
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1, [N]; equal values share the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)

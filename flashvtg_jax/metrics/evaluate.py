@@ -2,15 +2,13 @@
 
 import dataclasses
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.clip_ids import id_problem
-from flashvtg_jax.data.layout import lengths_agree
+from flashvtg_jax.clips import clip_id_problem, label_length_problem, lengths_agree
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.metrics.highlight_detection import (
@@ -25,7 +23,13 @@ from flashvtg_jax.metrics.moment_retrieval import (
     LengthRanges,
     moment_retrieval_numbers,
 )
-from flashvtg_jax.metrics.names import domain_names, quoted_names, range_names
+from flashvtg_jax.metrics.names import (
+    BRIEF,
+    BY_DOMAIN,
+    domain_names,
+    quoted_names,
+    range_names,
+)
 from flashvtg_jax.metrics.rows import (
     Rows,
     clip_ratings,
@@ -41,10 +45,11 @@ from flashvtg_jax.metrics.scoring import (
     CLIP_LENGTH,
     Scoring,
     all_length_ranges,
+    assumed_clip_length,
     count_problem,
     likely_clip_length,
     mean_over_rated_clips,
-    scoring_beside,
+    rank_cut_clips_last,
 )
 
 
@@ -71,14 +76,14 @@ def evaluate_predictions(
     max_clips: int | None = None,
     length_ranges: LengthRanges | None = None,
 ) -> dict[str, float]:
-    """The numbers of the official evaluators, in percent with two decimals.
+    """The metrics of the official evaluators, in percent with two decimals.
 
     What is scored follows from the fields: moments (QVHighlights, Charades-STA, TACoS) where
     predictions have `pred_relevant_windows` and annotations `relevant_windows`; highlights where
     predictions have `pred_saliency_scores` and annotations `saliency_scores` (QVHighlights) or
     `label` (one rating a clip: YouTube Highlights; several annotators': TVSum). Windows and
     saliency scores that `load_annotations` accepts can be scored: a query without windows counts
-    in no number of moments, one without relevant clips counts as one whose clips are all rated 0.
+    in no metric of moments, one without relevant clips counts as one whose clips are all rated 0.
     A query for which no moment was predicted ([]) is a miss.
 
     Args:
@@ -87,12 +92,12 @@ def evaluate_predictions(
       annotations: the same qids in any order: `qid`, `relevant_windows` [[start, end], ...];
         for highlights `duration`, `relevant_clip_ids` and `saliency_scores`, or `label`, a list
         of ratings for every clip, and, on all rows or none, `domain`.
-      clip_length: seconds of the clips of `pred_saliency_scores`; no matter where `label` rates
+      clip_length: seconds of the clips of `pred_saliency_scores`; not used where `label` rates
         every clip.
       label_clip_length: seconds of the clips that `relevant_clip_ids` count; None: `clip_length`.
         Where the two differ, a rated clip's score is the mean of those predicted in its time.
       max_clips: of a video that have scores, at most, where longer ones were cut
-        (`config.data.max_clips`); the other clips count as scored 0.
+        (`config.data.max_clips`); the other clips rank behind those.
       length_ranges: seconds of the moments that are scored by themselves, {"short": (0, 10)}: more
         than the first and at most the second; None: the official short, middle and long.
 
@@ -105,15 +110,15 @@ def evaluate_predictions(
 
     Raises:
       DataError: the qids differ, a row is malformed, there is nothing to score, or half of the
-        queries or more have numbers of saliency scores that differ from those of their clips by
-        more than two and more than 10%. As the official evaluator does, smaller differences are
-        cut, or filled up with 0; larger ones of single queries as well, with a warning.
-      ConfigError: length ranges that are none.
+        queries or more have so many or so few saliency scores that they differ from the clips of
+        their videos by more than two and by more than 10%. Smaller differences are cut, or filled
+        up with 0, as the official evaluator does; so are larger ones of fewer queries, with a
+        warning.
+      ConfigError: a range of lengths that is none.
     """
     scoring = Scoring(clip_length, label_clip_length, max_clips, all_length_ranges(length_ranges))
-    compared = compared_arrays(
-        Rows(predictions, "prediction"), Rows(annotations, "annotation"), scoring
-    )
+    rows = Rows(predictions, "prediction"), Rows(annotations, "annotation")
+    compared = compared_arrays(*rows, match_queries(*rows), scoring)
     return _numbers(compared, scoring)
 
 
@@ -123,36 +128,24 @@ def score_files(
     clip_length: float | None = None,
     *,
     label_clip_length: float | None = None,
+    max_clips: int | None = None,
     length_ranges: LengthRanges | None = None,
 ) -> dict[str, float]:
     """`evaluate_predictions` of two JSON-lines files; errors name the file and the line.
 
-    What is None is taken from what lies beside the predictions: the config.json of their run, or
-    the settings that `flashvtg predict` wrote. If neither is there, the clips have the length that
-    follows from the numbers of scores and the durations (said on stderr if it is not 2 s).
+    If clip_length is None, it follows from the numbers of scores and the durations (said on stderr
+    if it is not 2 s). `flashvtg_jax.scoring_settings.scoring_arguments` finds all of them in the
+    files beside the predictions.
     """
     predictions = Rows(read_json_lines(predictions_path), "prediction", str(predictions_path))
     annotations = Rows(read_json_lines(annotations_path), "annotation", str(annotations_path))
-    given = {
-        "clip_length": clip_length,
-        "label_clip_length": label_clip_length,
-        "length_ranges": length_ranges,
-    }
-    known = scoring_beside(predictions_path)
-    known |= {name: value for name, value in given.items() if value is not None}
-    if "clip_length" not in known:
-        known["clip_length"] = _clip_length_of(predictions, annotations)
-        if known["clip_length"] != CLIP_LENGTH:
-            print(
-                f"{predictions_path}: clips of {known['clip_length']:g} s, by the numbers of "
-                "saliency scores and the durations; --clip_length=SECONDS gives another",
-                file=sys.stderr,
-            )
-    known["length_ranges"] = all_length_ranges(known.get("length_ranges"))
-    scoring = Scoring(**known)
-    compared = compared_arrays(predictions, annotations, scoring)
-    if compared.moments is not None and compared.highlights is not None:
-        # What a data set is built from is checked there, so that evaluations need not.
+    order = match_queries(predictions, annotations)
+    if clip_length is None:
+        clip_length = _clip_length_of(predictions, annotations, order)
+    scoring = Scoring(clip_length, label_clip_length, max_clips, all_length_ranges(length_ranges))
+    compared = compared_arrays(predictions, annotations, order, scoring)
+    if compared.highlights is not None and annotations.has("relevant_windows"):
+        # `load_annotations` checks it; training and evaluation have read their lines with that.
         _check_ids(annotations, scoring.rated_clip_length)
     return _numbers(compared, scoring)
 
@@ -167,7 +160,7 @@ def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
 
     Highlight detection over domains, for which there is no official file, stands under "HD".
     """
-    result: dict[str, Any] = {"brief": brief(numbers)}
+    result: dict[str, Any] = {BRIEF: brief(numbers)}
     for level in RATING_LEVELS:
         name = f"HL-min-{level}"
         if f"{name}-mAP" in numbers:
@@ -184,18 +177,19 @@ def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
         }
     if DOMAINS_MEAN in numbers:
         found = domain_names(numbers)
-        result["HD"] = {DOMAINS_MEAN: numbers[DOMAINS_MEAN]}
+        result[BY_DOMAIN] = {DOMAINS_MEAN: numbers[DOMAINS_MEAN]}
         if found:
-            result["HD"]["domains"] = {domain: numbers[name] for name, domain in found.items()}
+            result[BY_DOMAIN]["domains"] = {domain: numbers[name] for name, domain in found.items()}
     return result
 
 
-def compared_arrays(predictions: Rows, annotations: Rows, scoring: Scoring) -> Compared:
+def compared_arrays(
+    predictions: Rows, annotations: Rows, order: list[int], scoring: Scoring
+) -> Compared:
     """What there is to compare, checked and in the order of the predictions.
 
-    Raises DataError as `evaluate_predictions` does.
+    `order` is what `match_queries` found. Raises DataError as `evaluate_predictions` does.
     """
-    order = match_queries(predictions, annotations)
     # Both are asked, so that a row without its field is reported even where the other side
     # leaves nothing to compare it with.
     moments = _both(predictions, "pred_relevant_windows", annotations, "relevant_windows")
@@ -213,9 +207,13 @@ def compared_arrays(predictions: Rows, annotations: Rows, scoring: Scoring) -> C
         result.moments = predicted_windows(predictions), windows, mask
     saliency = predicted_saliency(predictions) if highlights or labelled else []
     if highlights:
-        _check_counts(predictions, saliency, annotations, order, scoring)
+        seconds = durations(annotations, order)
+        _check_counts(predictions, saliency, seconds, scoring)
+        ratings = clip_ratings(annotations, order, seconds, scoring.rated_clip_length)
         of_rated_clips = [mean_over_rated_clips(scores, scoring) for scores in saliency]
-        ratings = clip_ratings(annotations, order, scoring.rated_clip_length)
+        for row, duration in enumerate(seconds):
+            if scoring.cuts(duration):
+                of_rated_clips[row] = rank_cut_clips_last(of_rated_clips[row], len(ratings[row]))
         result.highlights = of_rated_clips, ratings
     if labelled:
         rated = labels(annotations, order)
@@ -227,13 +225,10 @@ def compared_arrays(predictions: Rows, annotations: Rows, scoring: Scoring) -> C
 def _check_counts(
     predictions: Rows,
     saliency: Sequence[np.ndarray],
-    annotations: Rows,
-    order: Sequence[int],
+    seconds: Sequence[float],
     scoring: Scoring,
 ) -> None:
-    """Checks that scores are of the clips that `scoring` speaks of, as `_judge` does."""
-    seconds = durations(annotations)
-    seconds = [seconds[row] for row in order]
+    """Checks that scores are of clips of the length in `scoring`, as `_judge` does."""
     counts = [len(scores) for scores in saliency]
     problems = [
         count_problem(count, duration, scoring)
@@ -244,8 +239,8 @@ def _check_counts(
         advice = ""
         if likely not in (None, scoring.clip_length):
             advice = (
-                f"; they seem to be of clips of {likely:g} s, which clip_length={likely:g} "
-                f"(--clip_length={likely:g}) says"
+                f"; they seem to be of clips of {likely:g} s: give clip_length={likely:g} "
+                f"(--clip_length={likely:g})"
             )
         _judge(predictions, problems, advice)
 
@@ -265,7 +260,7 @@ def _check_label_counts(
 def _judge(predictions: Rows, problems: Sequence[str | None], advice: str = "") -> None:
     """Raises DataError where half of the queries or more have a problem; warns of fewer.
 
-    What most queries have is a wrong clip length; in single ones the official evaluator cuts
+    A wrong clip length is a problem of most queries; in single ones the official evaluator cuts
     scores and fills them up.
     """
     wrong = [index for index, problem in enumerate(problems) if problem]
@@ -281,22 +276,27 @@ def _judge(predictions: Rows, problems: Sequence[str | None], advice: str = "") 
     )
 
 
-def _clip_length_of(predictions: Rows, annotations: Rows) -> float:
-    """The clip length that the numbers of scores speak for; 2 s where they speak for none."""
-    if not _both(predictions, "pred_saliency_scores", annotations, "saliency_scores"):
-        return CLIP_LENGTH
-    seconds = durations(annotations)
-    order = match_queries(predictions, annotations)
-    counts = [len(scores) for scores in predicted_saliency(predictions)]
-    return likely_clip_length(counts, [seconds[row] for row in order]) or CLIP_LENGTH
+def _clip_length_of(predictions: Rows, annotations: Rows, order: Sequence[int]) -> float:
+    """The clip length that follows from the numbers of scores, where highlights are compared."""
+    counts: list[int] = []
+    seconds: list[float] = []
+    if _both(predictions, "pred_saliency_scores", annotations, "saliency_scores"):
+        counts = [len(scores) for scores in predicted_saliency(predictions)]
+        seconds = durations(annotations, order)
+    return assumed_clip_length(predictions.path, counts, seconds)
 
 
 def _check_ids(annotations: Rows, clip_length: float) -> None:
-    """Raises DataError for clip ids that contradict the windows of their line."""
+    """Raises DataError for windows that are none, or that clip ids of their line contradict."""
+    relevant_windows(annotations, range(len(annotations.rows)))
     for index, row in enumerate(annotations.rows):
-        problem = id_problem(row["relevant_clip_ids"], row["relevant_windows"], clip_length)
+        problem = clip_id_problem(
+            row.get("relevant_clip_ids"), row["relevant_windows"], clip_length
+        )
         if problem:
             raise annotations.error(index, problem)
+    if problem := label_length_problem(annotations.rows, clip_length):
+        raise DataError(f"{annotations.path}: {problem}")
 
 
 def _numbers(compared: Compared, scoring: Scoring) -> dict[str, float]:

@@ -52,15 +52,16 @@ def moment_retrieval_values(
     predicted: np.ndarray,
     windows: np.ndarray,
     window_mask: np.ndarray,
-    length_ranges: LengthRanges = LENGTH_RANGES,
 ) -> dict[str, np.ndarray]:
-    """What each query has in each number of `moment_retrieval_numbers`, of the same arguments.
+    """What each query has in each metric of `moment_retrieval_numbers`, of the same arguments.
+
+    The ranges of lengths are the official ones.
 
     Returns:
       For each number the queries' fractions [N], NaN for queries that it does not count.
     """
     result = {}
-    by_range = _fractions_by_range(predicted, windows, window_mask, length_ranges)
+    by_range = _fractions_by_range(predicted, windows, window_mask, LENGTH_RANGES)
     for name, counted, fractions in by_range:
         for key, values in _named(name, *fractions).items():
             result[key] = np.full(len(counted), np.nan)

@@ -33,6 +33,10 @@ METRIC_NAMES = (
     DOMAINS_MEAN,
 )
 
+BRIEF, BY_DOMAIN = "brief", "HD"
+# Of the layout of the official metrics files, beside those of the ranges of lengths.
+SECTIONS = (BRIEF, BY_DOMAIN, *(f"HL-min-{level}" for level in RATING_LEVELS))
+
 _DOMAIN = f"{DOMAINS_MEAN}-"
 _RANGE = re.compile(r"MR-(.+)-mAP")
 _LAST_OF_FULL = METRIC_NAMES.index("MR-full-mIoU")

@@ -33,9 +33,9 @@ def per_query_numbers(
     label_clip_length: float | None = None,
     max_clips: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """What each query has in the numbers of `evaluate_predictions`, of the same arguments.
+    """What each query has in the metrics of `evaluate_predictions`, of the same arguments.
 
-    Moments are divided by length as in the official evaluator.
+    But for `length_ranges`: moments are always divided by length as in the official evaluator.
 
     Args:
       metrics: names of the numbers wanted; None: all there are.
@@ -49,11 +49,9 @@ def per_query_numbers(
     Raises:
       DataError: as `evaluate_predictions`, or these predictions have no number of such a name.
     """
-    compared = compared_arrays(
-        Rows(predictions, "prediction"),
-        Rows(annotations, "annotation"),
-        Scoring(clip_length, label_clip_length, max_clips),
-    )
+    rows = Rows(predictions, "prediction"), Rows(annotations, "annotation")
+    scoring = Scoring(clip_length, label_clip_length, max_clips)
+    compared = compared_arrays(*rows, match_queries(*rows), scoring)
     fractions = {}
     if compared.moments is not None:
         fractions |= moment_retrieval_values(*compared.moments)

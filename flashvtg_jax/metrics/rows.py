@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.annotations import num_video_clips
+from flashvtg_jax.clips import num_video_clips
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.metrics.moment_retrieval import MAX_PREDICTIONS
 
@@ -132,31 +132,34 @@ def relevant_windows(annotations: Rows, order: Sequence[int]) -> tuple[np.ndarra
     return padded, mask
 
 
-def durations(annotations: Rows) -> list[float]:
-    """The seconds of each row's video, in the order of the annotations."""
+def durations(annotations: Rows, order: Sequence[int]) -> list[float]:
+    """The seconds of each query's video; `order` is the annotation row of each query."""
     for index, row in enumerate(annotations.rows):
         duration = row.get("duration")
         if not _is_number(duration) or not 0 < duration < np.inf:
             raise annotations.error(index, f"'duration' is {duration!r}; expected seconds above 0")
-    return [row["duration"] for row in annotations.rows]
+    return [annotations.rows[index]["duration"] for index in order]
 
 
-def clip_ratings(annotations: Rows, order: Sequence[int], clip_length: float) -> list[np.ndarray]:
+def clip_ratings(
+    annotations: Rows, order: Sequence[int], seconds: Sequence[float], clip_length: float
+) -> list[np.ndarray]:
     """The ratings of every clip of each video, [L, A] with 0 for clips not rated.
 
     As in the official evaluator, a part of a clip at the end of a video is none (but every video
     has a clip); ratings of what annotation files may count beyond the last clip go to the last.
 
     Args:
-      annotations: with `relevant_clip_ids`, `saliency_scores` (A ratings a clip), `duration`.
+      annotations: with `relevant_clip_ids` and `saliency_scores` (A ratings a clip).
       order: the annotation row of each query.
+      seconds: of each query's video.
       clip_length: seconds of the clips that were rated.
     """
-    seconds = durations(annotations)
     rated = [_rated_clips(annotations, index) for index in range(len(annotations.rows))]
     annotators = next((scores.shape[1] for _, scores in rated if len(scores)), 1)
     ratings: list[np.ndarray] = []
-    for index, (duration, (clips, scores)) in enumerate(zip(seconds, rated, strict=True)):
+    for index, duration in zip(order, seconds, strict=True):
+        clips, scores = rated[index]
         if len(scores) and scores.shape[1] != annotators:
             raise annotations.error(
                 index,
@@ -177,7 +180,7 @@ def clip_ratings(annotations: Rows, order: Sequence[int], clip_length: float) ->
         if len(clips):
             np.maximum.at(full, np.minimum(clips, total - 1).astype(int), scores)
         ratings.append(full)
-    return [ratings[index] for index in order]
+    return ratings
 
 
 def labels(annotations: Rows, order: Sequence[int]) -> list[np.ndarray]:

@@ -1,25 +1,25 @@
 """How predictions are compared with annotations: lengths of clips, ranges of moments' lengths."""
 
 import dataclasses
-import json
 import math
-import os
+import numbers
 import re
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.config import read_config
-from flashvtg_jax.data.annotations import num_video_clips
-from flashvtg_jax.data.layout import lengths_agree
-from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
+from flashvtg_jax.clips import lengths_agree, num_video_clips
+from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.metrics.moment_retrieval import FULL_RANGE, LENGTH_RANGES, LengthRanges
+from flashvtg_jax.metrics.names import SECTIONS
 
 CLIP_LENGTH = 2.0  # seconds, of QVHighlights
 
 _RANGE_NAME = re.compile(r"[\w.-]+")
+_NEARLY_ALL = 0.9  # of the queries
+_NEAR = 2  # clips by which features are often longer or shorter than their video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Scoring:
             ("clip_length", self.clip_length),
             ("label_clip_length", self.rated_clip_length),
         ):
-            if not 0 < seconds < math.inf:
+            if not (isinstance(seconds, numbers.Real) and 0 < seconds < math.inf):
                 raise DataError(f"{name} is {seconds!r}; expected seconds above 0")
 
     @property
@@ -52,45 +52,10 @@ class Scoring:
         """Seconds of the clips that people rated."""
         return self.clip_length if self.label_clip_length is None else self.label_clip_length
 
-
-def configured_clips(config: Any) -> dict[str, Any]:
-    """The arguments of `evaluate_predictions` about clips that a configuration gives."""
-    return {
-        "clip_length": config.clip_length,
-        # Configurations of earlier versions have no such field.
-        "label_clip_length": config.data.get("label_clip_length"),
-        "max_clips": config.data.max_clips,
-    }
-
-
-def configured_scoring(config: Any) -> dict[str, Any]:
-    """The arguments of `evaluate_predictions` that a configuration gives."""
-    ranges = config.evaluation.get("length_ranges")
-    return {
-        **configured_clips(config),
-        "length_ranges": None if ranges is None else parse_length_ranges(ranges),
-    }
-
-
-def scoring_beside(predictions: str | os.PathLike) -> dict[str, Any]:
-    """The arguments of `evaluate_predictions` that go with a file of predictions.
-
-    They are those of the settings file that `flashvtg predict` wrote beside it, or of the run's
-    config.json in its folder or in the one above; none of them where neither is there.
-    """
-    path = Path(predictions)
-    try:
-        settings = json.loads(path.with_name(f"{path.name}.settings.json").read_bytes())
-        return {name: settings[name] for name in ("clip_length", "label_clip_length", "max_clips")}
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # none, or one of an earlier version
-    # Results may be written into a folder below the run's.
-    for config in (path.parent / "config.json", path.parent.resolve().parent / "config.json"):
-        try:
-            return configured_scoring(read_config(config))
-        except (FlashVTGError, OSError, AttributeError):
-            continue  # none, or of something else
-    return {}
+    def cuts(self, duration: float) -> bool:
+        """Whether a video of some seconds has more clips than have scores."""
+        clips = num_video_clips(duration, self.clip_length)
+        return self.max_clips is not None and clips > self.max_clips
 
 
 def parse_length_ranges(texts: str | Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -130,6 +95,11 @@ def all_length_ranges(ranges: LengthRanges | None) -> LengthRanges:
                 f"length_ranges: {name!r} cannot be the name of a range; take letters, digits, _ . "
                 f"and -; {FULL_RANGE!r} is the range of all moments"
             )
+        if name in SECTIONS:
+            raise ConfigError(
+                f"length_ranges: {name!r} is the name of another section of the official metrics "
+                "files; take another"
+            )
         if not 0 <= low < high:
             raise ConfigError(
                 f"length_ranges: {name} is from {low:g} to {high:g} s; expected two numbers of "
@@ -139,16 +109,16 @@ def all_length_ranges(ranges: LengthRanges | None) -> LengthRanges:
 
 
 def count_problem(count: int, duration: float, scoring: Scoring) -> str | None:
-    """What is wrong with so many saliency scores for a video of some seconds; None if nothing.
+    """What is wrong with a number of saliency scores for a video of some seconds; None if nothing.
 
     Features are often a clip or two longer or shorter than their video, and the official evaluator
-    cuts scores or fills them up with 0. What differs by more is of clips of another length.
+    cuts scores or fills them up with 0. A larger difference means clips of another length.
     """
     clips = num_video_clips(duration, scoring.clip_length)
     expected = clips if scoring.max_clips is None else min(clips, scoring.max_clips)
     if lengths_agree(count, expected):
         return None
-    cut = f", of which the first {expected} were used" if expected < clips else ""
+    cut = f", of which the first {expected} were used" if scoring.cuts(duration) else ""
     return (
         f"{count} saliency scores, but its video of {duration:g} s has {clips} clips of "
         f"{scoring.clip_length:g} s{cut}"
@@ -156,18 +126,49 @@ def count_problem(count: int, duration: float, scoring: Scoring) -> str | None:
 
 
 def likely_clip_length(counts: Sequence[int], durations: Sequence[float]) -> float | None:
-    """The roundest seconds of a clip with which all numbers of clips are right, to one clip.
+    """The roundest seconds of a clip that explain the numbers of clips of 90% of the videos.
 
-    None if there are none, as where videos were cut.
+    They are right to two clips, as features often are. None if there are no such seconds, as where
+    videos were cut.
     """
     middle = float(np.median(np.asarray(durations, float) / np.asarray(counts)))
     for candidate in (CLIP_LENGTH, *(float(f"{middle:.{digits}g}") for digits in range(1, 5))):
-        if all(
-            abs(num_video_clips(duration, candidate) - count) <= 1
+        near = [
+            abs(num_video_clips(duration, candidate) - count) <= _NEAR
             for count, duration in zip(counts, durations, strict=True)
-        ):
+        ]
+        if np.mean(near) >= _NEARLY_ALL:
             return candidate
     return None
+
+
+def assumed_clip_length(path: Any, counts: Sequence[int], durations: Sequence[float]) -> float:
+    """`likely_clip_length`, or 2 s if there is none; said on stderr if it is not 2 s.
+
+    Args:
+      path: of the predictions.
+      counts: of the saliency scores of each query; [] where there are none to compare.
+      durations: seconds, of each query's video.
+    """
+    likely = likely_clip_length(counts, durations) if counts else None
+    if likely in (None, CLIP_LENGTH):
+        return CLIP_LENGTH
+    print(
+        f"{path}: clips of {likely:g} s, by the numbers of saliency scores and the durations; "
+        "--clip_length=SECONDS gives another",
+        file=sys.stderr,
+    )
+    return likely
+
+
+def rank_cut_clips_last(saliency: np.ndarray, num_rated: int) -> np.ndarray:
+    """Scores [L'] of a video that was cut, and for the clips after the cut a lower one: [L].
+
+    Saliency is often negative: with the 0 of the official evaluator, which knows no such videos,
+    clips that nobody scored would come first.
+    """
+    missing = max(0, num_rated - len(saliency))
+    return np.append(saliency, np.full(missing, np.nextafter(saliency.min(), -np.inf)))
 
 
 def mean_over_rated_clips(saliency: np.ndarray, scoring: Scoring) -> np.ndarray:

@@ -34,7 +34,7 @@ from flashvtg_jax.evaluation import Evaluator, apply_and_decode
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.memory import DoesNotFitError, check_fits
 from flashvtg_jax.metrics.per_query import per_query_numbers
-from flashvtg_jax.metrics.scoring import configured_clips
+from flashvtg_jax.scoring_settings import configured_clips
 from flashvtg_jax.studies.comparisons import entry
 from flashvtg_jax.studies.long_video_data import (
     SETTINGS,

@@ -14,9 +14,9 @@ from flashvtg_jax.data.pipeline import clip_counts
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.evaluation import Evaluator
 from flashvtg_jax.files import write_atomically
-from flashvtg_jax.metrics.scoring import configured_clips
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.models.pyramid import level_length
+from flashvtg_jax.scoring_settings import configured_clips
 from flashvtg_jax.studies.running import Subject, by_seed, stacked
 from flashvtg_jax.training.parallel import make_mesh, replicated
 from flashvtg_jax.training.restoring import Restored, restore

@@ -24,7 +24,7 @@ from etils import epath
 
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.training.checksums import checksum
-from flashvtg_jax.training.processes import all_or_none, by_first, is_first
+from flashvtg_jax.training.processes import all_or_none, by_first, from_first, is_first
 from flashvtg_jax.training.state import TrainState
 from flashvtg_jax.version import __version__
 
@@ -84,7 +84,8 @@ class Checkpoints:
                 self._best.delete(later)
 
     def _save(self, manager: ocp.CheckpointManager, step: int, items: Any, meta: Any) -> None:
-        steps = manager.all_steps()
+        # Shared disks show a file to some processes later: one decides for all.
+        steps = from_first(partial(list, manager.all_steps()))
         if step in steps:
             return
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
@@ -300,19 +301,33 @@ def read_whole(folder: Path, items: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _read_back(folder: Path, items: Sequence[str]) -> None:
-    """Raises CheckpointError if what was just saved cannot be read; nothing of it is left."""
+def read_or_damage(folder: Path, items: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """What `read_whole` reads and "", or {} and what is damaged.
+
+    Raises CheckpointError for another version, or a disk that cannot be read now; MemoryError.
+    """
     try:
-        # Orbax also prints what became of each of its tasks.
+        # Of damage Orbax also prints what became of each of its tasks.
         with contextlib.redirect_stderr(io.StringIO()):
-            read_whole(folder, items)
-    except Exception as error:
+            return read_whole(folder, items), ""
+    except (CheckpointError, MemoryError):
+        raise  # nothing is wrong with what is there
+    except Exception as error:  # Orbax and the readers below it raise many kinds
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if isinstance(error, OSError) and not missing:
+            raise CheckpointError(f"{folder}: cannot be read: {error.strerror or error}") from error
+        return {}, (str(error) or repr(error)).splitlines()[0]
+
+
+def _read_back(folder: Path, items: Sequence[str]) -> None:
+    """Raises CheckpointError if what was just saved is damaged; nothing of it is left then."""
+    _, damage = read_or_damage(folder, items)
+    if damage:
         shutil.rmtree(folder, ignore_errors=True)
-        reason = (str(error) or repr(error)).splitlines()[0]
         raise CheckpointError(
-            f"{folder}: the first checkpoint was written but cannot be read back ({reason}): "
+            f"{folder}: the first checkpoint was written but cannot be read back ({damage}): "
             "nothing could be saved here. Check the disk, or use another folder"
-        ) from error
+        )
 
 
 def check_space(folder: Path, size: int) -> None:

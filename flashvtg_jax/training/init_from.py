@@ -14,9 +14,9 @@ from flax import traverse_util
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.checkpoints import read_whole
+from flashvtg_jax.training.checkpoints import read_or_damage
 from flashvtg_jax.training.processes import is_first
-from flashvtg_jax.training.restoring import check_single_run
+from flashvtg_jax.training.restoring import checkpoint_folder
 from flashvtg_jax.training.runs import Run
 from flashvtg_jax.training.state import TrainState, feature_widths, init_params
 from flashvtg_jax.training.workdir import finished_steps
@@ -27,10 +27,10 @@ Arrays = dict[str, np.ndarray]  # by path: "boundary_head/conv_0/kernel"
 
 
 def absolute_init(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The configuration with the folder as it is found from other folders."""
+    """The configuration with the one path of the folder, found from everywhere."""
     if config.train.init_from is None:
         return config
-    folder = Path(config.train.init_from).expanduser().absolute()
+    folder = Path(config.train.init_from).expanduser().resolve()
     return apply_overrides(config, {"train.init_from": str(folder)})
 
 
@@ -39,7 +39,15 @@ def check_init(runs: Sequence[Run]) -> None:
     for run in runs:
         folder = run.config.train.init_from
         if folder is not None and not finished_steps(run.workdir / "checkpoints"):
-            check_single_run(Path(folder))
+            _checkpoint(folder)
+
+
+def _checkpoint(source: str) -> Path:
+    """The folder of the checkpoint to begin from. Raises CheckpointError if there is none."""
+    try:
+        return checkpoint_folder(Path(source))
+    except CheckpointError as error:
+        raise CheckpointError(f"config.train.init_from: {error}") from error
 
 
 def read_init(config: ml_collections.ConfigDict) -> Arrays:
@@ -52,21 +60,14 @@ def read_init(config: ml_collections.ConfigDict) -> Arrays:
       ConfigError: parameters differ in name or shape and `config.train.init_partial` is not set, or
         none is the same.
     """
-    source = Path(config.train.init_from)
-    check_single_run(source)
-    name = next((n for n in ("best", "checkpoints") if finished_steps(source / n)), None)
-    if name is None:
-        raise CheckpointError(f"{source}: no finished checkpoint yet")
-    folder = source / name / str(finished_steps(source / name)[-1])
-    try:
-        found = _flat(read_whole(folder, ("params",))["params"])
-    except CheckpointError:
-        raise
-    except Exception as error:  # Orbax raises many kinds: the reader needs the folder
-        reason = (str(error) or repr(error)).splitlines()[0]
+    source = config.train.init_from
+    folder = _checkpoint(source)
+    read, damage = read_or_damage(folder, ("params",))
+    if damage:
         raise CheckpointError(
-            f"{folder}: config.train.init_from names this checkpoint, which is damaged ({reason})"
-        ) from error
+            f"{folder}: config.train.init_from names this checkpoint, which is damaged ({damage})"
+        )
+    found = _flat(read["params"])
     model, widths = build_model(config.model), feature_widths(config.data)
     shapes = jax.eval_shape(lambda key: init_params(model, key, *widths), jax.random.key(0))
     expected = {path: leaf.shape for path, leaf in _flat(shapes).items()}
@@ -87,11 +88,11 @@ def read_init(config: ml_collections.ConfigDict) -> Arrays:
         )
     if is_first():
         of = f"{len(taken)} of {len(expected)}" if differences else f"all {len(expected)}"
-        told = f"{config.name}: begins with {of} parameter arrays of {folder}"
+        note = f"{config.name}: begins with {of} parameter arrays of {folder}"
         if differences:
             kept = len(expected) - len(taken)
-            told += "\n  ".join((f"; {kept} keep their initial values. Not taken:", *differences))
-        print(told, file=sys.stderr)
+            note += "\n  ".join((f"; {kept} keep their initial values. Not taken:", *differences))
+        print(note, file=sys.stderr)
     return taken
 
 

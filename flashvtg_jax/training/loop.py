@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,8 @@ import ml_collections
 import numpy as np
 
 from flashvtg_jax.config import apply_overrides, config_to_json
-from flashvtg_jax.data.notes import training_notes
 from flashvtg_jax.data.preparation import prepare_data
+from flashvtg_jax.data.training_notes import training_notes
 from flashvtg_jax.evaluation import Numbers, Results, write_results
 from flashvtg_jax.figures.training import plot_training
 from flashvtg_jax.models.flashvtg import build_model
@@ -130,6 +131,7 @@ def train(
         with all_or_none():
             unfinished = [run for run in opened if not several or not is_finished(run)]
         check_same("list of runs to do", [run.name for run in unfinished])
+        by_first(partial(print_notes, [run for run in unfinished if run.start_step == 0]))
         programs: dict[Any, Program] = {}
         caches = Caches(show_progress=show_progress)
         with Stopping() as stopping:
@@ -148,6 +150,12 @@ def train(
             split = config.data.val_split
             return tuple(from_first(lambda: write_summary(workdir, split, find_runs(workdir))))
         return results[0].numbers, results[0].numbers_nms
+
+
+def print_notes(runs: Sequence[OpenRun]) -> None:
+    """Says on stderr what runs that begin leave out of their data; without a progress bar, too."""
+    for note in training_notes((run.train_source, run.val_source, run.config) for run in runs):
+        print(note, file=sys.stderr)
 
 
 def train_together(
@@ -255,8 +263,6 @@ def train_together(
                     scores[index] = selection_score(numbers, settings.selection_metrics)
             return scores
 
-        for note in training_notes((run.train_source, run.val_source, run.config) for run in runs):
-            log.say(note)
         log.say(describe_start(runs, program, best, step, num_steps))
         metric = ", ".join(settings.selection_metrics)
         if len(settings.selection_metrics) > 1:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flashvtg_jax.errors import CheckpointError
-from flashvtg_jax.training.checkpoints import read_whole
+from flashvtg_jax.training.checkpoints import read_or_damage
 from flashvtg_jax.training.workdir import finished_steps
 
 DAMAGED = "damaged"  # folder below the work directory
@@ -73,22 +73,13 @@ class _Looked:
         self.metas: dict[int, dict[str, Any]] = {}  # of those that are whole
         self.damage: dict[int, str] = {}  # what is wrong with the others
         for step in self.steps:
-            # Of damage Orbax also prints what became of each of its tasks.
-            with contextlib.redirect_stderr(io.StringIO()):
-                try:
-                    self.metas[step] = read_whole(self.folder / str(step), self.items)["meta"]
-                except (CheckpointError, MemoryError):
-                    raise  # whole, but of another version; or nothing that is wrong with it
-                except OSError as error:
-                    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-                        raise CheckpointError(
-                            f"{self.folder / str(step)}: cannot be read: {error.strerror or error}"
-                        ) from error
-                    self.damage[step] = str(error)
-                except Exception as error:  # Orbax and the readers below it raise many kinds
-                    self.damage[step] = (str(error) or repr(error)).splitlines()[0]
-                if step in self.damage:
-                    gc.collect()  # when the tasks go
+            found, damage = read_or_damage(self.folder / str(step), self.items)
+            if damage:
+                self.damage[step] = damage
+                with contextlib.redirect_stderr(io.StringIO()):
+                    gc.collect()  # when Orbax's tasks go, and say so
+            else:
+                self.metas[step] = found["meta"]
 
 
 def _put_aside(workdir: Path, folder: Path, damage: str, start: int) -> None:

@@ -17,6 +17,7 @@ from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.runs import find_runs
 from flashvtg_jax.training.state import feature_widths, init_params
+from flashvtg_jax.training.workdir import finished_steps
 from flashvtg_jax.version import __version__
 
 
@@ -51,15 +52,10 @@ def restore(
       CheckpointError: there is no such checkpoint, or it cannot be read.
     """
     workdir = Path(workdir).expanduser().absolute()
-    check_single_run(workdir)
+    usual = checkpoint_folder(workdir)
+    step = int(usual.name) if step is None else step
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        if step is None:
-            step = checkpoints.best_step()
-        if step is None:
-            step = checkpoints.latest_step()
-        if step is None:
-            raise CheckpointError(f"{workdir}: no finished checkpoint yet")
         meta = checkpoints.read_meta(step)
         try:
             saved = config_from_json(json.dumps(meta["config"]))
@@ -78,6 +74,18 @@ def restore(
         )
         params = checkpoints.restore_params(step, target)
     return Restored(config, model, params, step)
+
+
+def checkpoint_folder(workdir: Path) -> Path:
+    """The folder of the checkpoint to use: the best one, or the latest if none was scored.
+
+    Raises CheckpointError if there is none, or if the folder is that of several runs.
+    """
+    check_single_run(workdir)
+    for folder in (workdir / "best", workdir / "checkpoints"):
+        if steps := finished_steps(folder):
+            return folder / str(steps[-1])
+    raise CheckpointError(f"{workdir}: no finished checkpoint yet")
 
 
 def check_single_run(workdir: Path) -> None:

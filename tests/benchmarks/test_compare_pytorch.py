@@ -50,7 +50,7 @@ def scripts(monkeypatch):
 def checkout(scripts, tmp_path):
     """Files named as those of the authors' repository."""
     folder = tmp_path / "checkout"
-    for name in scripts("reference").FILES:
+    for name in scripts("authors").FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder

@@ -67,7 +67,7 @@ def test_sizes_are_one_for_all_or_one_for_each(scripts):
 
 
 def test_both_sides_get_drawn_lines_of_the_domain_and_equal_settings(scripts, tmp_path):
-    training, reference = scripts("compare_training"), scripts("reference")
+    training, authors = scripts("compare_training"), scripts("authors")
     rows = [
         {"qid": f"{domain}{i}", "query": "a cat", "vid": f"{domain}v{i}", "duration": 8.0}
         | {"domain": domain, "label": [[1 + (clip + i) % 5] * 20 for clip in range(4)]}
@@ -86,7 +86,7 @@ def test_both_sides_get_drawn_lines_of_the_domain_and_equal_settings(scripts, tm
     assert len(drawn) == 2 and {row["domain"] for row in drawn} == {"VT"}
     assert len(read_json_lines(files["val"])) == 3
 
-    arguments = reference.their_options(
+    arguments = authors.their_options(
         config,
         files={**files, "eval": files["val"], "eval_split": "val"},
         video_folders=training.video_folders(config, folder),
@@ -97,7 +97,7 @@ def test_both_sides_get_drawn_lines_of_the_domain_and_equal_settings(scripts, tm
     assert {"--t2v_layers=2", "--enc_layers=1", "--v_feat_dim=64", "--max_v_l=1000"} <= {*arguments}
     assert arguments[-2:] == [str(folder / "vid_slowfast"), str(folder / "vid_clip")]
     tacos = training.small_config("tacos_slowfast_clip", options)
-    arguments = reference.their_options(
+    arguments = authors.their_options(
         tacos,
         files={"train": "a", "eval": "b", "eval_split": "val"},
         video_folders=[Path("c")],

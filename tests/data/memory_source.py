@@ -56,7 +56,7 @@ class MemorySource:
                 types.SimpleNamespace(annotation=annotation, streams=streams, query=query)
             )
 
-    def build_command(self):
+    def rebuild_command(self):
         return "flashvtg build"
 
     def __len__(self):

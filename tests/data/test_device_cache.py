@@ -135,9 +135,7 @@ def test_rows_are_those_of_the_whole_split_whatever_part_is_trained_on():
     assert batch.example.tolist() == [2, 0, -1]
     assert batch.video_mask.sum(1).tolist() == [*whole.num_clips[[9, 5]], 0]
     # Clips are drawn for the example of the part, as the pipeline does it.
-    _, choose = qvhighlights_labels(
-        whole.examples[9].annotation, Clips(whole.num_clips[9], whole.num_clips[9])
-    )
+    _, choose = qvhighlights_labels(whole.examples[9].annotation, Clips(whole.num_clips[9]))
     positives, _ = choose(np.random.default_rng([3, 1, 2]))
     np.testing.assert_array_equal(batch.targets.positive_clips[0], positives)
 

@@ -1,12 +1,17 @@
 import json
 import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from flashvtg_jax.data.dataset_builder import _query_row
 from flashvtg_jax.data.features import FeatureHeader
+from flashvtg_jax.data.flat_features import FlatFeatures
 from flashvtg_jax.data.glove import GloveWords, count_unknown, read_vectors, split_words
+from flashvtg_jax.data.inventory import Query, Stream
+from flashvtg_jax.data.layout import FeatureFiles
 from flashvtg_jax.errors import DataError
 
 TABLE = """\
@@ -155,3 +160,16 @@ def test_the_last_word_of_every_real_sentence_has_a_full_stop_on_it():
     with open(path, encoding="utf-8") as file:
         last = [split_words(json.loads(line)["query"])[-1] for line in file]
     assert all(re.fullmatch(r"\S+\.", word) for word in last)
+
+
+def test_queries_of_unknown_words_are_not_reported_as_failed_extractions():
+    words = SimpleNamespace(read=lambda width: np.zeros((2, width), np.float32))
+    row = {"qid": 1, "vid": "a"}
+    for files, notes in (
+        (GloveWords("query", "glove.txt", 3), 0),
+        (FeatureFiles("query", "query/{qid}", None, 3), 1),
+    ):
+        inventory = SimpleNamespace(query=Stream(files, np.dtype(np.float32)), streams=())
+        flat = FlatFeatures()
+        _query_row(inventory, flat, Query(row, words, 2, 0, (5,)))
+        assert len(flat.notes(1, 1)) == notes

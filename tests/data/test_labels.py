@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from flashvtg_jax.clips import num_video_clips, rate_clips
 from flashvtg_jax.data.labels import (
     Clips,
     Labeller,
@@ -11,8 +12,8 @@ from flashvtg_jax.data.labels import (
     rating_labels,
     window_labels,
 )
-from flashvtg_jax.data.rating_clips import rate_clips
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.metrics.scoring import Scoring, mean_over_rated_clips
 
 RATED = {
     "qid": 7,
@@ -27,8 +28,7 @@ def rng(*words: int) -> np.random.Generator:
 
 def drawn(rule, annotation, num_clips, generator):
     """The labels, positive and negative clips that a rule finds and draws."""
-    clips = num_clips if isinstance(num_clips, Clips) else Clips(num_clips, num_clips)
-    labels, draw = rule(annotation, clips)
+    labels, draw = rule({"duration": 2.0 * num_clips, **annotation}, Clips(num_clips))
     return labels, *draw(generator)
 
 
@@ -354,7 +354,58 @@ def test_ids_that_count_the_same_clips_are_labelled_as_without_saying_so():
     ],
 )
 def test_labels_of_other_clips_are_means_by_time(ids, sums, num_clips, ratio, relevant, labels):
-    found = rate_clips(np.array(ids), np.array(sums, np.float32), num_clips, ratio)
+    duration = 2 * ratio * num_clips
+    found = rate_clips(
+        np.array(ids), np.array(sums, np.float32), num_clips, duration, 2 * ratio, 2.0
+    )
     assert found[0].tolist() == relevant
     np.testing.assert_allclose(found[2], labels, rtol=1e-6)
     np.testing.assert_array_equal(found[1], found[2][relevant])
+
+
+@pytest.mark.parametrize(
+    ("clip_length", "label_clip_length"),
+    [(16 / 30, 2.0), (4.0, 2.0), (1 / 6, 1.0), (2.0, 4.0), (0.166666, 1.0), (7.0, 2.0)],
+)
+def test_the_last_clip_has_the_rating_of_the_last_rated_clip(clip_length, label_clip_length):
+    # 150 s are 281.25 clips of 16/30 s or 37.5 of 4 s: of the last one only a part is rated.
+    num_clips = num_video_clips(150, clip_length)
+    rated = np.arange(num_video_clips(150, label_clip_length))
+    sums = np.full(rated.size, 12, np.float32)
+    relevant, _, labels = rate_clips(rated, sums, num_clips, 150, clip_length, label_clip_length)
+    np.testing.assert_allclose(labels, np.full(num_clips, 12), rtol=1e-6)
+    np.testing.assert_array_equal(relevant, np.arange(num_clips))
+    # Metrics go the other way: constant saliency is as much for each rated clip.
+    scoring = Scoring(clip_length, label_clip_length)
+    np.testing.assert_allclose(mean_over_rated_clips(labels.astype(float), scoring), 12, rtol=1e-6)
+
+
+def test_rows_of_features_after_the_end_of_the_video_are_not_rated():
+    found = rate_clips(np.array([0, 1, 2]), np.full(3, 5.0), 8, 6.0, 1.0, 2.0)
+    assert found[2].tolist() == [5, 5, 5, 5, 5, 5, 0, 0]
+
+
+def test_a_cut_video_with_a_label_for_each_clip_lasts_as_long_as_its_clips():
+    line = {"duration": 30, "label": [[3, 3]] * 20}
+    found = labeller("ratings")(line, 10, 20)
+    assert (found.duration, len(found.labelled.saliency_labels)) == (15, 10)
+
+
+def test_windows_of_a_cut_video_end_where_its_labels_end():
+    # 298 rows for 600 s, cut to 75 clips of 2 s.
+    line = {"duration": 600, "relevant_windows": [[148.5, 151]]}
+    found = labeller()(line, 75, 298)
+    assert found.windows.tolist() == [[148.5, 150]] and found.duration == 150
+    assert np.flatnonzero(found.labelled.saliency_labels).tolist() == [74]
+
+
+def test_ratings_of_other_clips_behind_the_cut_are_left_out():
+    line = {
+        "duration": 40,
+        "relevant_windows": [[4, 14]],
+        "relevant_clip_ids": [2, 3, 4, 5],
+        "saliency_scores": [[1], [2], [3], [9]],
+    }
+    found = labeller("qvhighlights", clip_length=1.0, label_clip_length=2.0)(line, 9, 40)
+    expected = [0, 0, 0, 0, 1, 1, 2, 2, 3]
+    np.testing.assert_array_equal(found.labelled.saliency_labels, expected)

@@ -21,7 +21,7 @@ NFD = unicodedata.normalize("NFD", "é")
         ("v1.npz", "v1.pkl", f"only {', '.join(SUFFIXES)} are read"),
         ("v1.npz", "v1", f"only {', '.join(SUFFIXES)} are read"),
         ("clip_1.mp4.npz", "clip_1.npz", "the id ends in .mp4, its name does not"),
-        ("clip_1.npz", "clip_1.mp4.npy", "its name has .mp4, the id has not"),
+        ("clip_1.npz", "clip_1.mp4.npy", "its name ends in .mp4, the id does not"),
         ("Dog.npz", "dog.npz", "upper and lower case differ"),
         (f"caf{NFC}.npz", f"caf{NFD}.npz", r"its accents are decomposed \(NFD\), .* \(NFC\)"),
         (f"caf{NFD}.npz", f"caf{NFC}.npz", r"its accents are composed \(NFC\), .* \(NFD\)"),
@@ -90,3 +90,11 @@ def test_what_is_there_names_folders_first_and_counts_the_rest(tmp_path):
     there = what_is_there(tmp_path / "video/rgb")
     assert there == f"{tmp_path} holds videos/, 0.txt, 1.txt, 2.txt, 3.txt and 3 more"
     assert what_is_there(tmp_path / "videos/x") == f"{tmp_path / 'videos'} holds nothing"
+
+
+def test_a_folder_that_cannot_be_listed_does_not_hide_the_message(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert what_is_there(tmp_path / "a") == f"{tmp_path} cannot be listed (Permission denied)"

@@ -159,7 +159,7 @@ def test_labels_are_drawn_from_seed_epoch_and_example():
                 continue
             rng = np.random.default_rng([11, step // 6, i])
             clips = source.num_clips[i]
-            labels, draw = qvhighlights_labels(source.examples[i].annotation, Clips(clips, clips))
+            labels, draw = qvhighlights_labels(source.examples[i].annotation, Clips(clips))
             positives, negatives_now = draw(rng)
             np.testing.assert_array_equal(batch.targets.saliency_labels[b, :clips], labels)
             np.testing.assert_array_equal(batch.targets.positive_clips[b], positives)

@@ -4,11 +4,13 @@ import json
 import os
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from flashvtg_jax.cli import main
 from flashvtg_jax.config import config_from_json, config_to_json, load_config
+from flashvtg_jax.data.build_command import build_command
 from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import built_folder, open_split
 from flashvtg_jax.data.synthetic import synthesize
@@ -371,3 +373,16 @@ def test_one_s_own_data_may_be_synthesised_as_well(tmp_path):
         config.clip_length = 1.0
     with pytest.raises(ConfigError, match=r"clip_length=2\.0.* says clip_length=1\.0"):
         prepare(config, tmp_path)
+
+
+def test_a_length_of_rated_clips_needs_rated_clips(own_folder, own_source):
+    config = own(own_folder, data__label_clip_length=2.0)
+    assert complete_config(config, own_source).data.label_clip_length == 2.0
+    lines = SimpleNamespace(streams=own_source.streams, left_out=(), labels="windows", query_dim=4)
+    with pytest.raises(ConfigError, match=r"label_clip_length=2 is for relevant_clip_ids .*have r"):
+        complete_config(config, lines)
+
+
+def test_commands_name_clip_lengths_with_all_digits():
+    command = build_command("custom/a", "data", clip_length=1 / 6, label_clip_length=2.0)
+    assert f" --clip_length={1 / 6!r} --label_clip_length=2 " in command

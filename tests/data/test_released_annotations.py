@@ -12,7 +12,7 @@ from flashvtg_jax.cli import main
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.released_annotations import convert_annotations
-from flashvtg_jax.data.released_formats import READERS
+from flashvtg_jax.data.released_formats import READERS, read_durations
 from flashvtg_jax.errors import ConfigError, DataError
 
 DURATIONS = 'id,descriptions,length\nAO8RW,"reads, then ""sits""\nand reads",33.67\nY6R7T,,29.42\n'
@@ -163,7 +163,7 @@ def test_noisy_lines_are_an_error_with_their_places(write, durations):
     found = problems("charades_txt", [write("n.txt", NOISY)], durations=durations)
     assert found == [
         "n.txt:2: moment [20.8, 35.0] reaches out of its video of 33.67 s",
-        "n.txt:3: moment [9.0, 4.0] is reversed or empty",
+        "n.txt:3: moment [9.0, 4.0] is reversed",
         "n.txt:4: moment [34.0, 35.0] is outside its video of 33.67 s",
         "n.txt:5: query ''; expected a sentence",
         "--clip_windows helps with 4 of these 4: it cuts moments to their video, leaves out what "
@@ -188,7 +188,7 @@ def test_clip_windows_cuts_and_leaves_out_and_says_so(write, durations, capsys):
         "1 query cut to the video:",
         "  n.txt:2: moment [20.8, 35.0] reaches out of its video of 33.67 s",
         "3 queries left out:",
-        "  n.txt:3: moment [9.0, 4.0] is reversed or empty",
+        "  n.txt:3: moment [9.0, 4.0] is reversed",
         "  n.txt:4: moment [34.0, 35.0] is outside its video of 33.67 s",
         "  n.txt:5: query ''; expected a sentence",
     ]
@@ -208,7 +208,7 @@ def test_ego4d_s_empty_queries_and_moments_are_left_out_on_request(write):
     assert problems("ego4d_nlq", files)[:-1] == [
         f"{place}[0]: query None; expected a sentence",
         f"{place}[1]: query None; expected a sentence",
-        f"{place}[2]: moment [3.5, 3.5] is reversed or empty",
+        f"{place}[2]: moment [3.5, 3.5] is empty",
         f"{place}[3]: no moment, but other queries have one",
     ]
     rows = convert_annotations("ego4d_nlq", files, "out.jsonl", clip_windows=True).rows
@@ -240,7 +240,7 @@ def test_ego4d_s_empty_queries_and_moments_are_left_out_on_request(write):
         (
             "activitynet_captions",
             {"a/b": activitynet()["v_a"]},
-            "f: a/b.timestamps[0]: qid 'a/b_f_0' holds a character that file names cannot",
+            "f: a/b.timestamps[0]: qid 'a/b_f_0' holds '/', which file names cannot",
         ),
         ("ego4d_nlq", activitynet(), "f: no list 'videos' in it; is it the file that --from says?"),
         ("ego4d_nlq", {"videos": [{}]}, "f: videos[0]: no list 'clips'"),
@@ -316,3 +316,20 @@ def test_the_page_s_commands_are_understood():
         else:
             assert not rest
     assert seen == {*ANNOTATION_FORMATS, "build", "synthesize", "train", "evaluate"}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"id,length\nAO8RW,nan\n", "lengths.csv:2: length 'nan'; expected seconds, more than 0"),
+        (b"id,length\nAO8RW,-1\n", "lengths.csv:2: length '-1'; expected seconds"),
+        ("id,length\nAO8RW,33\n".encode("utf-16"), "lengths.csv: the text is in UTF-16"),
+        (b'id,length\n"AO8RW,33' + b"\na,1" * 50_000, "lengths.csv:1: field larger than"),
+    ],
+)
+def test_durations_that_are_none(tmp_path, monkeypatch, content, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lengths.csv").write_bytes(content)
+    with pytest.raises(DataError) as info:
+        read_durations(["lengths.csv"])
+    assert str(info.value).startswith(problem)

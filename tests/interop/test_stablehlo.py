@@ -429,3 +429,10 @@ def test_every_pyramid_is_exported_with_any_length(strides, tmp_path):
     manifest = export_predictor(model, config, flat, tmp_path / "new", platforms=["cpu"])
     assert manifest["programs"][0]["clips"] == "l"
     assert stablehlo.load_exported(tmp_path / "new").platform == "cpu"
+
+
+def test_a_model_of_resampled_features_is_refused(tmp_path):
+    config = load_config("demo", {"data.resample": True})
+    with pytest.raises(ConfigError, match=r"config\.data\.resample: .* Use flashvtg predict"):
+        export_predictor(None, config, {}, tmp_path / "export")
+    assert not (tmp_path / "export").exists()

@@ -142,10 +142,21 @@ def test_a_moment_between_points_stands_for_none_or_for_the_nearest(pyramid_poin
     assert positions(points, nearest[1]) == {(19, 1)}
     np.testing.assert_allclose(distances[0, 2], [0, 0.95], atol=1e-6)  # it starts behind the point
     np.testing.assert_array_equal(distances[1, 19], [0, 1])
-    # [4, 8] has points of its own. The shorter moment takes the one that both could have.
-    assert positions(points, nearest[2]) == ordinary | {(19, 1)}
-    np.testing.assert_allclose(distances[2, 2], [0, 0.95], atol=1e-6)
-    np.testing.assert_array_equal(distances[2, 3], offsets[2, 3])
+    # [4, 8] has points of its own and keeps them; nearest to 2.5 of the others is 1, as 4 of
+    # stride 4 is, which comes later.
+    assert positions(points, nearest[2]) == ordinary | {(1, 1), (19, 1)}
+    np.testing.assert_allclose(distances[2, 1], [0, 1.95], atol=1e-6)
+    np.testing.assert_array_equal(distances[2][positive[2]], offsets[2][positive[2]])
+
+
+def test_a_moment_keeps_its_only_point_beside_one_that_has_none(pyramid_points):
+    # Of [2.6, 3.4] only point 3 is inside; [3.1, 3.3] has none, and 3 is the nearest to it.
+    points = pyramid_points(8, (1,))
+    windows = [[(2.6, 3.4), (3.1, 3.3)]]
+    positive, offsets = assign(points, windows, nearest_point=True)
+    assert positions(points, positive[0]) == {(3, 1), (4, 1)}
+    np.testing.assert_allclose(offsets[0, 3], [0.4, 0.4], atol=1e-6)
+    np.testing.assert_allclose(offsets[0, 4], [0.9, 0], atol=1e-6)
 
 
 def test_the_nearest_point_is_one_within_the_video(pyramid_points, point_mask):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import flashvtg_jax.metrics as metrics
-from flashvtg_jax.data.annotations import load_annotations, num_video_clips
+from flashvtg_jax.clips import num_video_clips
+from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.metrics import brief, evaluate_predictions, nested, score_files

@@ -19,6 +19,11 @@ from flashvtg_jax.metrics import (
     score_iou_correlation,
 )
 from flashvtg_jax.metrics.scoring import Scoring, likely_clip_length, mean_over_rated_clips
+from flashvtg_jax.scoring_settings import (
+    configured_scoring,
+    scoring_arguments,
+    settings_to_score,
+)
 
 
 def rated(qid, duration=40, clips=(0, 1), windows=((0, 10),)):
@@ -44,6 +49,11 @@ def write_pair(folder, predictions, annotations):
     write_json_lines(folder / "predictions.jsonl", predictions)
     write_json_lines(folder / "annotations.jsonl", annotations)
     return folder / "predictions.jsonl", folder / "annotations.jsonl"
+
+
+def score_beside(predictions, annotations, **given):
+    """What `flashvtg score` does."""
+    return score_files(predictions, annotations, **scoring_arguments(predictions, **given))
 
 
 def write_config(folder, **values):
@@ -97,6 +107,12 @@ def test_videos_that_were_cut_have_fewer_scores():
     predictions = [predicted(1, np.r_[1.0, np.zeros(74)]), predicted(2, np.zeros(20))]
     numbers = evaluate_predictions(predictions, annotations, max_clips=75)
     assert numbers["HL-min-Fair-Hit1"] == 100.0  # of the second, the first of equal clips
+    # Of 600 s clips 2 and 100 are highlights: the third of those seen, and one of 225 not seen.
+    below_zero = [predicted(1, [-1.0, -2.0, -4.0, *[-5.0] * 72]), predicted(2, np.zeros(20))]
+    highlights = [rated(1, 600, (2, 100)), rated(2, clips=())]
+    numbers = evaluate_predictions(below_zero, highlights, max_clips=75)
+    # Precision 1/3 at half of the clips, then 2/300, over two queries.
+    assert numbers["HL-min-Fair-mAP"] == round(100 * (1 / 3 + 2 / 300) / 2 / 2, 2)
     with pytest.raises(DataError, match=r"75 saliency scores.* 300 clips of 2 s"):
         evaluate_predictions(predictions, annotations)
     with pytest.raises(DataError, match="of which the first 50 were used"):
@@ -152,6 +168,9 @@ def test_metrics_do_not_depend_on_the_rate_of_the_features():
         ([74], [150], 2.0),  # a clip less
         ([240, 180], [40, 30], 0.167),
         ([75, 20], [600, 40], None),  # one was cut
+        ([*[40, 60] * 9, 7, 75], [*[40, 60] * 9, 40, 75], 1.0),  # one of twenty is odd
+        ([*[20, 30] * 9, 75, 75, 75], [*[40, 60] * 9, 600, 600, 600], None),  # three were cut
+        ([73, 18], [150, 40], 2.0),  # two clips less
     ],
 )
 def test_the_likely_clip_length_is_the_roundest_that_fits(counts, durations, expected):
@@ -163,20 +182,70 @@ def test_files_are_scored_by_the_configuration_beside_them(tmp_path, capsys):
     assert expected["HL-min-Fair-mAP"] == 100.0
     files = write_pair(tmp_path / "run", [LATE], [LATE_RATED])
     write_config(tmp_path / "run")
-    assert score_files(*files) == expected
+    assert score_beside(*files) == expected
     deeper = write_pair(tmp_path / "run" / "split_test", [LATE], [LATE_RATED])
-    assert score_files(*deeper) == expected
-    assert capsys.readouterr().err == ""
+    assert score_beside(*deeper) == expected
+    config = tmp_path / "run" / "config.json"
+    line = "clip lengths and ranges of lengths are those of {}\n"
+    assert capsys.readouterr().err == line.format(config) * 2
     with pytest.raises(DataError, match=r"predictions\.jsonl:1: .* 20 clips of 2 s"):
-        score_files(*files, clip_length=2.0)
+        score_beside(*files, clip_length=2.0)
 
 
-def test_files_are_scored_by_the_settings_that_predict_wrote_beside_them(tmp_path):
+def test_files_are_scored_by_the_settings_that_predict_wrote_beside_them(tmp_path, capsys):
     long = rated(7, duration=600, clips=(0,))
     files = write_pair(tmp_path, [predicted(7, np.r_[1.0, np.zeros(99)])], [long])
     settings = {"clip_length": 3.0, "label_clip_length": 2.0, "max_clips": 100}
-    (tmp_path / "predictions.jsonl.settings.json").write_text(json.dumps(settings))
-    assert score_files(*files)["HL-min-Fair-Hit1"] == 100.0
+    path = tmp_path / "predictions.jsonl.settings.json"
+    path.write_text(json.dumps({**settings, "length_ranges": ["tiny:0:5"]}))
+    numbers = score_beside(*files)
+    assert numbers["HL-min-Fair-Hit1"] == 100.0
+    assert "MR-tiny-mAP" in numbers and "MR-short-mAP" not in numbers
+    assert capsys.readouterr().err.endswith(f"are those of {path}\n")
+    # Without ranges it is of an earlier version.
+    path.write_text(json.dumps(settings))
+    assert scoring_arguments(files[0]) == {}
+    write_config(tmp_path)
+    assert scoring_arguments(files[0])["clip_length"] == 1.0
+
+
+def test_what_predict_writes_is_what_its_run_is_scored_with(tmp_path):
+    config = fv.load_config("qvhighlights_slowfast_clip", {"evaluation.length_ranges": "a:0:inf"})
+    path = tmp_path / "predictions.jsonl.settings.json"
+    path.write_text(json.dumps(settings_to_score(config)))
+    expected = {"clip_length": 2.0, "label_clip_length": None, "max_clips": 75}
+    expected["length_ranges"] = {"a": (0, np.inf)}
+    assert scoring_arguments(tmp_path / "predictions.jsonl") == expected
+    assert configured_scoring(config) == expected
+
+
+def test_a_foreign_file_beside_predictions_is_passed_over_and_wrong_ranges_are_not(tmp_path):
+    (tmp_path / "config.json").write_text('{"model": "another program"}')
+    assert scoring_arguments(tmp_path / "predictions.jsonl", clip_length=3.0) == {
+        "clip_length": 3.0
+    }
+    write_config(tmp_path, **{"evaluation.length_ranges": "tiny:5:0"})
+    with pytest.raises(ConfigError, match=r"config\.json: length_ranges: tiny is from 5 to 0 s"):
+        scoring_arguments(tmp_path / "predictions.jsonl")
+
+
+def test_ids_that_contradict_windows_are_an_error_without_predicted_moments_too(tmp_path):
+    wrong = rated(7, duration=40, clips=(15, 16), windows=[(0, 10)])
+    highlights = predicted(7, np.zeros(20))
+    del highlights["pred_relevant_windows"]
+    files = write_pair(tmp_path, [highlights], [wrong])
+    with pytest.raises(DataError, match=r"annotations\.jsonl:1: .*contradict relevant_windows"):
+        score_files(*files)
+
+
+def test_ids_that_count_other_clips_in_most_lines_are_an_error_of_the_file(tmp_path):
+    # Five clips of 2 s are the first half of 20 s, or all of its clips of 4 s.
+    lines = [rated(qid, clips=range(5), windows=[(0, 20)]) for qid in range(3)]
+    predictions = [predicted(qid, np.zeros(20)) for qid in range(3)]
+    with pytest.raises(DataError, match=r"annotations\.jsonl: in 3 of 3 lines .*clips of 4 s, not"):
+        score_files(*write_pair(tmp_path, predictions, lines))
+    # In single lines they are clips of which not all were rated.
+    assert score_files(*write_pair(tmp_path, predictions[:1], lines[:1]))
 
 
 def test_without_settings_the_clip_length_follows_from_the_scores(tmp_path, capsys):
@@ -191,8 +260,8 @@ def test_without_settings_the_clip_length_follows_from_the_scores(tmp_path, caps
 def test_ranges_of_the_configuration_beside_a_file_are_used(tmp_path):
     files = write_pair(tmp_path, [LATE], [LATE_RATED])
     write_config(tmp_path, **{"evaluation.length_ranges": "tiny:0:5,rest:5:inf"})
-    assert {"MR-tiny-mAP", "MR-rest-mAP"} < set(score_files(*files))
-    own = score_files(*files, length_ranges={"two_seconds": (1, 3)})
+    assert {"MR-tiny-mAP", "MR-rest-mAP"} < set(score_beside(*files))
+    own = score_beside(*files, length_ranges={"two_seconds": (1, 3)})
     assert own["MR-two_seconds-mAP"] == 100.0 and "MR-tiny-mAP" not in own
 
 
@@ -253,6 +322,9 @@ def test_the_official_ranges_can_be_written_out():
         (":0:1", "'' cannot be the name of a range"),
         ("full:0:1", "'full' is the range of all moments"),
         ("a b:0:1", "'a b' cannot be the name"),
+        ("brief:0:1", "'brief' is the name of another section"),
+        ("HL-min-Fair:0:1", "'HL-min-Fair' is the name of another section"),
+        ("HD:0:1", "'HD' is the name of another section"),
     ],
 )
 def test_ranges_that_are_none_are_an_error(text, message):

@@ -235,25 +235,33 @@ def test_windows_that_reach_out_of_their_video_are_cut_where_that_is_asked_for(
     folder, data_dir, capsys
 ):
     lines = [dict(row) for row in ROWS["train"]]
-    lines[0]["relevant_windows"] = [[-1, 2], [4, 9], [3, 3], [6, 8]]
+    lines[0]["relevant_windows"] = [[-1, 2], [4, 9], [3, 3], [6, 8], [4, 3]]
+    lines[1]["relevant_windows"] = [[6, 8], [7, 7]]
     write_json_lines(folder / "train.jsonl", lines)
     with pytest.raises(DataError, match=r"jsonl:1: window \[-1, 2\] is outside.*clip_windows"):
         small_build(folder, data_dir)
     path = folder / "train.jsonl"
     small_build(folder, data_dir, clip_windows=True, progress=True)
-    assert open_split(data_dir, DATASET)[0].annotation["relevant_windows"] == [[0, 2], [4, 5]]
+    train = open_split(data_dir, DATASET)
+    assert train[0].annotation["relevant_windows"] == [[0, 2], [4, 5]]
+    assert " --clip_windows" in train.rebuild_command()
+    qids = [line["qid"] for line in train.annotations()]
+    assert qids == [row["qid"] for row in ROWS["train"] if row["qid"] != lines[1]["qid"]]
     assert (
-        "moments cut to their video: 2, left out: 2\n"
+        "moments cut to their video: 2, moments left out: 3, queries left out: 1\n"
         f"  {path}:1: window [-1, 2] is cut to [0, 2]\n"
         f"  {path}:1: window [4, 9] is cut to [4, 5]\n"
-        f"  {path}:1: window [3, 3] is left out: nothing of it is in its video of 5 s\n"
-        f"  {path}:1: window [6, 8] is left out: nothing of it is in its video of 5 s\n"
+        f"  {path}:1: window [3, 3] is empty\n"
+        f"  {path}:1: window [6, 8] is outside its video of 5 s\n"
+        f"  {path}:1: window [4, 3] is reversed\n"
+        f"  {path}:2: query {lines[1]['qid']} is left out: window [6, 8] is outside its video of "
+        "5 s; window [7, 7] is empty\n"
     ) in capsys.readouterr().err
 
 
 def test_ids_that_count_other_clips_are_said_in_building_and_remembered(folder, data_dir):
     for split, rows in ROWS.items():  # features of half a second, ids of 1 s
-        rated = {"relevant_windows": [[2, 5]], "relevant_clip_ids": [2, 3, 4]}
+        rated = {"relevant_windows": [[2.6, 5]], "relevant_clip_ids": [2, 3, 4]}
         rated["saliency_scores"] = [[1], [2], [3]]
         write_json_lines(folder / f"{split}.jsonl", [row | rated for row in rows])
     with pytest.raises(DataError, match=r"like clips of 1 s, not of 0\.5 s: .*label_clip_length=1"):

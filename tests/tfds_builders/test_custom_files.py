@@ -109,12 +109,11 @@ def test_one_hdf5_file_may_hold_all_videos_and_one_all_queries(folder):
         file.move("v1", "v1.mp4")
     message = error_of(folder, overwrite=True)
     assert (
-        f"{folder}/video/rgb.h5/v1 (there is 'v1.mp4': its name has .mp4, the id has not)"
+        f"{folder}/video/rgb.h5/v1 (there is 'v1.mp4': its name ends in .mp4, the id does not)"
         in message
     )
     save(folder)
-    message = error_of(folder, overwrite=True)
-    assert "video/rgb and" in message and "rgb.h5: which of them has the rgb features?" in message
+    check_read(folder, overwrite=True)  # a folder comes before the file in its place
 
 
 def test_each_video_may_have_an_hdf5_file(folder):
@@ -142,7 +141,7 @@ def test_prediction_reads_features_as_the_data_set_was_built(folder, tmp_path):
     prepare_data(config, tmp_path / "data", show_progress=False)
     source = open_split(tmp_path / "data", "custom/mine")
     assert source.resampled
-    assert source.build_command().count("--resample") == 1
+    assert source.rebuild_command().count("--resample") == 1
     config = complete_config(config, source)
     reader = InputChecks(
         streams={"rgb": 7},
@@ -183,7 +182,7 @@ def test_missing_files_are_named_with_what_is_there(folder):
     save(folder, name="video/rgb/{vid}.mp4.npy")
     lines = error_of(folder).splitlines()
     path = f"{folder}/video/rgb/v1.npy"
-    assert lines[1] == f"  {path} (there is 'v1.mp4.npy': its name has .mp4, the id has not)"
+    assert lines[1] == f"  {path} (there is 'v1.mp4.npy': its name ends in .mp4, the id does not)"
 
 
 def test_missing_folders_are_named_with_what_is_there(folder):
@@ -204,7 +203,7 @@ def test_transposed_videos_are_recognised_by_their_durations(folder):
     lines = error_of(folder).splitlines()
     assert len(lines) == 3
     path = f"{folder}/video/rgb/v1.npy"
-    advice = "it is transposed, [width, rows]; save array.T"
+    advice = "perhaps it is transposed, [width, rows]; save array.T"
     assert lines[0] == f"{path}: shape [7, 10], of 10 clips: {advice}"
     # Announced, the width itself shows it, and is not taken for another one.
     assert error_of(folder, widths={"rgb": 7}).splitlines()[0] == (
@@ -216,9 +215,11 @@ def test_one_transposed_file_among_others(folder):
     save(folder)
     np.save(folder / "video/rgb/v2.npy", rgb("v2").T)
     np.save(folder / "query/b.npy", words("b").T)
-    assert "v2.npy: shape [7, 14], of 14 clips: it is transposed" in error_of(folder)
+    assert "v2.npy: shape [7, 14], of 14 clips: perhaps it is transposed" in error_of(folder)
     np.save(folder / "video/rgb/v2.npy", rgb("v2"))
-    assert "b.npy: expected width 40, as most query files have, got 5: it is tr" in error_of(folder)
+    assert "b.npy: expected width 40, as most query files have, got 5: perhaps it" in error_of(
+        folder
+    )
 
 
 def test_transposed_words_are_recognised_by_their_many_widths(folder):
@@ -232,7 +233,7 @@ def test_a_batch_axis_is_recognised(folder):
     save(folder, lambda vid: rgb(vid)[None])
     advice = "Its first axis is that of a batch of one; save array[0]."
     assert f"v1.npy: shape [1, 10, 7], of 10 clips. {advice}" in error_of(folder)
-    assert "[1, 10, 7] has a batch axis in front" in error_of(folder, resample=True)
+    assert f"v1.npy: shape [1, 10, 7]. {advice}" in error_of(folder, resample=True)
     save(folder)
     np.save(folder / "query/a.npy", words("a")[None])
     assert f"a.npy: expected an array [rows, width], found shape [1, 4, 40]. {advice}" in error_of(
@@ -274,7 +275,7 @@ def test_only_the_streams_that_are_used_are_checked(two_streams, tmp_path):
     source = open_split(tmp_path / "data", "custom/mine")
     assert (list(source.streams), source.left_out) == (["rgb"], ("2d", "audio"))
     assert complete_config(config, source).data.video_streams == ("rgb",)
-    command = source.build_command()
+    command = source.rebuild_command()
     assert command.startswith("flashvtg build ") and "--streams" not in command
     # Another run on the same data set does not get less than it asked for.
     for streams, problem in ((("rgb", "audio"), "names 'audio'"), ((), r"is \(\), all streams")):

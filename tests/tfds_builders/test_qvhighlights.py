@@ -518,7 +518,7 @@ def test_at_most_ten_wrong_lengths_are_listed(manual, data_dir):
     assert [line.split("/")[-1].split(".")[0] for line in lines[:10]] == [
         f"w{qid}" for qid in range(100, 110)
     ]
-    assert lines[10:] == ["... and more; mend these first."]
+    assert lines[10:] == ["... and 5 more"]
 
 
 def test_rated_data_sets_take_the_length_from_the_ratings(manual):

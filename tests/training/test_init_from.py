@@ -10,7 +10,7 @@ import pytest
 
 from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.training.checkpoints import Checkpoints
-from flashvtg_jax.training.init_from import begin_from, read_init
+from flashvtg_jax.training.init_from import absolute_init, begin_from, read_init
 from flashvtg_jax.training.loop import train
 from flashvtg_jax.training.open_runs import continued, open_run
 from flashvtg_jax.training.program import Program
@@ -122,9 +122,9 @@ def test_what_cannot_be_begun_from_is_said_before_anything_is_written(
     manifest = next(damaged.glob("best/*/params/manifest.ocdbt"))
     manifest.write_bytes(manifest.read_bytes()[:20])
     for folder, message in (
-        (tmp_path / "absent", "absent: no checkpoints here"),
+        (tmp_path / "absent", r"config\.train\.init_from: .*absent: no checkpoints here"),
         (several, "several: the folder of several runs; name one of them: seed1, seed2"),
-        (empty, "empty: no finished checkpoint yet"),
+        (empty, r"config\.train\.init_from: .*empty: no finished checkpoint yet"),
         (damaged, r"damaged/best/\d+: config.train.init_from names this checkpoint, which is dam"),
     ):
         with pytest.raises(CheckpointError, match=message):
@@ -132,3 +132,12 @@ def test_what_cannot_be_begun_from_is_said_before_anything_is_written(
         assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match=r"init_partial .* config\.train\.init_from"):
         train(tiny_config(train__init_partial=True), tmp_path / "run", show_progress=False)
+
+
+def test_the_same_folder_is_the_same_configuration(tiny_config, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    monkeypatch.chdir(tmp_path)
+    for path in ("run", "./link", tmp_path / "link" / ".." / "run"):
+        config = absolute_init(tiny_config(train__init_from=str(path)))
+        assert config.train.init_from == str((tmp_path / "run").resolve())

@@ -1,5 +1,6 @@
 """The whole loop on a shrunken configuration: training, resuming, evaluating."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 from flashvtg_jax.config import config_to_json
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
-from flashvtg_jax.evaluation import evaluate
+from flashvtg_jax.evaluation import Results, evaluate
 from flashvtg_jax.metrics import score_files
 from flashvtg_jax.training import loop
 from flashvtg_jax.training.checkpoints import Checkpoints
@@ -284,3 +285,18 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(finished, tmp_p
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         evaluate(finished[0], output=tmp_path / "file", show_progress=False)
+
+
+@pytest.mark.parametrize(("start", "lines"), [(0, 2), (3, 0)])
+def test_what_is_cut_is_said_where_a_run_begins_without_a_progress_bar_too(
+    tiny_config, tmp_path, monkeypatch, capsys, start, lines
+):
+    def start_at(runs):
+        return [dataclasses.replace(run, start_step=start) for run in runs]
+
+    monkeypatch.setattr(loop, "continued", start_at)
+    monkeypatch.setattr(loop, "train_together", lambda *_, **__: [Results({}, {}, [], None)])
+    train(tiny_config(data__max_words=2), tmp_path, show_progress=False)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == lines
+    assert all("have more than config.data.max_words=2 words and are cut" in line for line in notes)

@@ -146,6 +146,35 @@ def test_a_first_save_that_cannot_be_read_ends_the_run_and_leaves_nothing(tmp_pa
         assert not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(MemoryError("full"), "full"), (OSError(5, "I/O"), "cannot be read: I/O")],
+)
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_deleted(
+    saved, monkeypatch, error, message
+):
+    def fail(folder, items):
+        raise error
+
+    monkeypatch.setattr(checkpoints_module, "read_whole", fail)
+    expected = MemoryError if isinstance(error, MemoryError) else CheckpointError
+    folder = saved / "checkpoints" / "12"
+    for read in (
+        lambda: checkpoints_module._read_back(folder, ("params", "rest")),
+        lambda: find_start(saved, FIRST_DUE),
+    ):
+        with pytest.raises(expected, match=message):
+            read()
+    assert finished_steps(folder.parent) == [9, 12]
+
+
+def test_the_first_process_decides_whether_a_save_is_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "from_first", lambda compute: [3])
+    monkeypatch.setattr(checkpoints_module, "_read_back", lambda *_: pytest.fail("read back"))
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(make_state(6), META)
+
+
 def test_a_folder_of_any_name_gives_back_what_was_saved(tmp_path):
     folder = tmp_path / "-a[2]" / " [!b] {c} ** ?#%&'\" é e\u0301 🎬 "
     for step, kept in ((3, [3]), (6, [3, 6]), (9, [6, 9])):  # each by a program of its own

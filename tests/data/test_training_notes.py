@@ -1,7 +1,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from flashvtg_jax.data.notes import training_notes
+from flashvtg_jax.data.training_notes import training_notes
 
 
 class Lines:
@@ -59,7 +59,7 @@ def test_cut_videos_are_counted_with_the_moments_they_lose():
     (note,) = notes(train, max_clips=75)
     assert note == (
         "note: train: 1 of 2 videos are longer than config.data.max_clips=75 and are cut to their "
-        "first 150 s; of 5 moments 2 are lost and 1 shortened"
+        "first 150 s; 2 of 5 moments are lost and 1 are shortened"
     )
 
 
@@ -83,7 +83,7 @@ def test_moments_without_a_point_are_counted_with_what_helps():
     assert "trained as no moment; config.loss.nearest_point=True gives" in note
     assert "config.model.strides=0.5,1,2 1 of them would be left" in note
     (note,) = notes(train, **{"loss.nearest_point": True})
-    assert "they get their nearest point" in note
+    assert "they get the nearest point" in note
     for changes in ({"model.moment_head": "queries"}, {"loss.regression": False}):
         assert notes(train, **changes) == []
 
@@ -94,3 +94,6 @@ def test_ids_of_a_data_set_that_was_built_unchecked():
     (note,) = notes(train, **{"data.labels": "qvhighlights"})
     assert note.startswith("note: train: 1 of 1 lines have wrong ids. The first is qid 7: relevant")
     assert "like clips of 4 s, not of 2 s" in note
+    good = Lines(line(7, 180, [60, 80]) | rated)
+    (note,) = notes(good, train, **{"data.labels": "qvhighlights"})
+    assert note.startswith("note: val: 1 of 1 lines have wrong ids.")

@@ -7,20 +7,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from flashvtg_jax.data.clip_ids import id_problem
-from flashvtg_jax.data.labels import cut_windows, is_cut, label_rule
+from flashvtg_jax.clips import clip_id_problem, label_length_problem
+from flashvtg_jax.data.labels import cut_line, label_rule
 from flashvtg_jax.data.pipeline import clip_counts, whole_clip_counts
-from flashvtg_jax.losses.assignment import find_candidates
-from flashvtg_jax.models.pyramid import make_points
+from flashvtg_jax.losses.assignment import assign_points
+from flashvtg_jax.models.pyramid import make_point_mask, make_points
 
 if TYPE_CHECKING:
     import ml_collections
 
     from flashvtg_jax.data.source import SplitSource
 
-_ELEMENTS = 1 << 16  # of a table of moments and points made at once: it fits the cache
+_ELEMENTS = 1 << 16  # of a table of moments and clips made at once: it fits the cache
 
 
 def training_notes(
@@ -39,8 +40,8 @@ def training_notes(
         for name, source in ((config.data.train_split, train), (config.data.val_split, val)):
             examples = _examples(source, config)
             notes = [_cut_videos(examples, config), _cut_queries(source, config)]
+            notes.append(_contradictions(examples, config))
             if source is train:
-                notes.append(_contradictions(examples, config))
                 notes.append(_moments_without_point(examples, config))
             lines += [f"note: {name}: {note}" for note in itertools.chain(*notes)]
     return list(dict.fromkeys(lines))  # runs that differ in their seed have the same
@@ -65,11 +66,9 @@ def _examples(source: SplitSource, config: ml_collections.ConfigDict) -> list[_E
     for row, clips, whole in zip(
         source.annotations(), *map(np.ndarray.tolist, counts), strict=True
     ):
-        windows, end = row.get("relevant_windows") or [], None
-        if is_cut(row, clips, whole, config.clip_length):
-            end = clips * config.clip_length
-            windows = cut_windows(windows, end)
-        examples.append(_Example(row, clips, windows, end))
+        cut = cut_line(row, clips, whole, config)
+        windows = (cut or row).get("relevant_windows") or []
+        examples.append(_Example(row, clips, windows, cut and cut["duration"]))
     return examples
 
 
@@ -86,8 +85,8 @@ def _cut_videos(examples: Sequence[_Example], config: ml_collections.ConfigDict)
     videos, of_all = (len({example.row["vid"] for example in part}) for part in (cut, examples))
     yield (
         f"{videos} of {of_all} videos are longer than config.data.max_clips="
-        f"{config.data.max_clips} and are cut to their first {cut[0].end:g} s; of {moments} "
-        f"moments {lost} are lost and {shortened} shortened"
+        f"{config.data.max_clips} and are cut to their first {cut[0].end:g} s; {lost} of {moments} "
+        f"moments are lost and {shortened} are shortened"
     )
 
 
@@ -111,10 +110,12 @@ def _contradictions(
     wrong = []
     for row in (example.row for example in examples):
         ids, windows = row.get("relevant_clip_ids") or [], row.get("relevant_windows") or []
-        if problem := id_problem(ids, windows, seconds):
+        if problem := clip_id_problem(ids, windows, seconds):
             wrong.append(f"qid {row['qid']}: {problem}")
     if wrong:
         yield f"{len(wrong)} of {len(examples)} lines have wrong ids. The first is {wrong[0]}"
+    elif problem := label_length_problem((example.row for example in examples), seconds):
+        yield problem
 
 
 def _moments_without_point(
@@ -136,7 +137,7 @@ def _moments_without_point(
     left = len(_without_point(without, finer, config))
     found = "are trained as no moment; config.loss.nearest_point=True gives each its nearest point"
     if loss.nearest_point:
-        found = "get their nearest point (config.loss.nearest_point)"
+        found = "get the nearest point that stands for no other (config.loss.nearest_point)"
     strides = ",".join(f"{stride:g}" for stride in finer)
     yield (
         f"{len(without)} of {len(moments)} moments, such as {first.start:g} to {first.end:g} s of "
@@ -161,20 +162,26 @@ def _without_point(
     if not spans:
         return []
     longest = max(clips for _, _, clips in spans)
-    points = np.asarray(jax.jit(lambda: make_points(longest, strides))())
-    size = max(1, _ELEMENTS // len(points))
-    without: set[tuple[float, float, int]] = set()
-    for begin in range(0, len(spans), size):
-        part = np.array(spans[begin : begin + size])
-        found = find_candidates(
-            points,
-            points[:, 0] + points[:, 3] <= part[:, 2:],  # as `make_point_mask`
-            part[:, None, :2].astype(np.float32),
-            np.ones((len(part), 1), bool),
+    size = min(len(spans), max(1, _ELEMENTS // longest))
+
+    @jax.jit
+    def has_point(windows: jax.Array, clips: jax.Array) -> jax.Array:
+        mask = jnp.arange(longest) < clips[:, None]
+        positive, _ = assign_points(
+            make_points(longest, strides),
+            jnp.concatenate(make_point_mask(mask, strides), axis=1),
+            windows[:, None],
+            jnp.ones((size, 1), bool),
             clip_length=config.clip_length,
             sample_radius=config.loss.sample_radius,
-            xp=np,
         )
-        has_point = found.candidate[..., 0].any(axis=1)
-        without.update(itertools.compress(spans[begin : begin + size], ~has_point))
+        return positive.any(axis=1)
+
+    without: set[tuple[float, float, int]] = set()
+    for begin in range(0, len(spans), size):
+        part = spans[begin : begin + size]
+        rows = np.zeros((size, 3), np.float32)  # all of one shape: the last ones may be nobody's
+        rows[: len(part)] = part
+        found = has_point(rows[:, :2], rows[:, 2])
+        without.update(itertools.compress(part, ~np.asarray(found)))
     return [moment for moment in moments if moment[1:] in without]
