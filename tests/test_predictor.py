@@ -239,7 +239,7 @@ def test_longer_videos_are_cut_as_in_training_or_read_whole(predictor):
     # Moments end where the cut is, whatever is left behind it.
     checked = [predictor.check_video(video), predictor.check_video(beginning)]
     assert predictor._seconds([199.0, 149.0], checked) == [150.0, 149.0]
-    assert predictor._seconds(None, checked) == [150.0, 150.0]
+    assert predictor._seconds([None, None], checked) == [150.0, 150.0]
     whole = make_predictor(whole_videos=True)(video, query)
     assert len(whole.saliency) == 100
     assert whole.moments[:, 1].max() > 150.0
