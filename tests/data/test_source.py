@@ -297,3 +297,15 @@ def test_the_newest_version_is_opened(data_dir, tmp_path):
             else:
                 target.symlink_to(path)
     assert "1.10.0'" in repr(open_split(tmp_path, DATASET, "train"))
+
+
+def test_a_data_set_of_another_format_is_built_again_as_it_was(data_dir, manual_dir, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(data_dir, folder)
+    (path,) = (folder / DATASET).glob("*/metadata.json")
+    metadata = json.loads(path.read_text()) | {"format_version": 0, "clip_windows": True}
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(DataError, match=r"format 0, this one reads 1") as info:
+        open_split(folder, DATASET, "train")
+    for flag in (f"--manual_dir={manual_dir}", "--clip_windows", "--widths=", "--overwrite"):
+        assert flag in str(info.value)
