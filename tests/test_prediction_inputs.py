@@ -84,6 +84,8 @@ def test_features_that_tell_nothing_are_noticed():
 
 
 def test_the_summary_counts_predictions_from_features_that_tell_nothing():
-    summary = Summary(predicted=5, found=0, bad=0, cut=0, errors=Path("e"), flat=2)
+    counts = {"predicted": 5, "found": 0, "bad": 0, "cut": 0, "flat": 2}
+    words = {"cut_queries": 0, "longest_query": 9, "max_words": 40}
+    summary = Summary(**counts, **words, errors=Path("e"))
     assert "note: 2 predictions are from features of a video or query that" in summary.told("o")
     assert "note" not in dataclasses.replace(summary, flat=0).told("o")
