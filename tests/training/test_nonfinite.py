@@ -95,7 +95,10 @@ def test_skipped_steps_change_nothing_and_are_counted(finished, tiny_config, tmp
     assert checkpoints.read_meta(12)["skipped_steps"] == 2
     # Up to the first of them the run is that of a run which stops; the count goes on in the next.
     undisturbed = {row["step"]: row["loss"] for row in rows(finished[0])}
-    assert [found[s]["loss"] for s in (1, 2, 3)] == [undisturbed[s] for s in (1, 2, 3)]
+    # To rounding: a step that can be skipped is another program.
+    np.testing.assert_allclose(
+        [found[s]["loss"] for s in (1, 2, 3)], [undisturbed[s] for s in (1, 2, 3)], rtol=1e-6
+    )
     train(tiny_config(train__on_nan="skip", train__epochs=5), tmp_path, show_progress=False)
     assert Checkpoints(tmp_path, read_only=True).read_meta(15)["skipped_steps"] == 2
 
