@@ -109,7 +109,7 @@ def clip_id_problem(
 ) -> str | None:
     """Returns what is wrong if clip ids contradict the windows of their line, with the cause.
 
-    They do if half of them or more touch no window. Ids of some clips of the windows only are no
+    They do if more than half of them touch no window. Ids of some clips of the windows only are no
     contradiction: people may have rated no more.
 
     Args:
@@ -121,7 +121,7 @@ def clip_id_problem(
         return None
     ids = set(clip_ids)
     outside = [i for i in ids if not _touches(i, windows, clip_length)]
-    if 2 * len(outside) < len(ids):
+    if 2 * len(outside) <= len(ids):
         return None
     first = min(outside)
     spans = ", ".join(f"{start:g} to {end:g}" for start, end in windows[:3])

@@ -150,7 +150,9 @@ def test_score_takes_own_clip_lengths_and_length_ranges(tmp_path, capsys):
     for text in ("tiny", ""):
         assert main([*score[:-1], f"--length_ranges={text}"]) == 1
         assert f"{text!r}; expected NAME:SECONDS:SECONDS" in capsys.readouterr().err
-    assert main(["score", *files, "--clip_length=1"]) == 1
+    annotation |= {"duration": 12, "relevant_windows": [[0, 2]]}
+    (tmp_path / "annotations").write_text(json.dumps(annotation | {"relevant_clip_ids": [4, 5, 1]}))
+    assert main(["score", *files, "--clip_length=2"]) == 1
     assert "contradict relevant_windows" in capsys.readouterr().err
 
 

@@ -5,6 +5,7 @@ the highest selection score. Each is written beside and renamed: it is whole, or
 """
 
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -316,7 +317,10 @@ def read_or_damage(folder: Path, items: Sequence[str]) -> tuple[dict[str, Any], 
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         if isinstance(error, OSError) and not missing:
             raise CheckpointError(f"{folder}: cannot be read: {error.strerror or error}") from error
-        return {}, (str(error) or repr(error)).splitlines()[0]
+        damage = (str(error) or repr(error)).splitlines()[0]
+    with contextlib.redirect_stderr(io.StringIO()):
+        gc.collect()  # when Orbax's tasks go, and say so
+    return {}, damage
 
 
 def _read_back(folder: Path, items: Sequence[str]) -> None:

@@ -4,10 +4,7 @@ Checkpoints are renamed into place, so that a killed program leaves none that is
 cut, a full disk of another kind or a copy that was interrupted can. One process looks, alone.
 """
 
-import contextlib
 import dataclasses
-import gc
-import io
 import shutil
 import sys
 from pathlib import Path
@@ -76,8 +73,6 @@ class _Looked:
             found, damage = read_or_damage(self.folder / str(step), self.items)
             if damage:
                 self.damage[step] = damage
-                with contextlib.redirect_stderr(io.StringIO()):
-                    gc.collect()  # when Orbax's tasks go, and say so
             else:
                 self.metas[step] = found["meta"]
 
