@@ -358,8 +358,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "study",
-        "take the model apart for a study",
-        "Take the model apart for a study: train or evaluate each variant of it over several "
+        "compare variants of the model over several seeds",
+        "Compare variants of the model: train or evaluate each variant of it over several "
         "seeds, and write a table, a CSV file and a figure. What is finished is not done again, "
         "and studies of one work directory share their runs. Fields of the configuration are "
         "given as for train.",
