@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
         "annotations",
         "turn released annotation files of another data set into lines that custom/NAME reads",
         "Turn released annotation files of another data set into lines that custom/NAME reads. "
-        "tfds_builders/custom/other_datasets.md goes on from there to a trained model.",
+        "tfds_builders/custom/other_datasets.md leads from there to a trained model.",
         "flashvtg annotations --from=charades_txt charades_sta_train.txt "
         "--durations=Charades_v1_train.csv --output=charades/train.jsonl",
         "\n\nformats:\n"
