@@ -129,7 +129,7 @@ def group_runs(runs: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
 
 
 def continued(runs: Sequence[OpenRun]) -> list[OpenRun]:
-    """The runs with what they go on from; damaged checkpoints are put aside, with a warning.
+    """The runs with where they continue; damaged checkpoints are moved away, with a warning.
 
     Raises CheckpointError where no checkpoint can be used (in other processes PeerError), and what
     `read_init` does.
