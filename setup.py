@@ -89,7 +89,7 @@ setup(
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["flashvtg = flashvtg_jax.cli:start"]},
+    entry_points={"console_scripts": ["flashvtg = flashvtg_jax.cli.main:start"]},
     zip_safe=False,
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -35,8 +35,8 @@ from measuring import random_batch, write_result
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.distributed.sharding import split_rows, state_shardings
 from flashvtg_jax.errors import FlashVTGError
-from flashvtg_jax.training.parallel import split_rows, state_shardings
 from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.state import TrainState, param_count
 

@@ -38,7 +38,7 @@ from measuring import DEVICES, make_parser
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.files import write_atomically
-from flashvtg_jax.huge_pages import restart_with_huge_pages
+from flashvtg_jax.system.huge_pages import restart_with_huge_pages
 
 VAL_QUERIES = 1550  # of QVHighlights' val split
 # A small model with their built-in width, and narrow features.

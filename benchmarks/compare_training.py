@@ -38,9 +38,9 @@ from sides import Side, SideError
 
 import flashvtg_jax as fv
 from flashvtg_jax.config import apply_overrides, load_config
-from flashvtg_jax.data.building import build, find_builder
-from flashvtg_jax.data.synthetic import synthesize
-from flashvtg_jax.data.synthetic_annotations import generate_annotations
+from flashvtg_jax.data.build.building import build, find_builder
+from flashvtg_jax.data.synthetic.annotations import generate_annotations
+from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines

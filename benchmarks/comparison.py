@@ -18,9 +18,9 @@ from measuring import portable_command, progress, summary
 from sides import Side, SideError
 
 from flashvtg_jax.config import apply_overrides, save_config
-from flashvtg_jax.data.building import build, find_builder
-from flashvtg_jax.data.synthetic import synthesize
-from flashvtg_jax.data.synthetic_annotations import generate_annotations
+from flashvtg_jax.data.build.building import build, find_builder
+from flashvtg_jax.data.synthetic.annotations import generate_annotations
+from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 
 ROWS = ("forward", "forward_1", "train_step", "evaluate", "scoring", "epoch")

@@ -37,7 +37,7 @@ from measuring import (
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.errors import FlashVTGError
-from flashvtg_jax.huge_pages import restart_with_huge_pages
+from flashvtg_jax.system.huge_pages import restart_with_huge_pages
 from flashvtg_jax.training.program import Program
 
 MODES = ("jit", "pmap")

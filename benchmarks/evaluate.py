@@ -34,19 +34,19 @@ from measuring import (
 )
 
 from flashvtg_jax.config import apply_overrides, load_config
-from flashvtg_jax.data.building import build
+from flashvtg_jax.data.build.building import build
+from flashvtg_jax.data.build.preparation import complete_config
 from flashvtg_jax.data.device_cache import DeviceCache
 from flashvtg_jax.data.pipeline import evaluation_batches
-from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import SplitSource, open_split
-from flashvtg_jax.data.synthetic import synthesize
+from flashvtg_jax.data.synthetic.features import synthesize
+from flashvtg_jax.distributed.sharding import make_mesh, put_everywhere, replicated
 from flashvtg_jax.errors import FlashVTGError
-from flashvtg_jax.evaluation import Evaluator, Results, apply_and_decode
-from flashvtg_jax.huge_pages import restart_with_huge_pages
-from flashvtg_jax.memory import check_fits
+from flashvtg_jax.evaluation.evaluator import Evaluator, Results, apply_and_decode
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
-from flashvtg_jax.training.parallel import make_mesh, put_everywhere, replicated
+from flashvtg_jax.system.huge_pages import restart_with_huge_pages
+from flashvtg_jax.system.memory import check_fits
 from flashvtg_jax.training.state import feature_widths, init_params
 
 QUERIES, QUERIES_CPU = 1550, 256  # QVHighlights' validation split has 1550

@@ -20,12 +20,12 @@ from flashvtg_jax.config import apply_overrides, read_config
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline
 from flashvtg_jax.data.source import SplitSource, open_split
+from flashvtg_jax.distributed.sharding import make_mesh
 from flashvtg_jax.errors import DataError
-from flashvtg_jax.evaluation import Evaluator, Results
+from flashvtg_jax.evaluation.evaluator import Evaluator, Results
 from flashvtg_jax.interop.pytorch import params_to_torch, unread_entries
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
-from flashvtg_jax.memory import check_fits
-from flashvtg_jax.training.parallel import make_mesh
+from flashvtg_jax.system.memory import check_fits
 from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.state import (
     feature_widths,

@@ -19,11 +19,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from flashvtg_jax.checkpoints.manager import versions
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
-from flashvtg_jax.memory import DoesNotFitError
-from flashvtg_jax.training.checkpoints import versions
+from flashvtg_jax.system.memory import DoesNotFitError
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu", "tpu")

@@ -42,9 +42,9 @@ from measuring import (
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.errors import FlashVTGError
-from flashvtg_jax.huge_pages import restart_with_huge_pages
-from flashvtg_jax.memory import check_fits
 from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.system.huge_pages import restart_with_huge_pages
+from flashvtg_jax.system.memory import check_fits
 from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer, param_count
 from flashvtg_jax.training.step import TrainStep, make_train_step
 

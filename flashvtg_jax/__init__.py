@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from flashvtg_jax.data.batch import Batch as Batch
     from flashvtg_jax.decoding import decode_moments as decode_moments
     from flashvtg_jax.errors import FlashVTGError as FlashVTGError
-    from flashvtg_jax.evaluation import evaluate as evaluate
+    from flashvtg_jax.evaluation.evaluator import evaluate as evaluate
     from flashvtg_jax.figures.inspection import plot_inspection as plot_inspection
     from flashvtg_jax.figures.prediction import plot_prediction as plot_prediction
-    from flashvtg_jax.inspection import inspect_query as inspect_query
     from flashvtg_jax.interop.pytorch import params_from_torch as params_from_torch
     from flashvtg_jax.interop.pytorch import params_to_torch as params_to_torch
     from flashvtg_jax.losses import Targets as Targets
@@ -36,8 +35,9 @@ if TYPE_CHECKING:
     from flashvtg_jax.models.score_refinement import (
         AdaptiveScoreRefinement as AdaptiveScoreRefinement,
     )
-    from flashvtg_jax.predictor import Prediction as Prediction
-    from flashvtg_jax.predictor import Predictor as Predictor
+    from flashvtg_jax.prediction.inspection import inspect_query as inspect_query
+    from flashvtg_jax.prediction.predictor import Prediction as Prediction
+    from flashvtg_jax.prediction.predictor import Predictor as Predictor
     from flashvtg_jax.training.loop import train as train
 
 _HOMES = {
@@ -47,15 +47,15 @@ _HOMES = {
     "FlashVTG": "models.flashvtg",
     "FlashVTGError": "errors",
     "FlashVTGOutput": "models.output",
-    "Prediction": "predictor",
-    "Predictor": "predictor",
+    "Prediction": "prediction.predictor",
+    "Predictor": "prediction.predictor",
     "Targets": "losses",
     "TemporalFeatureLayering": "models.pyramid",
     "build_model": "models.flashvtg",
     "decode_moments": "decoding",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.evaluator",
     "evaluate_predictions": "metrics",
-    "inspect_query": "inspection",
+    "inspect_query": "prediction.inspection",
     "load_config": "config",
     "make_point_mask": "models.pyramid",
     "objective": "losses",

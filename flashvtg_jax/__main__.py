@@ -2,6 +2,6 @@
 
 import sys
 
-from flashvtg_jax.cli import start
+from flashvtg_jax.cli.main import start
 
 sys.exit(start())

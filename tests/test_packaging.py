@@ -103,7 +103,7 @@ def test_wheel_has_name_version_licence_and_command(wheel):
     assert wheel.read(f"{folder}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     commands = configparser.ConfigParser()
     commands.read_string(wheel.read(f"{folder}/entry_points.txt").decode())
-    assert commands["console_scripts"]["flashvtg"] == "flashvtg_jax.cli:start"
+    assert commands["console_scripts"]["flashvtg"] == "flashvtg_jax.cli.main:start"
 
 
 def test_requirements_pair_jax_and_flax_and_leave_out_tensorflow_and_torch(wheel):

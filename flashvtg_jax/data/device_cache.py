@@ -30,8 +30,8 @@ from flashvtg_jax.data.pipeline import (
 )
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
-from flashvtg_jax.memory import free_host_memory, free_memory
-from flashvtg_jax.progress import progress_bar
+from flashvtg_jax.system.memory import free_host_memory, free_memory
+from flashvtg_jax.system.progress import progress_bar
 
 if TYPE_CHECKING:
     import ml_collections

@@ -20,7 +20,7 @@ from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 
-from flashvtg_jax.data import hdf5
+from flashvtg_jax.data.build import hdf5
 from flashvtg_jax.errors import DataError
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ import numpy as np
 from flashvtg_jax.data.annotations import LABEL_FIELDS, youtube_id
 from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate, empty_batch
 from flashvtg_jax.data.batch_plan import PADDING_ROW, BatchPlan, checked_buckets, default_buckets
-from flashvtg_jax.data.custom import is_custom
+from flashvtg_jax.data.build.custom import is_custom
 from flashvtg_jax.data.labels import Labeller, label_rule
 from flashvtg_jax.errors import ConfigError, DataError
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from flashvtg_jax.clips import num_video_clips
+from flashvtg_jax.data.build.layout import Found, Item, Row
 from flashvtg_jax.data.features import WITHOUT_BATCH_AXIS, FeatureHeader
-from flashvtg_jax.data.layout import Found, Item, Row
 from flashvtg_jax.errors import DataError
 
 _MAX_CLIPS = 10**6

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from flashvtg_jax.data.build_command import build_command
-from flashvtg_jax.data.building import dataset_names, find_builder
-from flashvtg_jax.data.dataset_builder import FORMAT_VERSION, VIDEOS
+from flashvtg_jax.data.build.build_command import build_command
+from flashvtg_jax.data.build.building import dataset_names, find_builder
+from flashvtg_jax.data.build.dataset_builder import FORMAT_VERSION, VIDEOS
 from flashvtg_jax.errors import DataError
 
 _CACHE_BYTES = 256 << 20

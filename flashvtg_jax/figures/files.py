@@ -15,8 +15,8 @@ from flashvtg_jax.figures.prediction import plot_prediction
 from flashvtg_jax.json_lines import numbered, read_json_lines
 from flashvtg_jax.metrics.rows import Rows, durations, predicted_saliency
 from flashvtg_jax.metrics.scoring import CLIP_LENGTH, Scoring, assumed_clip_length
-from flashvtg_jax.progress import progress_bar
-from flashvtg_jax.scoring_settings import scoring_arguments
+from flashvtg_jax.metrics.scoring_settings import scoring_arguments
+from flashvtg_jax.system.progress import progress_bar
 
 _MAX_NAME = 80  # bytes of a query id in a file name
 

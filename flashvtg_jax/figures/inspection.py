@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-    from flashvtg_jax.inspection import Inspection
+    from flashvtg_jax.prediction.inspection import Inspection
 
 MAX_MOMENTS = 8
 MAX_QUERIES = 20  # moment queries

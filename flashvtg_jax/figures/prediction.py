@@ -12,8 +12,8 @@ from flashvtg_jax.clips import mean_ratings
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import BLUE, BROWN, EN_DASH, GREY, INK, ORANGE
+from flashvtg_jax.metrics.relative_saliency import relative_saliency
 from flashvtg_jax.metrics.scoring import Scoring, count_problem
-from flashvtg_jax.relative_saliency import relative_saliency
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

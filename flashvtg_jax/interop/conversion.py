@@ -13,8 +13,10 @@ import jax
 import ml_collections
 import numpy as np
 
+from flashvtg_jax.checkpoints.manager import Checkpoints
+from flashvtg_jax.checkpoints.restore import Restored, restore
 from flashvtg_jax.config import config_from_json, config_to_json, load_config, save_config
-from flashvtg_jax.data.layout import parse_widths
+from flashvtg_jax.data.build.layout import parse_widths
 from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.interop.pytorch import (
     IGNORED_NAMES,
@@ -27,8 +29,6 @@ from flashvtg_jax.interop.pytorch import (
 from flashvtg_jax.interop.torch_files import TorchCheckpoint, read_torch_file, write_torch_file
 from flashvtg_jax.interop.torch_options import config_from_options, config_from_shapes
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.checkpoints import Checkpoints
-from flashvtg_jax.training.restoring import Restored, restore
 from flashvtg_jax.training.selection import Selection
 from flashvtg_jax.training.state import param_count
 

@@ -134,8 +134,8 @@ def score_files(
     """`evaluate_predictions` of two JSON-lines files; errors name the file and the line.
 
     If clip_length is None, it follows from the numbers of scores and the durations (said on stderr
-    if it is not 2 s). `flashvtg_jax.scoring_settings.scoring_arguments` finds all of them in the
-    files beside the predictions.
+    if it is not 2 s). `flashvtg_jax.metrics.scoring_settings.scoring_arguments` finds all of them
+    in the files beside the predictions.
     """
     predictions = Rows(read_json_lines(predictions_path), "prediction", str(predictions_path))
     annotations = Rows(read_json_lines(annotations_path), "annotation", str(annotations_path))

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.metrics.per_query import metric_groups, per_query_numbers, score_iou_correlation
-from flashvtg_jax.progress import progress_bar
-from flashvtg_jax.scoring_settings import configured_clips
+from flashvtg_jax.metrics.scoring_settings import configured_clips
 from flashvtg_jax.studies.running import Runs, Subject, by_seed, predictions_of, stacked
 from flashvtg_jax.studies.statistics import on_common_queries, seed_means
 from flashvtg_jax.studies.tables import Entry, summarise
 from flashvtg_jax.studies.trials import Trials
 from flashvtg_jax.studies.variants import FULL, Variant
+from flashvtg_jax.system.progress import progress_bar
 
 RANK_CORRELATION = "rank correlation"
 

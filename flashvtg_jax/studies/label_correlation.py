@@ -84,8 +84,8 @@ def annotation_files(config: ml_collections.ConfigDict) -> list[Path]:
       DataError: no annotation file in that folder, or none that can be read.
     """
     # Builders import TFDS, which files given by name do not need.
-    from flashvtg_jax.data.building import find_builder
-    from flashvtg_jax.data.custom import custom_layout
+    from flashvtg_jax.data.build.building import find_builder
+    from flashvtg_jax.data.build.custom import custom_layout
 
     if config.data.manual_dir is None:
         raise ConfigError(

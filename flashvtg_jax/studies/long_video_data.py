@@ -7,15 +7,15 @@ from typing import Any
 
 import ml_collections
 
-from flashvtg_jax.data.building import build, find_builder
-from flashvtg_jax.data.layout import Layout
+from flashvtg_jax.data.build.building import build, find_builder
+from flashvtg_jax.data.build.layout import Layout
 from flashvtg_jax.data.source import built_folder
-from flashvtg_jax.data.synthetic import synthesize
-from flashvtg_jax.data.synthetic_annotations import (
+from flashvtg_jax.data.synthetic.annotations import (
     CLIP_LENGTH,
     generate_annotations,
     generate_long_annotations,
 )
+from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import write_json_lines

@@ -25,16 +25,17 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from flashvtg_jax.checkpoints.restore import Restored, restore
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.data.pipeline import evaluation_batches
 from flashvtg_jax.data.source import open_split
-from flashvtg_jax.data.synthetic_annotations import MAX_CLIPS
+from flashvtg_jax.data.synthetic.annotations import MAX_CLIPS
+from flashvtg_jax.distributed.sharding import mesh_of, put_batch, replicated
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.evaluation import Evaluator, apply_and_decode
+from flashvtg_jax.evaluation.evaluator import Evaluator, apply_and_decode
 from flashvtg_jax.files import write_atomically
-from flashvtg_jax.memory import DoesNotFitError, check_fits
 from flashvtg_jax.metrics.per_query import per_query_numbers
-from flashvtg_jax.scoring_settings import configured_clips
+from flashvtg_jax.metrics.scoring_settings import configured_clips
 from flashvtg_jax.studies.comparisons import entry
 from flashvtg_jax.studies.long_video_data import (
     SETTINGS,
@@ -48,8 +49,7 @@ from flashvtg_jax.studies.long_video_data import (
 from flashvtg_jax.studies.running import Subject, check_variant, train_variants
 from flashvtg_jax.studies.tables import Entry, summarise
 from flashvtg_jax.studies.variants import FULL, Variant, choose
-from flashvtg_jax.training.parallel import mesh_of, put_batch, replicated
-from flashvtg_jax.training.restoring import Restored, restore
+from flashvtg_jax.system.memory import DoesNotFitError, check_fits
 
 MINUTES = (2.5, 10.0, 30.0, 60.0, 120.0)
 NUM_QUERIES = 96

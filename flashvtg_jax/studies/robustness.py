@@ -12,12 +12,12 @@ import numpy as np
 
 from flashvtg_jax.data.perturbation import Perturbation
 from flashvtg_jax.metrics.per_query import per_query_numbers
-from flashvtg_jax.progress import progress_bar
 from flashvtg_jax.studies.comparisons import ABLATION_METRICS, Values, entry
 from flashvtg_jax.studies.running import Runs, Subject
 from flashvtg_jax.studies.tables import Entry
 from flashvtg_jax.studies.trials import Trials
 from flashvtg_jax.studies.variants import FULL, Variant
+from flashvtg_jax.system.progress import progress_bar
 
 STRENGTHS = (0.1, 0.2, 0.4, 0.6, 0.8)
 METRICS = ABLATION_METRICS

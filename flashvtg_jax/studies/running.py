@@ -13,21 +13,21 @@ import ml_collections
 import numpy as np
 
 from flashvtg_jax.config import apply_overrides, read_config
+from flashvtg_jax.data.build.preparation import complete_config, prepare_data
 from flashvtg_jax.data.pipeline import clip_counts, source_video, train_pipeline, train_plan
-from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
-from flashvtg_jax.evaluation import evaluate, has_ground_truth
+from flashvtg_jax.evaluation.evaluator import evaluate, has_ground_truth
+from flashvtg_jax.experiments.runs import plan_runs
+from flashvtg_jax.experiments.workdir import check_workdir, data_folder, open_fields
 from flashvtg_jax.json_lines import read_json_lines
-from flashvtg_jax.memory import free_memory, program_memory
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.models.pyramid import level_length
 from flashvtg_jax.studies.variants import Variant
+from flashvtg_jax.system.memory import free_memory, program_memory
 from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.loop import train
 from flashvtg_jax.training.program import Program
-from flashvtg_jax.training.runs import plan_runs
-from flashvtg_jax.training.workdir import check_workdir, data_folder, open_fields
 
 # Folders of runs by name of the variant: seed by seed, and for each seed domain by domain.
 Runs = dict[str, list[Path]]

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from flashvtg_jax.checkpoints.restore import Restored, restore
 from flashvtg_jax.config import apply_overrides, config_to_json, read_config
 from flashvtg_jax.data.perturbation import Perturbation
 from flashvtg_jax.data.pipeline import clip_counts
 from flashvtg_jax.data.source import SplitSource, open_split
-from flashvtg_jax.evaluation import Evaluator
+from flashvtg_jax.distributed.sharding import make_mesh, replicated
+from flashvtg_jax.evaluation.evaluator import Evaluator
 from flashvtg_jax.files import write_atomically
+from flashvtg_jax.metrics.scoring_settings import configured_clips
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.models.pyramid import level_length
-from flashvtg_jax.scoring_settings import configured_clips
 from flashvtg_jax.studies.running import Subject, by_seed, stacked
-from flashvtg_jax.training.parallel import make_mesh, replicated
-from flashvtg_jax.training.restoring import Restored, restore
 
 Lines = list[dict[str, Any]]
 # Of predictions, annotations and the arguments of `per_query_numbers` about clips.

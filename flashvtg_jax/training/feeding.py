@@ -15,9 +15,9 @@ from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.device_cache import DeviceCache, Draw, is_worth_caching
 from flashvtg_jax.data.pipeline import joint_train_pipeline, prefetched, train_pipeline
 from flashvtg_jax.data.source import SplitSource
+from flashvtg_jax.distributed.processes import all_or_none
+from flashvtg_jax.distributed.sharding import put_everywhere
 from flashvtg_jax.training.open_runs import OpenRun
-from flashvtg_jax.training.parallel import put_everywhere
-from flashvtg_jax.training.processes import all_or_none
 from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.state import TrainState
 from flashvtg_jax.training.step import Metrics

@@ -16,10 +16,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
+from flashvtg_jax.distributed.processes import all_or_none
 from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.files import write_atomically
-from flashvtg_jax.progress import is_terminal
-from flashvtg_jax.training.processes import all_or_none
+from flashvtg_jax.system.progress import is_terminal
 
 Metrics = Mapping[str, Any]
 Watch = Callable[[int, Mapping[str, float]], None]  # of the metrics of a step

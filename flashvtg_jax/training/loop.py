@@ -14,17 +14,34 @@ import jax
 import ml_collections
 import numpy as np
 
+from flashvtg_jax.checkpoints.init_from import absolute_init, check_init
+from flashvtg_jax.checkpoints.manager import Checkpoints, check_space
 from flashvtg_jax.config import apply_overrides, config_to_json
-from flashvtg_jax.data.preparation import prepare_data
+from flashvtg_jax.data.build.preparation import prepare_data
 from flashvtg_jax.data.training_notes import training_notes
-from flashvtg_jax.evaluation import Numbers, Results, write_results
+from flashvtg_jax.distributed.preemption import StoppedError, Stopping
+from flashvtg_jax.distributed.processes import (
+    all_or_none,
+    by_first,
+    check_same,
+    from_first,
+    is_first,
+)
+from flashvtg_jax.distributed.sharding import check_batch_size, make_mesh
+from flashvtg_jax.evaluation.evaluator import Numbers, Results, write_results
+from flashvtg_jax.experiments.lock import locked
+from flashvtg_jax.experiments.runs import check_kind, find_runs, plan_runs, write_summary
+from flashvtg_jax.experiments.workdir import (
+    check_shared,
+    check_workdir,
+    claim_workdir,
+    data_folder,
+    open_fields,
+)
 from flashvtg_jax.figures.training import plot_training
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.checkpoints import Checkpoints, check_space
 from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.feeding import Caches, open_feed
-from flashvtg_jax.training.init_from import absolute_init, check_init
-from flashvtg_jax.training.lock import locked
 from flashvtg_jax.training.logs import RunLog, SilentLog, TrainingLog
 from flashvtg_jax.training.nonfinite import StepWatch
 from flashvtg_jax.training.open_runs import (
@@ -37,31 +54,14 @@ from flashvtg_jax.training.open_runs import (
     is_finished,
     open_run,
 )
-from flashvtg_jax.training.parallel import check_batch_size, make_mesh
-from flashvtg_jax.training.processes import (
-    all_or_none,
-    by_first,
-    check_same,
-    from_first,
-    is_first,
-)
 from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.resuming import find_position
-from flashvtg_jax.training.runs import check_kind, find_runs, plan_runs, write_summary
 from flashvtg_jax.training.selection import (
     Selection,
     describe_best,
     selection_score,
 )
 from flashvtg_jax.training.state import param_count
-from flashvtg_jax.training.stopping import StoppedError, Stopping
-from flashvtg_jax.training.workdir import (
-    check_shared,
-    check_workdir,
-    claim_workdir,
-    data_folder,
-    open_fields,
-)
 
 
 class Interrupted(Exception):
@@ -84,8 +84,8 @@ def train(
     in a folder of its own; those of equal shapes are trained together, as one program, and each
     ends as it would have alone, to rounding. Runs that are finished are not repeated.
 
-    Several processes (`flashvtg_jax.training.processes.connect`) train one model: all of them call
-    this alike, each reads its part of every batch, and the first one writes.
+    Several processes (`flashvtg_jax.distributed.processes.connect`) train one model: all of them
+    call this alike, each reads its part of every batch, and the first one writes.
 
     Returns the numbers of the best checkpoint without and with NMS; where there are several runs,
     the means over all that are finished in the folder, which `workdir/metrics.json` explains.

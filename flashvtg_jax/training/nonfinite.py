@@ -12,10 +12,10 @@ import numpy as np
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.data.source import SplitSource
+from flashvtg_jax.distributed.processes import from_first
 from flashvtg_jax.errors import DataError, FlashVTGError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.training.open_runs import OpenRun
-from flashvtg_jax.training.processes import from_first
 
 _LEAST_PATIENCE = 20  # steps
 

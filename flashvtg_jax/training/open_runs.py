@@ -9,25 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from flashvtg_jax.checkpoints.init_from import read_init
+from flashvtg_jax.checkpoints.manager import Checkpoints
+from flashvtg_jax.checkpoints.recovery import find_start
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config
 from flashvtg_jax.data.batch_plan import BatchPlan
+from flashvtg_jax.data.build.preparation import complete_config
 from flashvtg_jax.data.pipeline import (
     evaluation_batches,
     train_pipeline,
     train_plan,
 )
-from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import SplitSource, open_split
+from flashvtg_jax.distributed.processes import all_or_none, from_first
 from flashvtg_jax.errors import CheckpointError, DataError, FlashVTGError
-from flashvtg_jax.evaluation import has_ground_truth
-from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.evaluation.evaluator import has_ground_truth
+from flashvtg_jax.experiments.runs import Run
+from flashvtg_jax.experiments.workdir import IDLE_FIELDS, check_workdir
 from flashvtg_jax.training.checks import check_augmentation, check_strides
-from flashvtg_jax.training.init_from import read_init
-from flashvtg_jax.training.processes import all_or_none, from_first
-from flashvtg_jax.training.recovery import find_start
-from flashvtg_jax.training.runs import Run
 from flashvtg_jax.training.selection import latest_selection
-from flashvtg_jax.training.workdir import IDLE_FIELDS, check_workdir
 
 Sources = dict[str, SplitSource]  # opened splits by name
 

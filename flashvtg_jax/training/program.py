@@ -12,9 +12,8 @@ import numpy as np
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.device_cache import CachedSplit, DeviceCache, Draw, TakeBatch
 from flashvtg_jax.data.source import SplitSource
-from flashvtg_jax.evaluation import Evaluator, Results
-from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.parallel import (
+from flashvtg_jax.distributed.pmap import PerDevice
+from flashvtg_jax.distributed.sharding import (
     AXIS,
     check_batch_size,
     make_mesh,
@@ -23,7 +22,8 @@ from flashvtg_jax.training.parallel import (
     split_rows,
     state_shardings,
 )
-from flashvtg_jax.training.per_device import PerDevice
+from flashvtg_jax.evaluation.evaluator import Evaluator, Results
+from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.state import TrainState, feature_widths, init_state, make_optimizer
 from flashvtg_jax.training.step import Metrics, make_train_step, one_step, repeat_step
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flashvtg_jax.training.checkpoints import Checkpoints
-from flashvtg_jax.training.init_from import begin_from
+from flashvtg_jax.checkpoints.init_from import begin_from
+from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.training.open_runs import OpenRun, check_same_data, describe_data
 from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.selection import Selection, latest_selection

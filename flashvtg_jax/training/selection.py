@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.training.checkpoints import Checkpoints
 
 
 @dataclasses.dataclass

@@ -10,9 +10,9 @@ import optax
 
 from flashvtg_jax.data.batch import Batch, stream_widths
 from flashvtg_jax.data.perturbation import augment_videos, row_keys
+from flashvtg_jax.distributed.sharding import replicated
 from flashvtg_jax.losses import objective
 from flashvtg_jax.models.flashvtg import FlashVTG
-from flashvtg_jax.training.parallel import replicated
 from flashvtg_jax.training.state import TrainState
 
 Metrics = dict[str, chex.Array]

@@ -13,9 +13,9 @@ import pytest
 
 import flashvtg_jax as fv
 from flashvtg_jax.config import save_config
-from flashvtg_jax.data.building import build
-from flashvtg_jax.data.synthetic import synthesize
-from flashvtg_jax.data.synthetic_annotations import generate_annotations
+from flashvtg_jax.data.build.building import build
+from flashvtg_jax.data.synthetic.annotations import generate_annotations
+from flashvtg_jax.data.synthetic.features import synthesize
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 SIDE = """

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measuring
-from flashvtg_jax.memory import DoesNotFitError
+from flashvtg_jax.system.memory import DoesNotFitError
 
 BENCHMARKS = Path(measuring.__file__).parent
 

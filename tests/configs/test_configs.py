@@ -17,7 +17,7 @@ from flashvtg_jax.config import (
     config_to_json,
     load_config,
 )
-from flashvtg_jax.data.building import dataset_names
+from flashvtg_jax.data.build.building import dataset_names
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.models.flashvtg import FlashVTG
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.data import source as source_module
-from flashvtg_jax.data.building import build
+from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.source import Example, SplitSource, open_split
-from flashvtg_jax.data.synthetic import synthesize
+from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 

@@ -11,22 +11,22 @@ import pytest
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data import features
 from flashvtg_jax.data.batch import BatchShape, Row, collate
-from flashvtg_jax.data.building import build
+from flashvtg_jax.data.build.building import build
+from flashvtg_jax.data.build.layout import FileItem
+from flashvtg_jax.data.build.preparation import complete_config, prepare_data
 from flashvtg_jax.data.device_cache import DeviceCache, cached_bytes, evaluation_draws
 from flashvtg_jax.data.features import feature_header, read_feature, read_tokens
-from flashvtg_jax.data.layout import FileItem
 from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline
-from flashvtg_jax.data.planting import Planting
-from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import open_split
-from flashvtg_jax.data.synthetic import synthesize
-from flashvtg_jax.data.synthetic_annotations import generate_annotations
+from flashvtg_jax.data.synthetic.annotations import generate_annotations
+from flashvtg_jax.data.synthetic.features import synthesize
+from flashvtg_jax.data.synthetic.planting import Planting
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.evaluation import evaluate
+from flashvtg_jax.evaluation.evaluator import evaluate
 from flashvtg_jax.interop.conversion import to_torch_file
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
-from flashvtg_jax.prediction_files import predict_file, predict_pair
-from flashvtg_jax.predictor import Predictor
+from flashvtg_jax.prediction.files import predict_file, predict_pair
+from flashvtg_jax.prediction.predictor import Predictor
 from flashvtg_jax.training.loop import train
 from tests.data.memory_source import small_config, small_source
 from tests.training.conftest import TINY

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from flashvtg_jax import cli
+from flashvtg_jax.checkpoints.manager import Checkpoints
+from flashvtg_jax.checkpoints.restore import restore
+from flashvtg_jax.cli import main as cli
 from flashvtg_jax.config import diff_configs, load_config, read_config
 from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.interop import conversion
@@ -15,8 +17,6 @@ from flashvtg_jax.interop.conversion import from_torch_file, to_torch_file
 from flashvtg_jax.interop.pytorch import params_from_torch
 from flashvtg_jax.interop.torch_files import TorchCheckpoint
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.checkpoints import Checkpoints
-from flashvtg_jax.training.restoring import restore
 from tests.interop import checkpoints
 
 

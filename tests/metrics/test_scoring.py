@@ -19,7 +19,7 @@ from flashvtg_jax.metrics import (
     score_iou_correlation,
 )
 from flashvtg_jax.metrics.scoring import Scoring, likely_clip_length, mean_over_rated_clips
-from flashvtg_jax.scoring_settings import (
+from flashvtg_jax.metrics.scoring_settings import (
     configured_scoring,
     scoring_arguments,
     settings_to_score,

@@ -7,11 +7,12 @@ import chex
 import numpy as np
 import pytest
 
-from flashvtg_jax.cli import main
+from flashvtg_jax.checkpoints.restore import restore
+from flashvtg_jax.cli.main import main
 from flashvtg_jax.config import load_config, save_config
 from flashvtg_jax.data.annotations import load_annotations
-from flashvtg_jax.data.building import build
-from flashvtg_jax.data.synthetic import synthesize
+from flashvtg_jax.data.build.building import build
+from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.metrics import evaluate_predictions
@@ -29,7 +30,6 @@ from flashvtg_jax.studies.variants import (
 )
 from flashvtg_jax.training import loop
 from flashvtg_jax.training.loop import train
-from flashvtg_jax.training.restoring import restore
 from tests.studies.conftest import read_entries
 from tests.training.conftest import TINY
 

@@ -17,7 +17,7 @@ from flashvtg_jax.metrics import label_measures as measures
 from flashvtg_jax.metrics import label_sums
 from flashvtg_jax.metrics.arithmetic import ranks
 from flashvtg_jax.studies.label_correlation import annotation_files, label_correlation
-from tests.test_figures import check_layout
+from tests.figures.test_figures import check_layout
 
 COMMAND = "flashvtg study label_correlation"
 

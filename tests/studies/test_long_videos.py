@@ -11,13 +11,12 @@ import pytest
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.annotations import load_annotations, youtube_id
 from flashvtg_jax.data.source import open_split
-from flashvtg_jax.data.synthetic_annotations import (
+from flashvtg_jax.data.synthetic.annotations import (
     generate_annotations,
     generate_long_annotations,
 )
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines
-from flashvtg_jax.memory import DoesNotFitError
 from flashvtg_jax.studies import long_video_data, long_videos, running
 from flashvtg_jax.studies.long_video_data import prepare_lengths
 from flashvtg_jax.studies.long_videos import (
@@ -28,6 +27,7 @@ from flashvtg_jax.studies.long_videos import (
     variants,
 )
 from flashvtg_jax.studies.running import train_variants
+from flashvtg_jax.system.memory import DoesNotFitError
 
 TINY = {
     "model.hidden_dim": 8,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flashvtg_jax.data.building import build
+from flashvtg_jax.data.build.building import build
 from flashvtg_jax.errors import DataError
 
 

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from flashvtg_jax.cli import main
+from flashvtg_jax.cli.main import main
 from flashvtg_jax.config import load_config
-from flashvtg_jax.data.building import build
+from flashvtg_jax.data.build.building import build
+from flashvtg_jax.data.build.preparation import complete_config, prepare_data
 from flashvtg_jax.data.pipeline import train_pipeline
-from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.resampling import resample
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines
-from flashvtg_jax.prediction_features import find_features
-from flashvtg_jax.prediction_inputs import InputChecks
+from flashvtg_jax.prediction.features import find_features
+from flashvtg_jax.prediction.inputs import InputChecks
 
 CLIPS = {"v1": 10, "v2": 14, "v3": 30}  # of 2 s
 WORDS = {"a": 4, "b": 5, "c": 6}

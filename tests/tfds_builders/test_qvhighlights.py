@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from flashvtg_jax.data import building, dataset_builder
-from flashvtg_jax.data.building import build, dataset_names, find_builder
-from flashvtg_jax.data.inventory import take_inventory
+from flashvtg_jax.data.build import building, dataset_builder
+from flashvtg_jax.data.build.building import build, dataset_names, find_builder
+from flashvtg_jax.data.build.inventory import take_inventory
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines
@@ -627,7 +627,7 @@ def test_other_errors_of_the_disk_are_told_as_they_are(manual, data_dir, monkeyp
 
 SLOW_BUILD = """
 import sys, time
-from flashvtg_jax.data import building, layout
+from flashvtg_jax.data.build import building, layout
 read = layout.read_feature
 def slow(*arguments):
     print("reading", file=sys.__stdout__, flush=True)
@@ -665,7 +665,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next(manual, data_dir):
 WITHOUT_TENSORFLOW = """
 import sys, warnings
 warnings.simplefilter("error")
-from flashvtg_jax.data.building import build
+from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.source import open_split
 build(sys.argv[1], sys.argv[2], sys.argv[3], widths=sys.argv[4], progress=False)
 assert len(open_split(sys.argv[3], sys.argv[1], "train")[2].query) == 4

@@ -12,10 +12,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from flashvtg_jax.config import config_names, load_config
-from flashvtg_jax.data.building import build, find_builder
-from flashvtg_jax.data.glove import GloveWords
+from flashvtg_jax.data.build.building import build, find_builder
+from flashvtg_jax.data.build.glove import GloveWords
 from flashvtg_jax.data.source import open_split
-from flashvtg_jax.data.synthetic import synthesize
+from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from tests.tfds_builders.released import build_quietly

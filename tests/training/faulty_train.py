@@ -119,7 +119,7 @@ def main() -> int:
     path = sys.argv.pop(1)
     fault = Fault(**json.loads(Path(path).read_text()))
     sys.addaudithook(Injector(fault))
-    from flashvtg_jax.cli import main as flashvtg
+    from flashvtg_jax.cli.main import main as flashvtg
 
     return flashvtg(sys.argv[1:])
 

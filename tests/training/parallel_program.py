@@ -24,9 +24,9 @@ from flashvtg_jax.config import apply_overrides, read_config
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.data.source import open_split
+from flashvtg_jax.distributed.sharding import state_shardings
 from flashvtg_jax.losses import objective
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.parallel import state_shardings
 from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.state import TrainState, make_optimizer
 

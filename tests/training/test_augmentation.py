@@ -14,18 +14,18 @@ import numpy as np
 import optax
 import pytest
 
-from flashvtg_jax import evaluation
 from flashvtg_jax.data.batch import BatchShape, empty_batch
 from flashvtg_jax.data.device_cache import DeviceCache
 from flashvtg_jax.data.perturbation import Perturbation
 from flashvtg_jax.data.pipeline import train_pipeline, train_plan
 from flashvtg_jax.data.source import open_split
+from flashvtg_jax.distributed.sharding import make_mesh, put_everywhere
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.evaluation import Decoded, Evaluator
+from flashvtg_jax.evaluation import evaluator as evaluation
+from flashvtg_jax.evaluation.evaluator import Decoded, Evaluator
 from flashvtg_jax.training import program as program_module
 from flashvtg_jax.training import step as step_module
 from flashvtg_jax.training.checks import check_config
-from flashvtg_jax.training.parallel import make_mesh, put_everywhere
 from flashvtg_jax.training.state import TrainState
 from flashvtg_jax.training.step import make_train_step, repeat_step
 
@@ -148,7 +148,7 @@ DEVICES = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from benchmarks.hlo import collectives
-from flashvtg_jax.training.parallel import AXIS, make_mesh, put_batch
+from flashvtg_jax.distributed.sharding import AXIS, make_mesh, put_batch
 from tests.training import test_augmentation as here
 
 jax.config.update("jax_num_cpu_devices", 4)

@@ -8,15 +8,15 @@ import jax
 import numpy as np
 import pytest
 
+from flashvtg_jax.checkpoints.init_from import absolute_init, begin_from, read_init
+from flashvtg_jax.checkpoints.manager import Checkpoints
+from flashvtg_jax.checkpoints.restore import restore
 from flashvtg_jax.errors import CheckpointError, ConfigError
-from flashvtg_jax.training.checkpoints import Checkpoints
-from flashvtg_jax.training.init_from import absolute_init, begin_from, read_init
+from flashvtg_jax.experiments.runs import plan_runs
 from flashvtg_jax.training.loop import train
 from flashvtg_jax.training.open_runs import continued, open_run
 from flashvtg_jax.training.program import Program
-from flashvtg_jax.training.restoring import restore
 from flashvtg_jax.training.resuming import find_position
-from flashvtg_jax.training.runs import plan_runs
 
 STEPS = 3  # an epoch
 

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from flashvtg_jax.errors import CheckpointError, ConfigError
-from flashvtg_jax.training.lock import LOCK_FILE, locked
+from flashvtg_jax.experiments.lock import LOCK_FILE, locked
 from flashvtg_jax.training.loop import train
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from flashvtg_jax.training.lock import locked\n"
+    "import sys, time; from pathlib import Path; from flashvtg_jax.experiments.lock import locked\n"
     "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 )
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import jax
 import pytest
 
+from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.config import config_to_json
+from flashvtg_jax.distributed.preemption import Stopping
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
-from flashvtg_jax.evaluation import Results, evaluate
+from flashvtg_jax.evaluation.evaluator import Results, evaluate
 from flashvtg_jax.metrics import score_files
 from flashvtg_jax.training import loop
-from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.loop import Interrupted, Selection, train
-from flashvtg_jax.training.stopping import Stopping
 
 STEPS = 12  # four epochs of three steps
 

@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 
+from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.training import feeding
-from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.loop import train
 
 pytestmark = pytest.mark.slow

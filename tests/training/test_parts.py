@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.checkpoints import Checkpoints
 from flashvtg_jax.training.logs import RunLog, TrainingLog
 from flashvtg_jax.training.state import (
     TrainState,
@@ -170,7 +170,7 @@ FULL_DISK = """
 import resource, signal, sys
 import jax.numpy as jnp
 from flashvtg_jax.errors import CheckpointError
-from flashvtg_jax.training.checkpoints import Checkpoints
+from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.training.state import TrainState
 
 def state(step):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flashvtg_jax.cli import main
-from flashvtg_jax.data.building import build
+from flashvtg_jax.cli.main import main
+from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.features import read_feature
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import DataError

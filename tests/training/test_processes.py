@@ -17,9 +17,15 @@ import pytest
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline
 from flashvtg_jax.data.source import SplitSource, open_split
+from flashvtg_jax.distributed.processes import (
+    all_or_none,
+    by_first,
+    check_same,
+    connect,
+    from_first,
+)
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.training.loop import train
-from flashvtg_jax.training.processes import all_or_none, by_first, check_same, connect, from_first
 from tests.training.conftest import TINY
 from tests.training.run_comparison import TOLERANCE, compare_runs
 

@@ -11,15 +11,15 @@ import numpy as np
 import optax
 import pytest
 
+from flashvtg_jax.checkpoints import checksums
+from flashvtg_jax.checkpoints import manager as checkpoints_module
+from flashvtg_jax.checkpoints.checksums import checksum
+from flashvtg_jax.checkpoints.manager import Checkpoints
+from flashvtg_jax.checkpoints.recovery import find_start
 from flashvtg_jax.errors import CheckpointError
-from flashvtg_jax.training import checkpoints as checkpoints_module
-from flashvtg_jax.training import checksums
-from flashvtg_jax.training.checkpoints import Checkpoints
-from flashvtg_jax.training.checksums import checksum
+from flashvtg_jax.experiments.workdir import finished_steps
 from flashvtg_jax.training.loop import train
-from flashvtg_jax.training.recovery import find_start
 from flashvtg_jax.training.state import TrainState
-from flashvtg_jax.training.workdir import finished_steps
 
 FIRST_DUE = 3  # a checkpoint every epoch of three steps
 SELECTION = {"step": 6, "best_step": 6, "best": 1.5, "without_better": 0}

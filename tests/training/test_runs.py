@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.config import config_to_json, load_config
-from flashvtg_jax.data.building import build
-from flashvtg_jax.data.synthetic import synthesize
+from flashvtg_jax.data.build.building import build
+from flashvtg_jax.data.synthetic.features import synthesize
+from flashvtg_jax.distributed.preemption import Stopping
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.evaluation import evaluate
+from flashvtg_jax.evaluation.evaluator import evaluate
+from flashvtg_jax.experiments.runs import find_runs, plan_runs, summarize, write_summary
 from flashvtg_jax.json_lines import write_json_lines
 from flashvtg_jax.training import loop
 from flashvtg_jax.training.loop import Interrupted, train
-from flashvtg_jax.training.runs import find_runs, plan_runs, summarize, write_summary
-from flashvtg_jax.training.stopping import Stopping
 from tests.training.conftest import TINY
 
 pytestmark = pytest.mark.slow

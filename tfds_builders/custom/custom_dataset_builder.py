@@ -2,7 +2,7 @@
 
 import tensorflow_datasets as tfds
 
-from flashvtg_jax.data.dataset_builder import FeatureConfig, FeatureDatasetBuilder
+from flashvtg_jax.data.build.dataset_builder import FeatureConfig, FeatureDatasetBuilder
 from flashvtg_jax.errors import ConfigError
 
 

@@ -2,8 +2,8 @@
 
 import tensorflow_datasets as tfds
 
-from flashvtg_jax.data.dataset_builder import FeatureConfig, FeatureDatasetBuilder
-from flashvtg_jax.data.layout import FeatureFiles, Layout
+from flashvtg_jax.data.build.dataset_builder import FeatureConfig, FeatureDatasetBuilder
+from flashvtg_jax.data.build.layout import FeatureFiles, Layout
 
 _COMMON = {
     "annotations": {

@@ -1,0 +1,1 @@
+"""Checkpoints of a work directory: save, verify, recover, restore."""

@@ -1,0 +1,93 @@
+"""Where a run goes on from: the newest checkpoint that is whole, damaged ones put aside.
+
+Checkpoints are renamed into place, so that a killed program leaves none that is cut short. A power
+cut, a full disk of another kind or a copy that was interrupted can. One process looks, alone.
+"""
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from flashvtg_jax.checkpoints.manager import read_or_damage
+from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.experiments.workdir import finished_steps
+
+DAMAGED = "damaged"  # folder below the work directory
+_ITEMS = {"checkpoints": ("params", "rest"), "best": ("params",)}
+
+
+def find_start(workdir: Path, first_due: int) -> int:
+    """The step to go on from, 0 for the beginning.
+
+    A checkpoint is of use if it is whole and the best parameters it names are there. What is
+    damaged and would be needed is moved to `damaged/`, with a warning. Where none is of use, a run
+    that had not come further than `first_due`, the step of its first checkpoint, starts anew; of a
+    longer one a person decides.
+
+    Raises CheckpointError then, and for checkpoints of another version.
+    """
+    looked = {name: _Looked(workdir / name, items) for name, items in _ITEMS.items()}
+    states, best = looked["checkpoints"], looked["best"]
+    start = named = None
+    for step in reversed(states.steps):
+        selection = states.metas[step]["selection"] if step in states.metas else None
+        if selection is None:
+            continue
+        named = selection["best_step"]
+        if selection["best"] is None or named in {**states.metas, **best.metas}:
+            start = step
+            break
+        states.damage.setdefault(step, f"the best parameters, of step {named}, are missing")
+    if start is None:
+        if max(states.steps, default=0) > first_due:
+            told = "\n  ".join(f"{states.folder / str(s)}: {d}" for s, d in states.damage.items())
+            raise CheckpointError(
+                f"{workdir}: none of its checkpoints can be used:\n  {told}\nMend the disk and run "
+                "the same command again, or move these folders away to start from the beginning"
+            )
+        start = 0
+    for found in looked.values():
+        for step, damage in sorted(found.damage.items()):
+            if start and (step < start if found is states else step != named):
+                # Left by a program that was killed while it deleted what is no longer needed.
+                shutil.rmtree(found.folder / str(step), ignore_errors=True)
+            else:
+                _put_aside(workdir, found.folder / str(step), damage, start)
+    return start
+
+
+@dataclasses.dataclass
+class _Looked:
+    """The checkpoints in a folder, read and checked."""
+
+    folder: Path
+    items: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.steps = finished_steps(self.folder)
+        self.metas: dict[int, dict[str, Any]] = {}  # of those that are whole
+        self.damage: dict[int, str] = {}  # what is wrong with the others
+        for step in self.steps:
+            found, damage = read_or_damage(self.folder / str(step), self.items)
+            if damage:
+                self.damage[step] = damage
+            else:
+                self.metas[step] = found["meta"]
+
+
+def _put_aside(workdir: Path, folder: Path, damage: str, start: int) -> None:
+    target = workdir / DAMAGED / f"{folder.parent.name}-{folder.name}"
+    while target.exists():
+        target = target.with_name(f"{target.name}-again")
+    print(
+        f"warning: {folder}: this checkpoint is damaged ({damage}); it is now in {target}, and "
+        + (f"training goes on from step {start}" if start else "training starts anew"),
+        file=sys.stderr,
+    )
+    try:
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be moved to {target}: {error}") from error

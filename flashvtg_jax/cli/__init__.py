@@ -1,0 +1,1 @@
+"""The command line: `flashvtg COMMAND ...`, a file for each command."""

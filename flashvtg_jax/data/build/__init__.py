@@ -1,0 +1,1 @@
+"""From released files to a built data set."""

@@ -1,0 +1,1 @@
+"""Made-up annotations and features, with moments planted in them."""

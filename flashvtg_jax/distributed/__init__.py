@@ -1,0 +1,1 @@
+"""Devices and processes: mesh and shardings, agreement between processes, preemption, pmap."""

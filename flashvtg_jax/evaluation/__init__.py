@@ -1,0 +1,1 @@
+"""A model over a split: predictions, metrics and result files."""

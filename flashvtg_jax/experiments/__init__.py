@@ -1,0 +1,1 @@
+"""Many runs: seeds, domains, work directories and their lock."""

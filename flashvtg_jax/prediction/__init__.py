@@ -1,0 +1,1 @@
+"""A trained model and features of any video: moments and highlights."""

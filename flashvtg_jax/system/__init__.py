@@ -1,0 +1,1 @@
+"""The machine: memory, compilation cache, progress bars."""
