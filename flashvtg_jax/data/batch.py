@@ -99,6 +99,11 @@ def stream_widths(data_config: Any) -> tuple[int, ...]:
     return tuple(data_config.video_widths[name] for name in data_config.video_streams)
 
 
+def feature_widths(data_config: Any) -> tuple[int, int]:
+    """Widths of a clip's (or of its tokens') and of a word's features, from the `data` section."""
+    return sum(stream_widths(data_config)), data_config.query_width
+
+
 def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:
     """Returns the shape of a clip's features: (S, Dv), or (Dv,) where S is 1."""
     return (width,) if spatial_tokens == 1 else (spatial_tokens, width)
