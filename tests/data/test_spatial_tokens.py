@@ -195,8 +195,8 @@ def test_batches_gathered_on_the_device_are_those_of_the_pipeline():
     cache = DeviceCache(source, config, jax.device_put)
     widths = [stream.shape[1] for stream in cache.split.streams]
     assert widths == [6, 12]  # as stored: single tokens are repeated in the batch alone
-    draws = evaluation_draws([source], config, cache)
-    for (clips, (draw,)), batch in zip(draws, evaluation_batches(source, config), strict=True):
+    draws = evaluation_draws(source, config, cache)
+    for (clips, draw), batch in zip(draws, evaluation_batches(source, config), strict=True):
         taken = jax.jit(cache.taking(clips))(cache.split, draw)
         assert taken.video.shape == batch.video.shape == (8, clips, S, 10)
         np.testing.assert_allclose(taken.video, batch.video, rtol=1e-6, atol=1e-7)
