@@ -167,8 +167,6 @@ def get_common() -> ConfigDict:
     train.early_stopping_evaluations = optional(int)
     # Scores whose mean makes a checkpoint the best; without NMS.
     train.selection_metrics = ("MR-full-mAP",)
-    # Runs of several domains or seeds that are trained as one program; each takes its own memory.
-    train.runs_together = 1
 
     # What becomes of a step whose loss or gradient is not finite: "stop" ends the run, "skip" goes
     # on with the parameters as they were. Either way the first such batch is saved.
@@ -216,7 +214,7 @@ def get_highlights() -> ConfigDict:
 
     config.train.batch_size = 4  # videos in a step
     config.train.selection_metrics = ("HD-mAP",)  # makes a checkpoint the best
-    config.train.runs_together = 8  # domains or seeds that are trained as one program
+
     config.evaluation.window_range = None  # there are no moments
     return config
 

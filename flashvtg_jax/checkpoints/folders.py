@@ -1,4 +1,4 @@
-"""The folders of a work directory that hold checkpoints, and of several runs below one directory."""
+"""Which folders hold checkpoints: of a run, and of several runs below one work directory."""
 
 import re
 from pathlib import Path

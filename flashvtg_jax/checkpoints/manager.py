@@ -7,7 +7,7 @@ the highest selection score. Each is written beside its place and renamed: it is
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any

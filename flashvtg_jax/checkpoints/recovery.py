@@ -42,10 +42,10 @@ def find_start(workdir: Path, first_due: int) -> int:
         states.damage.setdefault(step, f"the best parameters, of step {named}, are missing")
     if start is None:
         if max(states.steps, default=0) > first_due:
-            listing = "\n  ".join(f"{states.folder / str(s)}: {d}" for s, d in states.damage.items())
+            damage = "\n  ".join(f"{states.folder / str(s)}: {d}" for s, d in states.damage.items())
             raise CheckpointError(
-                f"{workdir}: none of its checkpoints can be used:\n  {listing}\nRepair the disk and run "
-                "the same command again, or move these folders away to start from the beginning"
+                f"{workdir}: none of its checkpoints can be used:\n  {damage}\nRepair the disk and "
+                "run the same command again, or move these folders away to start from the beginning"
             )
         start = 0
     for found in folders.values():

@@ -181,12 +181,13 @@ def start_devices(options: argparse.Namespace) -> bool:
 
 def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from flashvtg_jax.config import load_config
-    from flashvtg_jax.training.loop import Interrupted, train
+    from flashvtg_jax.distributed.preemption import Interrupted
+    from flashvtg_jax.experiments.train import train
 
     config = load_config(options.config, overrides)
     first = start_devices(options)
     try:
-        numbers, numbers_nms = train(config, options.workdir)
+        result = train(config, options.workdir)
     except Interrupted as interruption:
         print(
             f"flashvtg train: stopped by {interruption}; everything is saved, the same command "
@@ -197,9 +198,9 @@ def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not first:
         return 0
     workdir = Path(options.workdir)
-    from flashvtg_jax.experiments.runs import untrained_numbers
+    from flashvtg_jax.experiments.runs import untrained_metrics
 
-    print_results(workdir, numbers, numbers_nms, untrained_numbers(workdir))
+    print_results(workdir, *result, untrained_metrics(workdir))
     if config.seeds or config.data.domains:
         print(f"\nmeans in {workdir}/metrics.json; each run's results in a folder of its own there")
     else:
@@ -226,11 +227,11 @@ def print_results(
 
 def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.distributed.preemption import StoppedError
-    from flashvtg_jax.evaluation.evaluator import evaluate
+    from flashvtg_jax.experiments.evaluate import evaluate
 
     first = start_devices(options)
     try:
-        numbers, numbers_nms = evaluate(
+        result = evaluate(
             options.workdir,
             split=options.split,
             step=options.step,
@@ -243,8 +244,8 @@ def run_evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
     if not first:
         return 0
     output = Path(options.output or options.workdir)
-    if numbers:
-        print_results(output, numbers, numbers_nms)
+    if result.metrics:
+        print_results(output, *result)
     print(f"\nwrote predictions to {options.output or options.workdir}")
     return 0
 
@@ -390,9 +391,9 @@ def run_study(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         )
         return 2
     from flashvtg_jax.config import load_config
+    from flashvtg_jax.distributed.preemption import Interrupted
     from flashvtg_jax.studies.command import run_study as run
     from flashvtg_jax.system.compilation_cache import use_compilation_cache
-    from flashvtg_jax.training.loop import Interrupted
 
     config = load_config(options.config, overrides)
     use_compilation_cache()

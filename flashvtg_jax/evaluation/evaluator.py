@@ -247,5 +247,3 @@ class _Predictions:
 def _rounded(array: np.ndarray, decimals: int) -> np.ndarray:
     """Numbers as JSON will show them."""
     return np.round(array.astype(np.float64), decimals) if array.dtype.kind == "f" else array
-
-

@@ -13,10 +13,11 @@ import ml_collections
 from flashvtg_jax.checkpoints.folders import domain_and_seed, find_runs, run_name
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.files import write_atomically
 from flashvtg_jax.evaluation.results import Metrics
+from flashvtg_jax.files import write_atomically
 from flashvtg_jax.metrics import mean_and_std
 from flashvtg_jax.training.run import Run
+
 
 def plan_runs(config: ml_collections.ConfigDict, workdir: Path) -> list[Run]:
     """The runs of a configuration: each of `data.domains` with each of `seeds`."""
@@ -102,20 +103,20 @@ def untrained_metrics(workdir: Path) -> Metrics:
 def summarize(results: Mapping[str, Metrics]) -> dict[str, tuple[float, float]]:
     """Mean and sample standard deviation over the seeds, of the means over the domains.
 
-    A seed without one of the domains counts only for the metrics of the domains that it has.
+    A seed without one of the domains counts only for the metrics that belong to one domain.
 
     Args:
       results: by name of the run, "BK/seed2024" or "seed2024".
     """
     by_seed: dict[int, dict[str, Metrics]] = {}
-    for name, numbers in sorted(results.items()):
+    for name, metrics in sorted(results.items()):
         domain, seed = domain_and_seed(name)
-        by_seed.setdefault(seed, {})[domain] = numbers
+        by_seed.setdefault(seed, {})[domain] = metrics
     domains = {domain for found in by_seed.values() for domain in found}
     values: dict[str, list[float]] = {}
     for found in by_seed.values():
-        for key in dict.fromkeys(key for numbers in found.values() for key in numbers):
-            of_domains = [numbers[key] for numbers in found.values() if key in numbers]
+        for key in dict.fromkeys(key for metrics in found.values() for key in metrics):
+            of_domains = [metrics[key] for metrics in found.values() if key in metrics]
             of_one = any(key.endswith(f"-{domain}") for domain in domains if domain)
             if of_one or len(of_domains) == len(domains):
                 values.setdefault(key, []).append(sum(of_domains) / len(of_domains))

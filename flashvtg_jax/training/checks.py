@@ -22,7 +22,6 @@ _AT_LEAST_ONE = (
     "train.evaluate_every_epochs",
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
-    "train.runs_together",
     "evaluation.batch_size",
     "evaluation.max_moments",
     "data.max_words",

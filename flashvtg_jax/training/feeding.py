@@ -1,4 +1,4 @@
-"""Where the batches of training come from: sent by the host, or gathered from data on the devices."""
+"""Where training batches come from: sent by the host, or gathered on the devices."""
 
 import collections
 import time

@@ -162,7 +162,7 @@ class Trainer:
             state, best, selection, skipped = self._restore(run, checkpoints)
 
             # ------------------------------------------------------------------------------ Data
-            feed = resources.enter_context(contextlib.closing(self._open_feed(run, caches)))
+            feed = resources.enter_context(contextlib.closing(self.open_feed(run, caches)))
             evaluate = partial(
                 self._evaluate,
                 source=run.val_source,
@@ -173,15 +173,11 @@ class Trainer:
 
             # ----------------------------------------------------------------------------- Hooks
             num_params = param_count(best)
-            training = Training(
-                run, run.num_steps, run.start_step, self.stack(state), self.unstack
-            )
+            training = Training(run, run.num_steps, run.start_step, self.stack(state), self.unstack)
             metrics = MetricBuffer(
                 training, interval=settings.log_every_steps, rows_per_step=settings.batch_size
             )
-            logs = LogFiles(
-                run.workdir, start_step=run.start_step, last_evaluation=selection.step
-            )
+            logs = LogFiles(run.workdir, start_step=run.start_step, last_evaluation=selection.step)
             watch = NonfiniteWatch(run, skipped)
             progress = Progress(self._describe(run, num_params), show=show_progress)
             evaluation = Evaluation(evaluate, progress, selection=selection, best=best)
@@ -253,7 +249,8 @@ class Trainer:
             best = jax.tree.map(jnp.copy, state.params)  # the next step overwrites the state
         return state, best, selection, skipped
 
-    def _open_feed(self, run: OpenRun, caches: SplitCaches) -> Feed:
+    def open_feed(self, run: OpenRun, caches: SplitCaches) -> Feed:
+        """What does the steps of a run from its `start_step` on; to be closed."""
         if run.start_step < run.num_steps:
             cache = caches.get(run.train_source, run.config, self.mesh)
             if cache is not None:

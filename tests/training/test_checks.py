@@ -4,8 +4,8 @@ import pytest
 
 from flashvtg_jax.config import config_names, load_config
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.training.checks import check_config
-from flashvtg_jax.training.loop import train
 
 
 @pytest.mark.parametrize("name", config_names())
@@ -23,7 +23,6 @@ def test_every_configuration_passes_and_spreads_over_eight_devices(name):
         ("train.evaluate_every_epochs", 0, "evaluate_every_epochs is 0"),
         ("train.early_stopping_evaluations", 0, "at least 1, or None"),
         ("train.selection_metrics", (), "is empty"),
-        ("train.runs_together", 0, "at least 1"),
         ("seeds", (1, -1), "from 0 to 4294967295"),
         ("seeds", (1, 2, 1), "names one twice"),
         ("data.domains", ("a/b",), "cannot be the name of a folder"),

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: reported with their batch, and skipped if asked to."""
+"""Steps whose loss or gradient is not finite: reported with their batch, or skipped."""
 
 import dataclasses
 import io
