@@ -143,7 +143,7 @@ class Trainer:
           run: with its data.
           caches: of splits on the devices, which runs share.
           stop: ends the run, saved.
-          hooks: called after the trainer's own.
+          hooks: called around the steps, beside the trainer's own.
           show_progress: whether to show it on stderr.
 
         Returns:
@@ -186,8 +186,8 @@ class Trainer:
             training.flush = metrics.flush
             training.hooks = [
                 *(metrics, logs, watch, progress),
-                *(preemption, evaluation, checkpointing, Curves()),
                 *hooks,
+                *(preemption, evaluation, checkpointing, Curves()),
             ]
             for hook in training.hooks:
                 resources.callback(hook.close)

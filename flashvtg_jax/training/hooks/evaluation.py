@@ -54,7 +54,7 @@ class Evaluation(Hook):
     def before_step(self, training: Training) -> None:
         settings, selection = training.run.config.train, self.selection
         patience = settings.early_stopping_evaluations
-        finished = training.step >= training.num_steps
+        finished = training.done
         due = finished or training.is_due(settings.evaluate_every_epochs)
         # It may have been evaluated at this step before it was interrupted.
         if due and selection.step != training.step and not selection.has_waited(patience):

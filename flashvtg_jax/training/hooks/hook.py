@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Hook:
     """Something that happens around the steps of a run; every method may be overridden.
 
-    The trainer calls the hooks of a run in their order, its own ones first. With several processes
-    each process calls them alike: what waits for other processes must do so in all of them, and
-    files are written by the lead host alone.
+    The trainer calls the hooks of a run in their order. With several processes each of them calls
+    its hooks alike: what waits for other processes must do so in all of them, and files are written
+    by the lead host alone.
 
         class PrintLoss(fv.training.Hook):
             def on_metrics(self, training, steps, metrics):
@@ -33,8 +33,8 @@ class Hook:
     def before_step(self, training: Training) -> None:
         """Called before each dispatch of steps, and once more after the last one.
 
-        `training.state` is then up to date, but may still be being computed. To end training here,
-        set `training.stopped`.
+        `training.state` may still be being computed. To end training here, set `training.stopped`:
+        the parameters are then evaluated and saved.
         """
 
     def on_metrics(
