@@ -8,11 +8,32 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flashvtg_jax"
 
 # A room imports from itself and from rooms below it.
-ROOMS = """
-cli studies experiments prediction interop training evaluation checkpoints figures distributed
-data.synthetic data.build data metrics decoding losses models
-config clips json_lines system files errors version
-""".split()
+ROOMS = [
+    "cli",
+    "studies",
+    "experiments",
+    "prediction",
+    "interop",
+    "training",
+    "evaluation",
+    "checkpoints",
+    "figures",
+    "distributed",
+    "data.synthetic",
+    "data.build",
+    "data",
+    "metrics",
+    "decoding",
+    "losses",
+    "models",
+    "config",
+    "clips",
+    "json_lines",
+    "system",
+    "files",
+    "errors",
+    "version",
+]
 
 
 def room_of(module: str) -> str:
