@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 
 from flashvtg_jax.config import apply_overrides, read_config
+from flashvtg_jax.config_checks import check_config
 from flashvtg_jax.data.build.preparation import complete_config, prepare_data
 from flashvtg_jax.data.pipeline import clip_counts, source_video, train_pipeline, train_plan
 from flashvtg_jax.data.source import SplitSource, open_split
@@ -25,7 +26,6 @@ from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.models.pyramid import level_length
 from flashvtg_jax.studies.variants import Variant
 from flashvtg_jax.system.memory import free_memory, program_memory
-from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.loop import train
 from flashvtg_jax.training.program import Program
 

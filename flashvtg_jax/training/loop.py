@@ -17,6 +17,7 @@ import numpy as np
 from flashvtg_jax.checkpoints.init_from import absolute_init, check_init
 from flashvtg_jax.checkpoints.manager import Checkpoints, check_space
 from flashvtg_jax.config import apply_overrides, config_to_json
+from flashvtg_jax.config_checks import check_config
 from flashvtg_jax.data.build.preparation import prepare_data
 from flashvtg_jax.data.training_notes import training_notes
 from flashvtg_jax.distributed.preemption import StoppedError, Stopping
@@ -40,7 +41,6 @@ from flashvtg_jax.experiments.workdir import (
 )
 from flashvtg_jax.figures.training import plot_training
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.feeding import Caches, open_feed
 from flashvtg_jax.training.logs import RunLog, SilentLog, TrainingLog
 from flashvtg_jax.training.nonfinite import StepWatch

@@ -13,6 +13,7 @@ from flashvtg_jax.checkpoints.init_from import read_init
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.checkpoints.recovery import find_start
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config
+from flashvtg_jax.config_checks import check_augmentation
 from flashvtg_jax.data.batch_plan import BatchPlan
 from flashvtg_jax.data.build.preparation import complete_config
 from flashvtg_jax.data.pipeline import (
@@ -26,7 +27,7 @@ from flashvtg_jax.errors import CheckpointError, DataError, FlashVTGError
 from flashvtg_jax.evaluation.evaluator import has_ground_truth
 from flashvtg_jax.experiments.runs import Run
 from flashvtg_jax.experiments.workdir import IDLE_FIELDS, check_workdir
-from flashvtg_jax.training.checks import check_augmentation, check_strides
+from flashvtg_jax.training.checks import check_strides
 from flashvtg_jax.training.selection import latest_selection
 
 Sources = dict[str, SplitSource]  # opened splits by name
