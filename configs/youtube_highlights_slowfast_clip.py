@@ -38,6 +38,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.optimizer.learning_rate = 2e-4  # of AdamW
     config.train.epochs = 5  # passes over the training split, as the authors' script says
-    config.train.drop_last = True  # leave out an epoch's last batch if it is not full
+    config.train.drop_last = True  # leave out the last batch of an epoch if it is not full
     config.evaluation.batch_size = 1  # queries in a batch: lengths differ much
     return config
