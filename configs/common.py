@@ -165,9 +165,6 @@ def get_common() -> ConfigDict:
     train.early_stopping_evaluations = placeholder(int)
     # Metrics whose mean selects the best checkpoint; without NMS.
     train.selection_metrics = ("MR-full-mAP",)
-    # Runs of several domains or seeds that are trained as one program; each takes its own memory.
-    train.runs_together = 1
-
     # What happens when the loss or gradient of a step is not finite: "stop" ends the run, "skip"
     # leaves the parameters unchanged. Either way the first such batch is saved.
     train.on_nan = "stop"
@@ -215,7 +212,6 @@ def get_highlights() -> ConfigDict:
 
     config.train.batch_size = 4  # videos in a step
     config.train.selection_metrics = ("HD-mAP",)  # selects the best checkpoint
-    config.train.runs_together = 8  # domains or seeds that are trained as one program
     config.evaluation.window_range = None  # there are no moments
     return config
 
