@@ -50,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.distributed.preemption import StoppedError
-    from flashvtg_jax.evaluation.evaluator import evaluate
+    from flashvtg_jax.experiments.evaluate import evaluate
 
     is_first = start_devices(options)
     try:
-        metrics, metrics_nms = evaluate(
+        result = evaluate(
             options.workdir,
             split=options.split,
             step=options.step,
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace, _: Sequence[str]) -> int:
     if not is_first:
         return 0
     output = Path(options.output or options.workdir)
-    if metrics:
-        print_results(output, metrics, metrics_nms)
+    if result.metrics:
+        print_results(output, result.metrics, result.metrics_nms)
     print(f"\nwrote predictions to {output}")
     return 0

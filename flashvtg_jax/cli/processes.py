@@ -1,6 +1,11 @@
-"""Commands that may run in several processes, one on each host of a TPU slice or a cluster."""
+"""Commands that train or evaluate: in one process or several, which a signal may interrupt."""
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flashvtg_jax.distributed.preemption import Interrupted
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,3 +46,13 @@ def start_devices(options: argparse.Namespace) -> bool:
         connect(options.coordinator, options.num_processes, options.process_id)
     use_compilation_cache()
     return is_first()
+
+
+def report_interruption(command: str, interruption: "Interrupted") -> int:
+    """Print that a signal stopped a training; returns the exit status."""
+    print(
+        f"flashvtg {command}: stopped by {interruption}; everything is saved, the same command "
+        "continues",
+        file=sys.stderr,
+    )
+    return 128 + interruption.signal_number

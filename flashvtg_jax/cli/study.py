@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flashvtg_jax.cli.arguments import names, user_path
 from flashvtg_jax.cli.command import Command
+from flashvtg_jax.cli.processes import report_interruption
 
 STUDIES = {
     "ablation": "each part of the model removed or replaced",
@@ -99,9 +100,9 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         )
         return 2
     from flashvtg_jax.config import load_config
+    from flashvtg_jax.distributed.preemption import Interrupted
     from flashvtg_jax.studies.command import run_study
     from flashvtg_jax.system.compilation_cache import use_compilation_cache
-    from flashvtg_jax.training.loop import Interrupted
 
     config = load_config(options.config, overrides)
     use_compilation_cache()
@@ -118,12 +119,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
             intervals=not options.no_intervals,
         )
     except Interrupted as interruption:
-        print(
-            f"flashvtg study: stopped by {interruption}; everything is saved, the same command "
-            "continues",
-            file=sys.stderr,
-        )
-        return 128 + interruption.signal_number
+        return report_interruption(options.command, interruption)
     print(path.read_text(encoding="utf-8"))
     print(f"wrote {path}, and .csv and .png beside it")
     return 0

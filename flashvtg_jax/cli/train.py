@@ -1,13 +1,16 @@
 """`flashvtg train`: train a model and evaluate it."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from flashvtg_jax.cli.arguments import user_path
 from flashvtg_jax.cli.command import Command
-from flashvtg_jax.cli.processes import add_process_arguments, start_devices
+from flashvtg_jax.cli.processes import (
+    add_process_arguments,
+    report_interruption,
+    start_devices,
+)
 from flashvtg_jax.cli.tables import print_results
 
 COMMAND = Command(
@@ -42,29 +45,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=user_path,
         help="folder for checkpoints, logs and results",
     )
+    add(
+        "--profile",
+        action="store_true",
+        help="write a trace of some steps to WORKDIR/profile, for TensorBoard or XProf",
+    )
     add_process_arguments(parser)
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from flashvtg_jax.config import load_config
-    from flashvtg_jax.experiments.runs import untrained_numbers
-    from flashvtg_jax.training.loop import Interrupted, train
+    from flashvtg_jax.distributed.preemption import Interrupted
+    from flashvtg_jax.experiments.train import train
 
     config = load_config(options.config, overrides)
     is_first = start_devices(options)
     try:
-        metrics, metrics_nms = train(config, options.workdir)
+        result = train(config, options.workdir, profile=options.profile)
     except Interrupted as interruption:
-        print(
-            f"flashvtg train: stopped by {interruption}; everything is saved, the same command "
-            "continues",
-            file=sys.stderr,
-        )
-        return 128 + interruption.signal_number
+        return report_interruption(options.command, interruption)
     if not is_first:
         return 0
     workdir = Path(options.workdir)
-    print_results(workdir, metrics, metrics_nms, untrained_numbers(workdir))
+    print_results(workdir, result.metrics, result.metrics_nms, result.untrained)
     if config.seeds or config.data.domains:
         print(f"\nmeans in {workdir}/metrics.json; the results of each run in its folder there")
     else:

@@ -5,14 +5,17 @@ import importlib
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import flashvtg_jax.cli
 from flashvtg_jax.cli.main import COMMANDS, main, make_parser
+from flashvtg_jax.distributed.preemption import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +180,35 @@ def test_wrong_usage_is_status_two(arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(("arguments", "profile"), [([], False), (["--profile"], True)])
+def test_train_prints_its_metrics_and_passes_profile_on(
+    arguments, profile, tmp_path, monkeypatch, capsys
+):
+    calls = []
+
+    def train(config, workdir, **options):
+        calls.append((config.name, options))
+        (tmp_path / "metrics.json").write_text("{}")
+        return SimpleNamespace(
+            metrics={"MR-full-mAP": 61.25}, metrics_nms={}, untrained={"MR-full-mAP": 4.5}
+        )
+
+    monkeypatch.setattr("flashvtg_jax.experiments.train.train", train)
+    assert main(["train", "--config=demo", f"--workdir={tmp_path}", *arguments]) == 0
+    assert calls == [("demo", {"profile": profile})]
+    printed = capsys.readouterr().out
+    assert "untrained" in printed and "61.25" in printed and "4.50" in printed
+
+
+def test_an_interrupted_training_is_reported_with_the_status_of_its_signal(
+    tmp_path, monkeypatch, capsys
+):
+    def train(*_, **__):
+        raise Interrupted(signal.SIGTERM, step=7)
+
+    monkeypatch.setattr("flashvtg_jax.experiments.train.train", train)
+    assert main(["train", "--config=demo", f"--workdir={tmp_path}"]) == 143
+    error = capsys.readouterr().err
+    assert error.startswith("flashvtg train: stopped by SIGTERM at step 7; everything is saved")
