@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from flashvtg_jax.data.batch import Batch as Batch
     from flashvtg_jax.decoding import decode_moments as decode_moments
     from flashvtg_jax.errors import FlashVTGError as FlashVTGError
-    from flashvtg_jax.evaluation.evaluator import evaluate as evaluate
+    from flashvtg_jax.experiments.evaluate import evaluate as evaluate
+    from flashvtg_jax.experiments.train import train as train
     from flashvtg_jax.figures.inspection import plot_inspection as plot_inspection
     from flashvtg_jax.figures.prediction import plot_prediction as plot_prediction
     from flashvtg_jax.interop.pytorch import params_from_torch as params_from_torch
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from flashvtg_jax.prediction.inspection import inspect_query as inspect_query
     from flashvtg_jax.prediction.predictor import Prediction as Prediction
     from flashvtg_jax.prediction.predictor import Predictor as Predictor
-    from flashvtg_jax.training.loop import train as train
 
 _HOMES = {
     "AdaptiveCrossAttention": "models.fusion",
@@ -53,7 +53,7 @@ _HOMES = {
     "TemporalFeatureLayering": "models.pyramid",
     "build_model": "models.flashvtg",
     "decode_moments": "decoding",
-    "evaluate": "evaluation.evaluator",
+    "evaluate": "experiments.evaluate",
     "evaluate_predictions": "metrics",
     "inspect_query": "prediction.inspection",
     "load_config": "config",
@@ -63,7 +63,7 @@ _HOMES = {
     "params_to_torch": "interop.pytorch",
     "plot_inspection": "figures.inspection",
     "plot_prediction": "figures.prediction",
-    "train": "training.loop",
+    "train": "experiments.train",
 }
 
 __all__ = ["__version__", *_HOMES]

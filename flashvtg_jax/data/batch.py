@@ -99,28 +99,32 @@ def stream_widths(data_config: Any) -> tuple[int, ...]:
     return tuple(data_config.video_widths[name] for name in data_config.video_streams)
 
 
+def feature_widths(data_config: Any) -> tuple[int, int]:
+    """Widths of a clip's (or of its tokens') and of a word's features, from the `data` section."""
+    return sum(stream_widths(data_config)), data_config.query_width
+
+
 def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:
     """Returns the shape of a clip's features: (S, Dv), or (Dv,) where S is 1."""
     return (width,) if spatial_tokens == 1 else (spatial_tokens, width)
 
 
-def empty_batch(shape: BatchShape, members: int | None = None) -> Batch:
-    """Returns a batch of padding rows only; with `members` that many, along a leading axis."""
-    clips = shape.clips
-    rows = (shape.rows,) if members is None else (members, shape.rows)
+def empty_batch(shape: BatchShape) -> Batch:
+    """Returns a batch of padding rows only."""
+    rows, clips = shape.rows, shape.clips
     return Batch(
-        video=np.zeros((*rows, clips, *shape.clip_shape), np.float32),
-        video_mask=np.zeros((*rows, clips), bool),
-        query=np.zeros((*rows, shape.words, shape.query_width), np.float32),
-        query_mask=np.zeros((*rows, shape.words), bool),
+        video=np.zeros((rows, clips, *shape.clip_shape), np.float32),
+        video_mask=np.zeros((rows, clips), bool),
+        query=np.zeros((rows, shape.words, shape.query_width), np.float32),
+        query_mask=np.zeros((rows, shape.words), bool),
         duration=np.zeros(rows, np.float32),
         example=np.full(rows, -1, np.int32),
         targets=Targets(
-            windows=np.zeros((*rows, shape.windows, 2), np.float32),
-            window_mask=np.zeros((*rows, shape.windows), bool),
-            saliency_labels=np.zeros((*rows, clips), np.float32),
-            positive_clips=np.zeros((*rows, shape.pairs), np.int32),
-            negative_clips=np.zeros((*rows, shape.pairs), np.int32),
+            windows=np.zeros((rows, shape.windows, 2), np.float32),
+            window_mask=np.zeros((rows, shape.windows), bool),
+            saliency_labels=np.zeros((rows, clips), np.float32),
+            positive_clips=np.zeros((rows, shape.pairs), np.int32),
+            negative_clips=np.zeros((rows, shape.pairs), np.int32),
             video_id=np.full(rows, -1, np.int32),
         ),
     )
@@ -131,7 +135,6 @@ def collate(
     shape: BatchShape,
     *,
     normalize_query: bool = True,
-    into: Batch | None = None,
 ) -> Batch:
     """Pads rows into one batch, normalising the features on the way.
 
@@ -143,12 +146,8 @@ def collate(
         given, become padding rows.
       shape: sizes of the batch.
       normalize_query: normalise word features too; some data sets are used raw.
-      into: a batch of padding rows of this shape to write into; a new one when not given.
-
-    Returns:
-      `into`.
     """
-    batch = empty_batch(shape) if into is None else into
+    batch = empty_batch(shape)
     targets = batch.targets
     edges = np.cumsum((0, *shape.stream_widths))
     for b, row in enumerate(rows):

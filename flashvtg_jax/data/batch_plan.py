@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ class BatchPlan:
 
     The epoch alone determines in which order the lengths of its batches come; seed and epoch
     determine which examples fill them. Runs that differ in nothing but the seed therefore compute
-    the same shapes at the same steps, and can be one program (see `shape_key`).
+    the same shapes at the same steps.
     """
 
     def __init__(
@@ -112,24 +112,6 @@ class BatchPlan:
     def steps_per_epoch(self) -> int:
         """Batches of an epoch, the same for every epoch."""
         return -(-(self.lengths.size - self._num_dropped) // self.batch_size)
-
-    @property
-    def shape_key(self) -> Hashable:
-        """What determines the lengths of all batches: equal keys, equal shapes at every step.
-
-        Plans of different seeds have equal keys, and so have plans of different examples whose
-        epochs are made of batches of the same lengths.
-        """
-        num_kept = self.lengths.size - self._num_dropped
-        if self._num_dropped and self.shuffle and np.count_nonzero(self._sizes) > 1:
-            # How many of which bucket are left out changes from epoch to epoch.
-            lengths, counts = np.asarray(self.buckets), self._sizes
-            lengths, counts = lengths[counts > 0], counts[counts > 0]
-        else:
-            descending = np.sort(np.asarray(self.buckets)[self._bucket_of[:num_kept]])[::-1]
-            lengths, counts = np.unique(descending[:: self.batch_size], return_counts=True)
-        made_of = tuple(zip(lengths.tolist(), counts.tolist(), strict=True))
-        return self.batch_size, self.shuffle, self.steps_per_epoch, made_of
 
     def batch(self, step: int) -> tuple[int, PlannedBatch]:
         """Returns the epoch that a global step belongs to, and its batch."""

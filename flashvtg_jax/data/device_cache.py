@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashvtg_jax.data.batch import Batch, clip_shape
-from flashvtg_jax.data.batch_plan import PADDING_ROW, PlannedBatch
+from flashvtg_jax.data.batch_plan import PADDING_ROW
 from flashvtg_jax.data.labels import Labeller
 from flashvtg_jax.data.pipeline import (
     checked_widths,
@@ -272,28 +271,15 @@ class DeviceCache:
 
 
 def evaluation_draws(
-    sources: Sequence[SplitSource],
+    source: SplitSource,
     config: ml_collections.ConfigDict,
     cache: DeviceCache,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[tuple[int, list[Draw]]]:
-    """Returns the batches of `joint_evaluation_batches`: their clips, and a draw for each source.
-
-    Sources that have fewer batches end with padding rows.
-    """
-    plans = [evaluation_plan(source, config).epoch(0) for source in sources]
-    for planned in itertools.zip_longest(*plans):
-        size = next(len(batch.examples) for batch in planned if batch is not None)
-        none = PlannedBatch(0, np.full(size, PADDING_ROW))
-        batches = [batch or none for batch in planned]
-        yield (
-            max(batch.length for batch in batches),
-            [
-                cache.draw(source, batch.share(process_index, process_count))
-                for source, batch in zip(sources, batches, strict=True)
-            ],
-        )
+) -> Iterator[tuple[int, Draw]]:
+    """Returns the batches of `evaluation_batches`: the clips and the draw of each."""
+    for batch in evaluation_plan(source, config).epoch(0):
+        yield batch.length, cache.draw(source, batch.share(process_index, process_count))
 
 
 def cached_bytes(source: SplitSource, config: ml_collections.ConfigDict) -> int:

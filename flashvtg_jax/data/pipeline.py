@@ -10,32 +10,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import grain
-import jax
 import numpy as np
 
 from flashvtg_jax.data.annotations import LABEL_FIELDS, youtube_id
-from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate, empty_batch
+from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate
 from flashvtg_jax.data.batch_plan import PADDING_ROW, BatchPlan, checked_buckets, default_buckets
 from flashvtg_jax.data.build.custom import is_custom
 from flashvtg_jax.data.labels import Labeller, label_rule
 from flashvtg_jax.errors import ConfigError, DataError
 
 T = TypeVar("T")
-
-# What determines the sizes of a batch.
-_SET_BY = {
-    "rows": "the batch size",
-    "words": "config.data.max_words",
-    "pairs": "config.data.labels",
-    "stream_widths": "config.data.video_streams",
-    "query_width": "config.data.query_width",
-    "spatial_tokens": "config.spatial_tokens",
-}
 
 if TYPE_CHECKING:
     import ml_collections
@@ -76,52 +64,6 @@ def train_pipeline(
     return prefetched(loader, num_steps, config, start_step=start_step)
 
 
-def joint_train_pipeline(
-    sources: Sequence[SplitSource],
-    configs: Sequence[ml_collections.ConfigDict],
-    *,
-    start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> grain.DatasetIterator[Batch]:
-    """Returns one iterator over the training batches of several members, stacked.
-
-    Every array of a batch has a leading axis of members, [E, B, ...]; along it, a batch holds what
-    `train_pipeline` of each member gives at that step. Only the moments of the targets may be
-    padded further, to the number that the members have at most.
-
-    Args:
-      sources: the training split of each member; one source may serve many of them.
-      configs: the whole configuration of each member. The first one's `data.num_threads` and
-        `data.prefetch` hold for all.
-      start_step: batches to skip, without reading them.
-      process_index: this process.
-      process_count: processes that share each batch.
-
-    Raises:
-      ConfigError: when members have batches of different shapes, or as `train_pipeline`.
-      DataError: as `train_pipeline`.
-    """
-    plans = [train_plan(*member) for member in zip(sources, configs, strict=True)]
-    for source, config in zip(sources, configs, strict=True):
-        _check_moments(source, config)
-    if len({plan.shape_key for plan in plans}) != 1:
-        raise ConfigError(
-            "runs can be trained together only if their batches have the same lengths in the same "
-            "order; these differ in their buckets, batch size, train.drop_last, or in how many "
-            "videos of which length they have"
-        )
-    if len({config.train.epochs for config in configs}) != 1:
-        raise ConfigError("runs that are trained together need one config.train.epochs")
-    loaders = [
-        _BatchLoader(*member, process_index, process_count)
-        for member in zip(sources, configs, plans, strict=True)
-    ]
-    num_steps = configs[0].train.epochs * plans[0].steps_per_epoch
-    loader = _JointLoader(loaders, [num_steps] * len(loaders))
-    return prefetched(loader, num_steps, configs[0], start_step=start_step)
-
-
 def evaluation_batches(
     source: SplitSource,
     config: ml_collections.ConfigDict,
@@ -149,39 +91,6 @@ def example_batch(source: SplitSource, config: ml_collections.ConfigDict, exampl
       ConfigError, DataError: as `evaluation_batches`.
     """
     return _BatchLoader(source, config, evaluation_plan(source, config), 0, 1).alone(example)
-
-
-def joint_evaluation_batches(
-    sources: Sequence[SplitSource],
-    configs: Sequence[ml_collections.ConfigDict],
-    process_index: int = 0,
-    process_count: int = 1,
-) -> grain.DatasetIterator[Batch]:
-    """Returns one iterator over the splits of several members, stacked.
-
-    Batch k holds, along a leading axis of members [E, B, ...], batch k of `evaluation_batches` of
-    each member, padded to the longest of them. Members that have fewer batches end with padding
-    rows; `joint_evaluation_steps` tells how many there are.
-
-    Raises:
-      ConfigError: when members have different batch sizes or widths, or as `train_pipeline`.
-      DataError: as `evaluation_batches`.
-    """
-    plans = [evaluation_plan(*member) for member in zip(sources, configs, strict=True)]
-    loaders = [
-        _BatchLoader(*member, process_index, process_count)
-        for member in zip(sources, configs, plans, strict=True)
-    ]
-    num_steps = [plan.steps_per_epoch for plan in plans]
-    return prefetched(_JointLoader(loaders, num_steps), max(num_steps), configs[0])
-
-
-def joint_evaluation_steps(
-    sources: Sequence[SplitSource], configs: Sequence[ml_collections.ConfigDict]
-) -> int:
-    """Returns how many batches `joint_evaluation_batches` gives."""
-    members = zip(sources, configs, strict=True)
-    return max(evaluation_plan(*member).steps_per_epoch for member in members)
 
 
 def train_plan(source: SplitSource, config: ml_collections.ConfigDict) -> BatchPlan:
@@ -260,7 +169,7 @@ class _BatchLoader:
         self._video_streams = tuple(data.video_streams)
         self._video_ids = video_ids(source, data.source_video)
         self._normalize_query = data.normalize_query
-        self.shape = BatchShape(  # of all batches but for the clips
+        self._shape = BatchShape(  # of all batches but for the clips
             rows=plan.batch_size // process_count,
             clips=0,
             # Of the whole split, so that all its domains have the same.
@@ -274,26 +183,19 @@ class _BatchLoader:
 
     def __call__(self, step: int) -> Batch:
         """Returns this process's rows of the batch of a global step."""
-        return self.read(step, dataclasses.replace(self.shape, clips=self.clips(step)))
-
-    def clips(self, step: int) -> int:
-        """Returns the length of the batch of a global step."""
-        return self._plan.batch(step)[1].length
-
-    def read(self, step: int, shape: BatchShape, into: Batch | None = None) -> Batch:
-        """Reads the batch of a global step, padded to `shape`; see `collate`."""
         epoch, planned = self._plan.batch(step)
         rows = (
             None if example == PADDING_ROW else self._row(int(example), epoch)
             for example in planned.share(*self._process)
         )
-        return collate(rows, shape, normalize_query=self._normalize_query, into=into)
+        shape = dataclasses.replace(self._shape, clips=planned.length)
+        return collate(rows, shape, normalize_query=self._normalize_query)
 
     def alone(self, example: int) -> Batch:
         """Reads one example, as in epoch 0, into a batch of its own lengths."""
         row = self._row(example, epoch=0)
         sizes = {"rows": 1, "clips": len(row.streams[0]), "words": len(row.query)}
-        shape = dataclasses.replace(self.shape, **sizes)
+        shape = dataclasses.replace(self._shape, **sizes)
         return collate([row], shape, normalize_query=self._normalize_query)
 
     def _row(self, example: int, epoch: int) -> Row:
@@ -306,7 +208,7 @@ class _BatchLoader:
         positives, negatives = found.labelled.draw(rng)
         return Row(
             streams=[stream[:num_clips] for stream in streams],
-            query=stored.query[: self.shape.words],
+            query=stored.query[: self._shape.words],
             duration=found.duration,
             windows=found.windows,
             saliency_labels=found.labelled.saliency_labels,
@@ -315,36 +217,6 @@ class _BatchLoader:
             video_id=int(self._video_ids[example]),
             example=example,
         )
-
-
-class _JointLoader:
-    """Reads one planned batch of each member into one stacked batch."""
-
-    def __init__(self, loaders: Sequence[_BatchLoader], num_steps: Sequence[int]):
-        """Takes the loader of each member, and how many batches it has."""
-        windows = max(loader.shape.windows for loader in loaders)
-        shapes = [dataclasses.replace(loader.shape, windows=windows) for loader in loaders]
-        for name, setting in _SET_BY.items():
-            if len(values := {getattr(shape, name) for shape in shapes}) > 1:
-                raise ConfigError(
-                    "runs that are one program need batches of one shape, but these have "
-                    f"{name}={' and '.join(map(str, sorted(values)))}; see {setting}"
-                )
-        self._loaders, self._num_steps, self._shape = loaders, num_steps, shapes[0]
-
-    def __call__(self, step: int) -> Batch:
-        """Returns the batches of a global step [E, B, ...]."""
-        members = [
-            (e, loader)
-            for e, (loader, end) in enumerate(zip(self._loaders, self._num_steps, strict=True))
-            if step < end
-        ]
-        clips = max(loader.clips(step) for _, loader in members)
-        shape = dataclasses.replace(self._shape, clips=clips)
-        batch = empty_batch(shape, members=len(self._loaders))
-        for e, loader in members:
-            loader.read(step, shape, into=jax.tree.map(operator.itemgetter(e), batch))
-        return batch
 
 
 def prefetched(

@@ -22,12 +22,12 @@ from flashvtg_jax.data.synthetic.annotations import generate_annotations
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.data.synthetic.planting import Planting
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.evaluation.evaluator import evaluate
+from flashvtg_jax.experiments.evaluate import evaluate
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.interop.conversion import to_torch_file
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.prediction.files import predict_file, predict_pair
 from flashvtg_jax.prediction.predictor import Predictor
-from flashvtg_jax.training.loop import train
 from tests.data.memory_source import small_config, small_source
 from tests.training.conftest import TINY
 
@@ -195,8 +195,8 @@ def test_batches_gathered_on_the_device_are_those_of_the_pipeline():
     cache = DeviceCache(source, config, jax.device_put)
     widths = [stream.shape[1] for stream in cache.split.streams]
     assert widths == [6, 12]  # as stored: single tokens are repeated in the batch alone
-    draws = evaluation_draws([source], config, cache)
-    for (clips, (draw,)), batch in zip(draws, evaluation_batches(source, config), strict=True):
+    draws = evaluation_draws(source, config, cache)
+    for (clips, draw), batch in zip(draws, evaluation_batches(source, config), strict=True):
         taken = jax.jit(cache.taking(clips))(cache.split, draw)
         assert taken.video.shape == batch.video.shape == (8, clips, S, 10)
         np.testing.assert_allclose(taken.video, batch.video, rtol=1e-6, atol=1e-7)

@@ -17,7 +17,7 @@ from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.build.preparation import prepare_data
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import CheckpointError, DataError
-from flashvtg_jax.evaluation.evaluator import evaluate
+from flashvtg_jax.experiments.evaluate import evaluate
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.prediction.inspection import Inspection, Level, name_words
 from flashvtg_jax.training.state import init_params

@@ -10,11 +10,11 @@ import pytest
 import flashvtg_jax as fv
 from flashvtg_jax.cli.main import main
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.prediction import files as prediction_files
 from flashvtg_jax.prediction import output as prediction_output
 from flashvtg_jax.prediction.features import find_features
 from flashvtg_jax.prediction.files import predict_file
-from flashvtg_jax.training.loop import train
 from tests.training.conftest import TINY
 
 SMALL = {**TINY, "train.epochs": 1, "synthetic.num_train": 4, "model.strides": (1, 2)}

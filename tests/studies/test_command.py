@@ -14,6 +14,7 @@ from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.studies import running
@@ -29,7 +30,6 @@ from flashvtg_jax.studies.variants import (
     scale_variants,
 )
 from flashvtg_jax.training import loop
-from flashvtg_jax.training.loop import train
 from tests.studies.conftest import read_entries
 from tests.training.conftest import TINY
 

@@ -3,7 +3,7 @@
 import pytest
 
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.training.loop import train
+from flashvtg_jax.experiments.train import train
 
 
 @pytest.mark.parametrize(
