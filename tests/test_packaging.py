@@ -72,7 +72,7 @@ def sdist(tmp_path_factory) -> Path:
     pytest.importorskip("setuptools", minversion="77", reason="an older one lacks bdist_wheel")
     folder = tmp_path_factory.mktemp("sdist")
     source = folder / "checkout"
-    ignore = shutil.ignore_patterns("__pycache__", ".*", "build", "dist", "*.egg-info")
+    ignore = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info")
     source.mkdir()
     for name in ("flashvtg_jax", "tfds_builders", "configs", "tests", "scripts"):
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
