@@ -3,7 +3,7 @@
     flashvtg build --dataset=charades_sta/vgg --manual_dir=DIR --data_dir=data
     flashvtg train --config=charades_sta_vgg --workdir=runs/charades_sta_vgg
 
-There are no published numbers of FlashVTG with these features at hand.
+We know of no published numbers of FlashVTG with these features.
 """
 
 from ml_collections import ConfigDict

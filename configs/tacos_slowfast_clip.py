@@ -8,8 +8,8 @@ Published for FlashVTG, as later papers report it:
     R1@0.3  R1@0.5  R1@0.7   mIoU
      53.71   41.76   24.74  37.61
 
-These are numbers of the test split, on which the authors also select the best checkpoint. To select
-on the validation split, and score the test split once, add --config.data.val_split=val.
+These are of the test split, on which the authors also select the best checkpoint. To select on the
+validation split instead, add --config.data.val_split=val, and evaluate the test split afterwards.
 """
 
 from ml_collections import ConfigDict

@@ -4,9 +4,9 @@
     flashvtg train --config=youtube_highlights_slowfast_clip --workdir=runs/youtube_highlights
     flashvtg train --config=youtube_highlights_slowfast_clip:dog --workdir=runs/youtube_highlights
 
-A model for each domain, or for the one that the argument names. The numbers move with the seed:
+A model for each domain, or for the one that the argument names. Results vary with the seed:
 --config.seeds=2023,2024,2025 runs several. The authors' script trains two of the domains, for five
-epochs; no published numbers are at hand.
+epochs. We know of no published numbers.
 """
 
 from ml_collections import ConfigDict
