@@ -23,13 +23,14 @@ JAX = [
     "flax>=0.12.9,<0.13; python_version >= '3.12'",
 ]
 
-# Lower bounds were tried on Python 3.11 and 3.12, as were the newest releases of November 2026.
+# Lower bounds were tried on Python 3.11 and 3.12, the newest releases of November 2026 on 3.11 and
+# 3.13.
 # Neither TensorFlow nor PyTorch is needed to build data sets, train, evaluate or predict.
 INSTALL_REQUIRES = [
     *JAX,
-    "absl-py>=2.3.1",
     "array_record>=0.8.1",
     "chex>=0.1.91",
+    "etils[epath]>=1.13",
     "grain>=0.2.15",
     "importlib_resources>=6.4",  # tensorflow-datasets imports it and does not say so
     "matplotlib>=3.11",  # writes Arabic and Indian scripts as they are written
@@ -97,6 +98,7 @@ setup(
         "Operating System :: POSIX",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

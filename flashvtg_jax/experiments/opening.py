@@ -11,6 +11,7 @@ from flashvtg_jax.checkpoints.init_from import read_init
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.checkpoints.recovery import find_start
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config
+from flashvtg_jax.config_checks import check_augmentation
 from flashvtg_jax.data.build.preparation import complete_config
 from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline, train_plan
 from flashvtg_jax.data.source import SplitSource, open_split
@@ -18,7 +19,7 @@ from flashvtg_jax.distributed.processes import all_or_none, from_first
 from flashvtg_jax.errors import DataError, FlashVTGError
 from flashvtg_jax.evaluation.results import has_ground_truth
 from flashvtg_jax.experiments.workdir import IDLE_FIELDS, check_workdir
-from flashvtg_jax.training.checks import check_augmentation, check_strides
+from flashvtg_jax.training.checks import check_strides
 from flashvtg_jax.training.run import OpenRun, Run
 from flashvtg_jax.training.selection import latest_selection
 

@@ -11,6 +11,7 @@ import ml_collections
 
 from flashvtg_jax.checkpoints.init_from import absolute_init, check_init
 from flashvtg_jax.config import apply_overrides, config_to_json
+from flashvtg_jax.config_checks import check_config
 from flashvtg_jax.data.build.preparation import prepare_data
 from flashvtg_jax.data.training_notes import training_notes
 from flashvtg_jax.distributed.preemption import Interrupted, StopSignal
@@ -35,6 +36,7 @@ from flashvtg_jax.experiments.runs import (
     check_kind,
     find_runs,
     plan_runs,
+    untrained_metrics,
     write_summary,
 )
 from flashvtg_jax.experiments.workdir import (
@@ -45,7 +47,6 @@ from flashvtg_jax.experiments.workdir import (
     open_fields,
 )
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.feeding import SplitCaches
 from flashvtg_jax.training.hooks.hook import Hook
 from flashvtg_jax.training.hooks.profiling import Profile
@@ -59,10 +60,12 @@ class TrainResult(NamedTuple):
     Attributes:
       metrics: of the best checkpoint, without non-maximum suppression.
       metrics_nms: the same with it; empty without moments.
+      untrained: before the first step; empty if not evaluated then.
     """
 
     metrics: Metrics
     metrics_nms: Metrics
+    untrained: Metrics
 
 
 def train(
@@ -156,10 +159,12 @@ def train(
                     hooks=[*hooks, *([Profile(run.workdir)] if profile else [])],
                     show_progress=show_progress,
                 )
+        untrained = from_first(lambda: untrained_metrics(workdir))
         if not several:
-            return TrainResult(results.metrics, results.metrics_nms)
+            return TrainResult(results.metrics, results.metrics_nms, untrained)
         split = config.data.val_split
-        return TrainResult(*from_first(lambda: write_summary(workdir, split, find_runs(workdir))))
+        means = from_first(lambda: write_summary(workdir, split, find_runs(workdir)))
+        return TrainResult(*means, untrained)
 
 
 def print_notes(runs: Sequence[OpenRun]) -> None:

@@ -26,8 +26,6 @@ from flashvtg_jax.models.layers import (
     uniform_init,
 )
 
-KERNELS = ("xla", "cudnn")
-
 # Clips of a block, at least: products of smaller matrices leave most of the hardware idle.
 SMALLEST_BLOCK = 16
 

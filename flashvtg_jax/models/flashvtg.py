@@ -1,7 +1,6 @@
 """FlashVTG: from features of a video and a query to scored moments and highlights."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.models.attention import KERNELS
+from flashvtg_jax.model_checks import check_model
 from flashvtg_jax.models.boundary import BoundaryHead
 from flashvtg_jax.models.fusion import AdaptiveCrossAttention, ClipEncoder, DummyEncoder
 from flashvtg_jax.models.layers import (
@@ -26,12 +25,10 @@ from flashvtg_jax.models.negatives import negative_rows, stack_rows, take_rows, 
 from flashvtg_jax.models.output import FlashVTGOutput
 from flashvtg_jax.models.pyramid import TemporalFeatureLayering, make_point_mask, make_points
 from flashvtg_jax.models.saliency import SaliencyHead
-from flashvtg_jax.models.score_refinement import MIXES, AdaptiveScoreRefinement
+from flashvtg_jax.models.score_refinement import AdaptiveScoreRefinement
 from flashvtg_jax.models.spatial_pooling import SpatialPooling
 
 MOMENT_HEADS = ("pyramid", "queries")
-
-_MAY_BE_ZERO = ("num_conv_layers", "num_dummies")
 
 
 class FlashVTG(nn.Module):
@@ -285,69 +282,5 @@ def build_model(config: Mapping[str, Any]) -> FlashVTG:
             f"config.model has no field {', '.join(unknown)}; it has {sorted(fields)}"
         )
     model = FlashVTG(**values)
-    for name, value in values.items():
-        if "drop" in name:
-            if not 0 <= value < 1:
-                raise ConfigError(f"config.model.{name}={value}; a rate is at least 0 and below 1")
-        elif isinstance(value, int) and value < (0 if name in _MAY_BE_ZERO else 1):
-            raise ConfigError(f"config.model.{name}={value} is too small")
-    for name, known in (("score_refinement", MIXES), ("moment_head", MOMENT_HEADS)):
-        if values.get(name, known[0]) not in known:
-            raise ConfigError(
-                f"config.model.{name}={values[name]!r} is not one of {', '.join(known)}"
-            )
-    if model.moment_head == "queries":
-        _check_queries(model)
-    if not model.strides or any(s <= 0 or not math.log2(s).is_integer() for s in model.strides):
-        raise ConfigError(f"config.model.strides={model.strides}; they are powers of two")
-    if any(low >= high for low, high in itertools.pairwise(model.strides)):
-        raise ConfigError(f"config.model.strides={model.strides}; they ascend")
-    if model.hidden_dim % (2 * model.num_heads):
-        raise ConfigError(
-            f"config.model.hidden_dim={model.hidden_dim} is not a multiple of twice "
-            f"config.model.num_heads={model.num_heads}"
-        )
-    if model.kernel_size % 2 == 0:
-        raise ConfigError(f"config.model.kernel_size={model.kernel_size} is even; use an odd one")
-    if model.dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"config.model.dtype={model.dtype!r} is not 'float32' or 'bfloat16'")
-    if model.attention_kernel not in KERNELS:
-        raise ConfigError(
-            f"config.model.attention_kernel={model.attention_kernel!r} is not 'xla' or 'cudnn'"
-        )
-    if model.attention_kernel == "cudnn":
-        _check_cudnn(model)
+    check_model({name: getattr(model, name) for name in fields})
     return model
-
-
-def _check_queries(model: FlashVTG) -> None:
-    """Raises ConfigError for what makes no sense beside moment queries."""
-    if model.attention_window is not None:
-        raise ConfigError(
-            f"config.model.attention_window={model.attention_window} makes no sense with "
-            "config.model.moment_head='queries', which attend to the whole video all the same; "
-            "leave the window out, or use config.model.moment_head='pyramid'"
-        )
-    if model.score_refinement != MIXES[0]:
-        raise ConfigError(
-            f"config.model.score_refinement={model.score_refinement!r} mixes the scores of a "
-            "pyramid, which config.model.moment_head='queries' replaces; change one of the two"
-        )
-
-
-def _check_cudnn(model: FlashVTG) -> None:
-    """Raises ConfigError for a model whose attention cuDNN does not compute."""
-    problem = None
-    if model.dtype != "bfloat16":
-        problem = f"it needs config.model.dtype=bfloat16, not {model.dtype}"
-    elif model.attention_window is not None:
-        problem = f"it has no windows, and config.model.attention_window={model.attention_window}"
-    elif model.hidden_dim // model.num_heads % 8 or model.hidden_dim // model.num_heads > 128:
-        problem = (
-            "it needs heads (hidden_dim / num_heads) of a multiple of 8 up to 128, not "
-            f"{model.hidden_dim // model.num_heads}"
-        )
-    if problem is not None:
-        raise ConfigError(
-            f"config.model.attention_kernel=cudnn: {problem}; change that, or use 'xla'"
-        )

@@ -222,7 +222,7 @@ def test_commands_that_lack_something_say_what(arguments, capsys):
 )
 def test_options_that_the_study_of_labels_does_not_have_are_named(arguments, unused, capsys):
     assert main(["study", "label_correlation", "--output=w", *arguments]) == 2
-    assert f"it has no use for {unused} here" in capsys.readouterr().err
+    assert f"{unused} cannot be used here" in capsys.readouterr().err
 
 
 def test_a_work_directory_of_another_configuration_is_refused_before_training(

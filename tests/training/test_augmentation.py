@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 
+from flashvtg_jax.config_checks import check_config
 from flashvtg_jax.data.batch import BatchShape, empty_batch
 from flashvtg_jax.data.device_cache import DeviceCache
 from flashvtg_jax.data.perturbation import Perturbation
@@ -25,7 +26,6 @@ from flashvtg_jax.evaluation import evaluator as evaluation
 from flashvtg_jax.evaluation.evaluator import Decoded, Evaluator
 from flashvtg_jax.training import step as step_module
 from flashvtg_jax.training import trainer as trainer_module
-from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.state import TrainState
 from flashvtg_jax.training.step import make_train_step, repeat_step
 
