@@ -67,7 +67,9 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not is_first:
         return 0
     workdir = Path(options.workdir)
-    print_results(workdir, result.metrics, result.metrics_nms, result.untrained)
+    from flashvtg_jax.experiments.runs import untrained_metrics
+
+    print_results(workdir, *result, untrained_metrics(workdir))
     if config.seeds or config.data.domains:
         print(f"\nmeans in {workdir}/metrics.json; the results of each run in its folder there")
     else:

@@ -36,7 +36,6 @@ from flashvtg_jax.experiments.runs import (
     check_kind,
     find_runs,
     plan_runs,
-    untrained_metrics,
     write_summary,
 )
 from flashvtg_jax.experiments.workdir import (
@@ -60,12 +59,10 @@ class TrainResult(NamedTuple):
     Attributes:
       metrics: of the best checkpoint, without non-maximum suppression.
       metrics_nms: the same with it; empty without moments.
-      untrained: before the first step; empty if not evaluated then.
     """
 
     metrics: Metrics
     metrics_nms: Metrics
-    untrained: Metrics
 
 
 def train(
@@ -159,12 +156,10 @@ def train(
                     hooks=[*hooks, *([Profile(run.workdir)] if profile else [])],
                     show_progress=show_progress,
                 )
-        untrained = from_first(lambda: untrained_metrics(workdir))
         if not several:
-            return TrainResult(results.metrics, results.metrics_nms, untrained)
+            return TrainResult(results.metrics, results.metrics_nms)
         split = config.data.val_split
-        means = from_first(lambda: write_summary(workdir, split, find_runs(workdir)))
-        return TrainResult(*means, untrained)
+        return TrainResult(*from_first(lambda: write_summary(workdir, split, find_runs(workdir))))
 
 
 def print_notes(runs: Sequence[OpenRun]) -> None:

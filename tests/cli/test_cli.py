@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -191,9 +190,9 @@ def test_train_prints_its_metrics_and_passes_profile_on(
     def train(config, workdir, **options):
         calls.append((config.name, options))
         (tmp_path / "metrics.json").write_text("{}")
-        return SimpleNamespace(
-            metrics={"MR-full-mAP": 61.25}, metrics_nms={}, untrained={"MR-full-mAP": 4.5}
-        )
+        (tmp_path / "best").mkdir(exist_ok=True)
+        (tmp_path / "evaluations.jsonl").write_text('{"step": 0, "MR-full-mAP": 4.5}')
+        return {"MR-full-mAP": 61.25}, {}
 
     monkeypatch.setattr("flashvtg_jax.experiments.train.train", train)
     assert main(["train", "--config=demo", f"--workdir={tmp_path}", *arguments]) == 0

@@ -109,14 +109,14 @@ def test_domains_share_a_trainer_and_each_ends_as_it_would_alone(
         original(self, *arguments)
 
     monkeypatch.setattr(Trainer, "__init__", counted)
-    numbers, numbers_nms, _ = train(domain_config(), tmp_path / "all", show_progress=False)
+    numbers, numbers_nms = train(domain_config(), tmp_path / "all", show_progress=False)
     assert len(built) == 1
     assert numbers_nms == {}
     assert set(numbers) == {"HD-mAP", "HD-mAP-BK", "HD-mAP-BT", "HD-mAP-VU"}
     mean = sum(numbers[f"HD-mAP-{domain}"] for domain in DOMAINS) / 3
     assert numbers["HD-mAP"] == pytest.approx(mean, abs=0.01)
 
-    alone, *_ = train(domain_config(("BT",)), tmp_path / "one", show_progress=False)
+    alone, _ = train(domain_config(("BT",)), tmp_path / "one", show_progress=False)
     assert alone == {"HD-mAP": numbers["HD-mAP-BT"], "HD-mAP-BT": numbers["HD-mAP-BT"]}
     folders = [tmp_path / name / "BT" / "seed2024" for name in ("all", "one")]
     np.testing.assert_array_equal(*map(losses, folders))
