@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_collections
+
 from flashvtg_jax.checkpoints.init_from import read_init
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.checkpoints.recovery import find_start
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config
 from flashvtg_jax.config_checks import check_augmentation
 from flashvtg_jax.data.build.preparation import complete_config
-from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline, train_plan
+from flashvtg_jax.data.pipeline import clip_counts, evaluation_batches, train_pipeline, train_plan
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.distributed.processes import all_or_none, from_first
-from flashvtg_jax.errors import DataError, FlashVTGError
+from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
 from flashvtg_jax.evaluation.results import has_ground_truth
 from flashvtg_jax.experiments.workdir import IDLE_FIELDS, check_workdir
-from flashvtg_jax.training.checks import check_strides
+from flashvtg_jax.models.pyramid import level_length
 from flashvtg_jax.training.run import OpenRun, Run
 from flashvtg_jax.training.selection import latest_selection
 
@@ -52,6 +54,20 @@ def open_run(run: Run, data_dir: Path, sources: Sources) -> OpenRun:
     evaluation_batches(val_source, config).close()
     plan = train_plan(train_source, config)
     return OpenRun(run.name, config, run.workdir, train_source, val_source, plan)
+
+
+def check_strides(config: ml_collections.ConfigDict, source: SplitSource) -> None:
+    """Raises ConfigError where even the longest video is too short for a level of the pyramid.
+
+    Shorter videos have no point at such a level, and their moments belong to the others.
+    """
+    longest = int(clip_counts(source, config).max())
+    stride = max(config.model.strides)
+    if config.model.moment_head == "pyramid" and level_length(longest, stride) == 0:
+        raise ConfigError(
+            f"config.model.strides={tuple(config.model.strides)}: the longest video has {longest} "
+            f"clips, so that the level of stride {stride:g} would never have a point; leave it out"
+        )
 
 
 def find_starts(runs: Sequence[OpenRun]) -> list[OpenRun]:

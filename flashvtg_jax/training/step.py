@@ -138,7 +138,7 @@ def repeat_step(
       data: what all batches are taken from.
       choices: of batches, arrays [S, ...].
       count: [] int32, how many of the S choices are used, at least one. One program serves all
-        counts, and each computes the same numbers.
+        counts, and each step computes the same for any count.
 
     Returns:
       the state after them, and the metrics of each, [S, ...] with zeros behind the last.

@@ -45,11 +45,11 @@ class MetricBuffer(Hook):
         if not num_dispatches:
             return
         taken, self._pending = self._pending[:num_dispatches], self._pending[num_dispatches:]
-        steps = [step for numbers, _ in taken for step in numbers]
+        steps = [step for interval, _ in taken for step in interval]
         fetched = jax.device_get([metrics for _, metrics in taken])
         rows = [
-            {name: array[: len(numbers)] for name, array in metrics.items()}
-            for (numbers, _), metrics in zip(taken, fetched, strict=True)
+            {name: array[: len(interval)] for name, array in metrics.items()}
+            for (interval, _), metrics in zip(taken, fetched, strict=True)
         ]
         values = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         training, now = self._training, time.perf_counter()
