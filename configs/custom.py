@@ -22,7 +22,7 @@ import os
 from ml_collections import ConfigDict
 
 from flashvtg_jax.configs import common
-from flashvtg_jax.data.build.custom import dataset_for
+from flashvtg_jax.data.dataset_names import dataset_for
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

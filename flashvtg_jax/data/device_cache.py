@@ -20,6 +20,7 @@ import numpy as np
 from flashvtg_jax.data.batch import Batch, clip_shape
 from flashvtg_jax.data.batch_plan import PADDING_ROW
 from flashvtg_jax.data.labels import Labeller
+from flashvtg_jax.data.normalization import normalize_on_device
 from flashvtg_jax.data.pipeline import (
     checked_widths,
     clip_counts,
@@ -120,7 +121,7 @@ class TakeBatch:
             if self.spatial_tokens > 1:  # those stored, or one, which stands for all
                 taken = taken.reshape(*taken.shape[:2], -1, width)
             clip = clip_shape(self.spatial_tokens, width)
-            streams.append(jnp.broadcast_to(_normalized(taken), (*taken.shape[:2], *clip)))
+            streams.append(jnp.broadcast_to(normalize_on_device(taken), (*taken.shape[:2], *clip)))
         query, query_mask = spread(split.words, split.first_word, split.num_words, self.words)
         labels, _ = spread(split.saliency_labels, split.first_label, split.num_clips, self.clips)
         window_mask = jnp.arange(split.windows.shape[1]) < split.num_windows[row][:, None]
@@ -128,7 +129,7 @@ class TakeBatch:
         return Batch(
             video=jnp.concatenate(streams, axis=-1),
             video_mask=video_mask,
-            query=_normalized(query) if self.normalize_query else query.astype(jnp.float32),
+            query=normalize_on_device(query) if self.normalize_query else query.astype(jnp.float32),
             query_mask=query_mask,
             duration=jnp.where(valid, split.duration[row], 0),
             example=draw.example,
@@ -141,13 +142,6 @@ class TakeBatch:
                 video_id=jnp.where(valid, split.video_id[row], -1),
             ),
         )
-
-
-def _normalized(features: chex.Array) -> chex.Array:
-    """Each row [..., width] by its L2 norm, as `flashvtg_jax.data.features.normalize` does it."""
-    features = features.astype(jnp.float32)
-    norm = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
-    return features / (norm + 1e-5)
 
 
 class DeviceCache:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, TypeVar
 import grain
 import numpy as np
 
-from flashvtg_jax.data.annotations import LABEL_FIELDS, youtube_id
+from flashvtg_jax.data.annotations import LABEL_FIELDS
 from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate
 from flashvtg_jax.data.batch_plan import PADDING_ROW, BatchPlan, checked_buckets, default_buckets
-from flashvtg_jax.data.build.custom import is_custom
+from flashvtg_jax.data.dataset_names import is_custom
 from flashvtg_jax.data.labels import Labeller, label_rule
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.video_ids import source_video
 
 T = TypeVar("T")
 
@@ -122,24 +123,6 @@ def clip_counts(source: SplitSource, config: ml_collections.ConfigDict) -> np.nd
 def whole_clip_counts(source: SplitSource, config: ml_collections.ConfigDict) -> np.ndarray:
     """Returns the clips of each example [N] as `clip_counts`, but before cutting."""
     return _whole_clips(source.num_clips, source.stream_clips, config)
-
-
-def source_video(vid: str, kind: str) -> str:
-    """Returns the name of the video that an excerpt was cut from.
-
-    Args:
-      vid: video id of an annotation.
-      kind: `config.data.source_video`: "youtube_id" takes the two excerpt times off the end of
-        `vid`, where it has them; "vid" leaves it as it is.
-
-    Raises:
-      ConfigError: for another kind.
-    """
-    if kind == "youtube_id":
-        return youtube_id(vid)
-    if kind == "vid":
-        return vid
-    raise ConfigError(f"config.data.source_video={kind!r} must be 'youtube_id' or 'vid'")
 
 
 class _BatchLoader:

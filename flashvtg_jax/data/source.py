@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from flashvtg_jax.data.build.build_command import build_command
-from flashvtg_jax.data.build.building import dataset_names, find_builder
-from flashvtg_jax.data.build.dataset_builder import FORMAT_VERSION, VIDEOS
+from flashvtg_jax.data.build_command import build_command
+from flashvtg_jax.data.dataset_names import is_custom
 from flashvtg_jax.errors import DataError
+
+FORMAT_VERSION = 1  # of the rows and metadata of built data sets
+VIDEOS = "videos"  # the split of videos, which the rows of the others refer to
 
 _CACHE_BYTES = 256 << 20
 
@@ -301,20 +303,19 @@ class _StoredSplit:
             manual_dir=metadata.get("manual_dir"),
             clip_length=metadata.get("clip_length"),
             label_clip_length=metadata.get("label_clip_length"),
-            widths=_other_widths(dataset, metadata) if metadata else None,
+            widths=_widths(dataset, metadata) if metadata else None,
             streams=list(metadata["streams"]) if some_streams else (),
             resample=metadata.get("resampled", False),
         )
 
 
-def _other_widths(dataset: str, metadata: Mapping[str, Any]) -> dict[str, int | None]:
-    """The feature widths of a built data set that are not the released ones, by name."""
-    if dataset not in dataset_names():
-        return {}  # one's own: the widths are those of the files
+def _widths(dataset: str, metadata: Mapping[str, Any]) -> dict[str, int]:
+    """The feature widths that `build` needs to be given, by name."""
+    if is_custom(dataset):
+        return {}  # it takes them from the files
     tokens = metadata.get("tokens", {})
     widths = {name: width // tokens.get(name, 1) for name, width in metadata["streams"].items()}
-    layout = find_builder(dataset)[1].layout
-    return layout.other_widths({**widths, "query": metadata["query_width"]})
+    return {**widths, "query": metadata["query_width"]}
 
 
 class _Cache:

@@ -13,8 +13,8 @@ import ml_collections
 import numpy as np
 
 from flashvtg_jax.config import apply_overrides, read_config
-from flashvtg_jax.data.build.preparation import complete_config, prepare_data
-from flashvtg_jax.data.pipeline import clip_counts, source_video, train_pipeline, train_plan
+from flashvtg_jax.data.pipeline import clip_counts, train_pipeline, train_plan
+from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
 from flashvtg_jax.evaluation.evaluator import evaluate, has_ground_truth
@@ -28,6 +28,7 @@ from flashvtg_jax.system.memory import free_memory, program_memory
 from flashvtg_jax.training.checks import check_config
 from flashvtg_jax.training.loop import train
 from flashvtg_jax.training.program import Program
+from flashvtg_jax.video_ids import source_video
 
 # Folders of runs by name of the variant: seed by seed, and for each seed domain by domain.
 Runs = dict[str, list[Path]]

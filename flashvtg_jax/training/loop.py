@@ -17,7 +17,7 @@ import numpy as np
 from flashvtg_jax.checkpoints.init_from import absolute_init, check_init
 from flashvtg_jax.checkpoints.manager import Checkpoints, check_space
 from flashvtg_jax.config import apply_overrides, config_to_json
-from flashvtg_jax.data.build.preparation import prepare_data
+from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.data.training_notes import training_notes
 from flashvtg_jax.distributed.preemption import StoppedError, Stopping
 from flashvtg_jax.distributed.processes import (

@@ -14,12 +14,12 @@ from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.checkpoints.recovery import find_start
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config
 from flashvtg_jax.data.batch_plan import BatchPlan
-from flashvtg_jax.data.build.preparation import complete_config
 from flashvtg_jax.data.pipeline import (
     evaluation_batches,
     train_pipeline,
     train_plan,
 )
+from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.distributed.processes import all_or_none, from_first
 from flashvtg_jax.errors import CheckpointError, DataError, FlashVTGError

@@ -11,7 +11,6 @@ from flashvtg_jax.data.pipeline import (
     clip_counts,
     evaluation_batches,
     evaluation_plan,
-    source_video,
     train_pipeline,
     train_plan,
 )
@@ -354,19 +353,6 @@ def test_buckets_are_chosen_for_all_domains_together():
     source.all_num_clips = np.asarray([3, 9, 5, 2, 11, 12])
     source.all_domains = np.asarray(["a", "a", "b", "b", "c", "c"])
     assert train_plan(source, config).buckets == (5, 9, 12)  # one batch each
-
-
-@pytest.mark.parametrize(
-    ("vid", "kind", "expected"),
-    [
-        ("NUsG9BgSes0_210.0_360.0", "youtube_id", "NUsG9BgSes0"),
-        ("a_1_b_60_210", "youtube_id", "a_1_b"),
-        ("-_x_1.5", "youtube_id", "-_x_1.5"),
-        ("NUsG9BgSes0_210.0_360.0", "vid", "NUsG9BgSes0_210.0_360.0"),
-    ],
-)
-def test_source_video(vid, kind, expected):
-    assert source_video(vid, kind) == expected
 
 
 def test_a_configuration_that_does_not_fit_the_data_set_is_refused():

@@ -22,12 +22,14 @@ import tensorflow_datasets as tfds
 
 from flashvtg_jax.clips import num_video_clips
 from flashvtg_jax.data.build import custom
-from flashvtg_jax.data.build.build_command import build_command
-from flashvtg_jax.data.build.dataset_builder import VIDEOS, FeatureConfig, FeatureDatasetBuilder
+from flashvtg_jax.data.build.dataset_builder import FeatureConfig, FeatureDatasetBuilder
 from flashvtg_jax.data.build.glove import GloveWords, count_unknown
 from flashvtg_jax.data.build.inventory import Inventory, take_inventory
 from flashvtg_jax.data.build.layout import parse_widths
-from flashvtg_jax.data.synthetic.folder import MANIFEST
+from flashvtg_jax.data.build.listing import is_synthetic
+from flashvtg_jax.data.build_command import build_command
+from flashvtg_jax.data.dataset_names import CUSTOM, check_custom_name, is_custom
+from flashvtg_jax.data.source import VIDEOS
 from flashvtg_jax.errors import ConfigError, DataError, first_lines
 
 _PACKAGE = "tfds_builders"
@@ -89,8 +91,8 @@ def build(
     """
     builder_class, config = find_builder(dataset)
     custom.check_clip_length(dataset, clip_length, label_clip_length)
-    if resample and not custom.is_custom(dataset):
-        raise ConfigError(f"{dataset}: resample is for {custom.PLACEHOLDER} only.")
+    if resample and not is_custom(dataset):
+        raise ConfigError(f"{dataset}: resample is for {CUSTOM} only.")
     target = Path(data_dir).expanduser() / dataset / str(builder_class.VERSION)
     report = functools.partial(print, file=sys.stderr) if progress else lambda *_: None
     if (target / "dataset_info.json").exists():
@@ -129,7 +131,7 @@ def build(
         command=command,
     )
     origin = Path(manual_dir).expanduser().resolve()
-    if custom.is_custom(dataset):
+    if is_custom(dataset):
         for line in _clip_length_note(inventory):
             report(line)
     with _clear_write_errors(data_dir), _folder_beside(target) as folder:
@@ -152,7 +154,7 @@ def build(
     num_queries = sum(map(len, inventory.queries.values()))
     for line in builder.flat.notes(len(inventory.videos), num_queries):
         report(line)
-    if not (origin / MANIFEST).exists():  # what was synthesised is of any size
+    if not is_synthetic(origin):  # what was synthesised is of any size
         for line in _size_notes(inventory):
             report(line)
     return target
@@ -166,7 +168,7 @@ def dataset_names() -> list[str]:
     fixed = (
         f"{name}/{config.name}" for name in _packages() for config in _builder(name).BUILDER_CONFIGS
     )
-    return sorted([*fixed, custom.PLACEHOLDER])
+    return sorted([*fixed, CUSTOM])
 
 
 def find_builder(dataset: str) -> tuple[type[FeatureDatasetBuilder], FeatureConfig]:
@@ -178,8 +180,8 @@ def find_builder(dataset: str) -> tuple[type[FeatureDatasetBuilder], FeatureConf
       ConfigError: there is none of this name; the nearest ones are named.
     """
     name, _, config_name = dataset.partition("/")
-    if custom.is_custom(dataset):
-        custom.check_name(dataset)
+    if is_custom(dataset):
+        check_custom_name(dataset)
         return _builder(name), FeatureConfig(name=config_name)
     if name in _packages():
         builder_class = _builder(name)

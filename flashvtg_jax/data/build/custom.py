@@ -16,21 +16,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.annotations import LABEL_FIELDS
-from flashvtg_jax.data.build import hdf5
 from flashvtg_jax.data.build.layout import FeatureFiles, Layout
 from flashvtg_jax.data.build.listing import list_files, what_is_there
-from flashvtg_jax.data.features import SUFFIXES
+from flashvtg_jax.data.dataset_names import CUSTOM, is_custom
+from flashvtg_jax.data.feature_files import SUFFIXES
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import numbered, read_json_lines
-
-BUILDER = "custom"  # in "custom/NAME"
-PLACEHOLDER = f"{BUILDER}/NAME"  # where the names of all data sets are listed
 
 _SPLITS = ("train", "val", "test")
 _VIDEO, _QUERY = "video", "query"  # folders below manual_dir
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 # Streams are fields of configurations, which know no dots, and items of tuples, which must not look
 # like numbers.
 _STREAM = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -45,27 +42,6 @@ _DESCRIPTIONS = {
 }
 
 
-def is_custom(dataset: str) -> bool:
-    """Returns whether a data set's name is one of one's own data."""
-    return dataset.partition("/")[0] == BUILDER
-
-
-def dataset_for(folder: str | os.PathLike) -> str:
-    """Returns "custom/NAME" for a folder: its name, "_" in place of characters that NAME lacks."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(folder).name).lstrip(".-")
-    return f"{BUILDER}/{name or 'data'}"
-
-
-def check_name(dataset: str) -> None:
-    """Raises ConfigError if NAME, in "custom/NAME", is not the name of a folder."""
-    name = dataset.partition("/")[2]
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"no data set {dataset!r}; one's own data are called {PLACEHOLDER}, NAME any word of "
-            "letters, digits, _ - and ."
-        )
-
-
 def check_clip_length(
     dataset: str, clip_length: float | None, label_clip_length: float | None = None
 ) -> None:
@@ -75,7 +51,7 @@ def check_clip_length(
         for name, value in given.items():
             if value is not None:
                 raise ConfigError(
-                    f"{dataset} has a clip length of its own; {name} is for {PLACEHOLDER} only."
+                    f"{dataset} has a clip length of its own; {name} is for {CUSTOM} only."
                 )
     elif clip_length is None:
         raise ConfigError(
@@ -112,7 +88,7 @@ def custom_layout(
       DataError: no such folder, or none of videos, streams or queries in it; streams that cannot be
         called so; no annotation file, or lines with different labels.
     """
-    check_clip_length(PLACEHOLDER, clip_length, label_clip_length)
+    check_clip_length(CUSTOM, clip_length, label_clip_length)
     manual_dir = Path(manual_dir).expanduser()
     layout = _layout((), clip_length)
     paths = layout.find_annotations(manual_dir)
@@ -174,7 +150,7 @@ def layout_to_write(widths: Mapping[str, int], clip_length: float) -> Layout:
     names = [name for name in widths if name != _QUERY]
     if not names or _QUERY not in widths:
         raise ConfigError(
-            f"widths name the streams of {PLACEHOLDER}, one or more, and {_QUERY!r} "
+            f"widths name the streams of {CUSTOM}, one or more, and {_QUERY!r} "
             f"(--widths=resnet=128,clip=64,{_QUERY}=64), but these are "
             f"{', '.join(widths) or 'none'}."
         )

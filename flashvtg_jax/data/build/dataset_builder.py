@@ -23,11 +23,9 @@ from flashvtg_jax.data.build.flat_features import FlatFeatures
 from flashvtg_jax.data.build.glove import GloveWords
 from flashvtg_jax.data.build.inventory import Inventory, Query, Stream, Video, take_inventory
 from flashvtg_jax.data.build.layout import QUERY, Item, Layout
+from flashvtg_jax.data.source import FORMAT_VERSION, VIDEOS
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.system.progress import progress_bar
-
-FORMAT_VERSION = 1  # of the rows and metadata on disk
-VIDEOS = "videos"  # the split of videos
 
 # TFDS keeps the rows of a shard in memory until it is written.
 _SHARD_BYTES = 128 << 20

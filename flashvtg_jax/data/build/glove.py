@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.build.listing import what_is_there
-from flashvtg_jax.data.features import FeatureHeader
-from flashvtg_jax.data.synthetic.folder import MANIFEST
+from flashvtg_jax.data.build.listing import is_synthetic, what_is_there
+from flashvtg_jax.data.feature_files import FeatureHeader
 from flashvtg_jax.errors import DataError
 
 # A table that lacks half of the words of a whole data set is not the table that was meant: almost
@@ -62,7 +61,7 @@ class GloveWords:
             )
         words = {word for row in rows for word in split_words(row["query"])}
         num_lines, width = self.released or (0, None)
-        released = width == self.width and not (manual_dir / MANIFEST).exists()
+        released = width == self.width and not is_synthetic(manual_dir)
         vectors = read_vectors(path, words, self.width, min_lines=num_lines if released else 0)
         return FoundWords(WordTable(path, vectors))
 

@@ -16,14 +16,14 @@ from flashvtg_jax.data.annotations import check_lines_agree, placed
 from flashvtg_jax.data.build.clipping import Change
 from flashvtg_jax.data.build.layout import QUERY, Features, Found, Item, Layout
 from flashvtg_jax.data.build.nearest_file import NearestFiles
-from flashvtg_jax.data.features import (
+from flashvtg_jax.data.build.resampled_features import FoundResampled
+from flashvtg_jax.data.feature_files import (
     ANOTHER_BACKBONE,
     TRANSPOSED,
     WITHOUT_BATCH_AXIS,
     FeatureHeader,
     WidthError,
 )
-from flashvtg_jax.data.resampling import FoundResampled
 from flashvtg_jax.errors import MAX_ERRORS, DataError, first_lines
 from flashvtg_jax.system.progress import progress_bar
 

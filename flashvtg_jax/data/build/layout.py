@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from flashvtg_jax.clips import lengths_agree
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.annotations import LABEL_FIELDS, check_annotations, placed
-from flashvtg_jax.data.build import hdf5
 from flashvtg_jax.data.build.clipping import Change, clip_lines
 from flashvtg_jax.data.build.listing import list_files, what_is_there
-from flashvtg_jax.data.features import (
+from flashvtg_jax.data.feature_files import (
     SUFFIXES,
     FeatureHeader,
     WidthError,

@@ -4,8 +4,9 @@ import collections
 import os
 from pathlib import Path
 
-from flashvtg_jax.data.build import hdf5
+from flashvtg_jax.data import hdf5
 
+MANIFEST = "synthetic.json"  # in a folder of synthetic features: how they were made
 _NUM_SHOWN = 5
 
 
@@ -36,6 +37,11 @@ def list_files(folder: Path) -> dict[str, list[Path]]:
         for name in names:
             found[name].append(Path(place, name))
     return dict(found)
+
+
+def is_synthetic(folder: Path) -> bool:
+    """Returns whether `flashvtg synthesize` made the features in a folder."""
+    return (folder / MANIFEST).exists()
 
 
 def what_is_there(path: Path) -> str:

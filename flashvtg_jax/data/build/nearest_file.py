@@ -5,9 +5,9 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from flashvtg_jax.data.build import hdf5
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.build.listing import list_files
-from flashvtg_jax.data.features import SUFFIXES
+from flashvtg_jax.data.feature_files import SUFFIXES
 
 # Endings that are no part of an id: of feature files, read or not, and of the videos themselves.
 _ENDINGS = re.compile(

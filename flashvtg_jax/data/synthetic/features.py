@@ -22,9 +22,10 @@ from flashvtg_jax.data.build import custom
 from flashvtg_jax.data.build.building import find_builder
 from flashvtg_jax.data.build.glove import GloveWords, split_words
 from flashvtg_jax.data.build.layout import FeatureFiles, Layout, parse_widths
+from flashvtg_jax.data.build.listing import MANIFEST, is_synthetic
+from flashvtg_jax.data.dataset_names import is_custom
 from flashvtg_jax.data.synthetic.annotations import CLIP_LENGTH, generate_annotations
 from flashvtg_jax.data.synthetic.folder import (
-    MANIFEST,
     Content,
     Item,
     SyntheticFolder,
@@ -152,7 +153,7 @@ def check_generated(
       DataError: its files cannot be read.
     """
     output, layout = Path(output), _layout(dataset, widths, clip_length)
-    if not (output / MANIFEST).exists():
+    if not is_synthetic(output):
         return
     one = {"spatial_tokens": 1}  # which no manifest names
     found = one | read_manifest(output / MANIFEST)["settings"]
@@ -206,7 +207,7 @@ def _settings(
     if spatial_tokens > 1:
         settings["spatial_tokens"] = int(spatial_tokens)
     # The others have theirs by name.
-    return settings | ({"clip_length": layout.clip_length} if custom.is_custom(dataset) else {})
+    return settings | ({"clip_length": layout.clip_length} if is_custom(dataset) else {})
 
 
 def _generated(layout: Layout, seed: int, num_train: int, num_val: int) -> dict[str, list[Row]]:

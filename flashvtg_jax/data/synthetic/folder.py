@@ -14,11 +14,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from flashvtg_jax.data.build.layout import FeatureFiles, Layout
+from flashvtg_jax.data.build.listing import MANIFEST
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.system.progress import progress_bar
-
-MANIFEST = "synthetic.json"  # in the output folder: how its features were made
 
 _THREADS = 4
 

@@ -7,15 +7,18 @@ import sys
 import numpy as np
 import pytest
 
-from flashvtg_jax.data.annotations import load_annotations, youtube_id
+from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.build.glove import read_vectors, split_words
-from flashvtg_jax.data.features import normalize, read_feature
+from flashvtg_jax.data.build.listing import MANIFEST
+from flashvtg_jax.data.feature_files import read_feature
+from flashvtg_jax.data.normalization import normalize
 from flashvtg_jax.data.synthetic import folder as synthetic_folder
 from flashvtg_jax.data.synthetic.annotations import generate_annotations
-from flashvtg_jax.data.synthetic.features import MANIFEST, synthesize
+from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.data.synthetic.planting import Planting, relevance_of
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
+from flashvtg_jax.video_ids import youtube_id
 
 WIDTHS = {"slowfast": 24, "clip": 20, "query": 16}
 TRAIN, VAL = "highlight_train_release.jsonl", "highlight_val_release.jsonl"

@@ -10,8 +10,8 @@ import pytest
 
 from flashvtg_jax.cli.main import main
 from flashvtg_jax.config import config_from_json, config_to_json, load_config
-from flashvtg_jax.data.build.build_command import build_command
-from flashvtg_jax.data.build.preparation import complete_config, prepare_data
+from flashvtg_jax.data.build_command import build_command
+from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import built_folder, open_split
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import ConfigError, DataError

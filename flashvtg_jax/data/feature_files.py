@@ -20,7 +20,7 @@ from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 
-from flashvtg_jax.data.build import hdf5
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.errors import DataError
 
 T = TypeVar("T")
@@ -143,67 +143,6 @@ def feature_header(
         return _from_start(
             opened, lambda stream: _numpy_header(path, stream, available, width, spatial)
         )
-
-
-def normalize(features: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
-    """Divides every row of [rows, width] by its L2 norm + 1e-5, in float32.
-
-    The small number keeps an all-zero row (an unknown word) zero; it is the one that released
-    checkpoints were trained with.
-
-    Args:
-      features: [rows, width] of any float type.
-      out: float32 array of the same shape to write into; a new one when not given.
-
-    Returns:
-      `out`.
-    """
-    features = np.asarray(features)
-    if out is None:
-        out = np.empty(features.shape, np.float32)
-    half = features.dtype == np.float16
-    if half:
-        _widen(features, out)
-    else:
-        out[...] = features
-    norms = np.sqrt(np.einsum("...d,...d->...", out, out))
-    if half and np.max(norms, initial=0.0) >= 2.0**16:  # some may not be finite
-        out[...] = features
-        norms = np.sqrt(np.einsum("...d,...d->...", out, out))
-    norms += np.float32(1e-5)
-    return np.divide(out, norms[..., None], out=out)
-
-
-def normalize_tokens(features: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Normalises the clips of a video, each of their tokens by its own norm.
-
-    Args:
-      features: [L, S * width] of any float type, the tokens of a clip side by side; or [L, width],
-        a single token, which is repeated.
-      out: float32 array to write into: [L, S, width], or [L, width] for clips without tokens.
-
-    Returns:
-      `out`.
-    """
-    if out.ndim == 2:
-        return normalize(features, out=out)
-    if features.shape[1] == out.shape[2]:
-        out[...] = normalize(features)[:, None]
-        return out
-    return normalize(features.reshape(out.shape), out=out)
-
-
-def _widen(features: np.ndarray, out: np.ndarray) -> None:
-    """Writes float16 numbers as float32, in a third of the time that numpy takes for it.
-
-    Infinity and NaN come out as numbers from 2^16, which no float16 is.
-    """
-    # Fraction and exponent move to where float32 has them, and the sign, of which the wider integer
-    # has copies, to the top. The exponents count from 15 and from 127.
-    bits = out.view(np.int32)
-    np.left_shift(features.view(np.int16), 13, out=bits, dtype=np.int32)
-    bits &= np.int32(-0x70000001)
-    out *= np.float32(2.0**112)
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ import ml_collections
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.data.annotations import LABEL_FIELDS
 from flashvtg_jax.data.build import custom
-from flashvtg_jax.data.build.build_command import build_command
 from flashvtg_jax.data.build.building import build, find_builder
 from flashvtg_jax.data.build.layout import Layout
+from flashvtg_jax.data.build_command import build_command
+from flashvtg_jax.data.dataset_names import is_custom
 from flashvtg_jax.data.source import SplitSource, built_folder
 from flashvtg_jax.data.synthetic.features import check_generated, synthesize
 from flashvtg_jax.errors import ConfigError, DataError
@@ -38,7 +39,7 @@ def prepare_data(
         built nor given.
     """
     data = config.data
-    own = custom.is_custom(data.dataset)
+    own = is_custom(data.dataset)
     if own:
         custom.check_clip_length(data.dataset, config.clip_length, data.label_clip_length)
     built = built_folder(data_dir, data.dataset)
@@ -143,7 +144,7 @@ def _check_origin(
         return  # opening it will tell
     if origin is None or Path(origin) == manual_dir.resolve():
         return
-    if custom.is_custom(config.data.dataset):
+    if is_custom(config.data.dataset):
         instead = (
             ", a folder of the same name. For that one take another work directory, another "
             "config.data.data_dir, or another name, --config.data.dataset=custom/NAME"
@@ -178,7 +179,7 @@ def _command(config: ml_collections.ConfigDict, data_dir: Path, manual_dir: Path
     dataset, clip_length, widths = config.data.dataset, None, {}
     label_clip_length = None
     streams = config.data.video_streams
-    if custom.is_custom(dataset):
+    if is_custom(dataset):
         clip_length = config.clip_length  # the widths are those of the files
         label_clip_length = config.data.label_clip_length
     else:

@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 
-from flashvtg_jax.data.build import custom
+from flashvtg_jax.data.dataset_names import is_custom
 
 
 def build_command(
@@ -33,7 +33,7 @@ def build_command(
     """
     manual = "DIR_OF_FEATURES" if manual_dir is None else shlex.quote(os.fspath(manual_dir))
     parts = ["flashvtg build", f"--dataset={shlex.quote(dataset)}", f"--manual_dir={manual}"]
-    if custom.is_custom(dataset):
+    if is_custom(dataset):
         parts.append(f"--clip_length={'SECONDS' if clip_length is None else _seconds(clip_length)}")
     if label_clip_length is not None:
         parts.append(f"--label_clip_length={_seconds(label_clip_length)}")
