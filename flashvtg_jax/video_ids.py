@@ -10,7 +10,7 @@ _TRAILING_TIMES = re.compile(r"_\d+(\.\d+)?_\d+(\.\d+)?$")
 def youtube_id(vid: str) -> str:
     """Returns the source video of a QVHighlights excerpt: `vid` without its two trailing times.
 
-    "NUsG9BgSes0_210.0_360.0" gives "NUsG9BgSes0"; an id without times is returned as it is.
+    For "NUsG9BgSes0_210.0_360.0" it is "NUsG9BgSes0". An id without times is returned as it is.
     """
     return _TRAILING_TIMES.sub("", vid)
 
@@ -20,11 +20,11 @@ def source_video(vid: str, kind: str) -> str:
 
     Args:
       vid: video id of an annotation.
-      kind: `config.data.source_video`: "youtube_id" takes the two excerpt times off the end of
-        `vid`, where it has them; "vid" leaves it as it is.
+      kind: `config.data.source_video`: "youtube_id" removes the two times from the end of `vid`, if
+        it has them; "vid" does not.
 
     Raises:
-      ConfigError: for another kind.
+      ConfigError: another kind.
     """
     if kind == "youtube_id":
         return youtube_id(vid)

@@ -1,4 +1,4 @@
-"""The batch: what the model, the losses and the evaluation receive, with static shapes."""
+"""The batch that model, losses and evaluation receive, and how rows are padded into one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from flashvtg_jax.losses import Targets
 class Batch:
     """Padded examples: B rows, L clips, Q words; numpy arrays, or jax arrays on devices.
 
-    A row with no valid clip is a padding row of the batch (`example` is -1) and takes part in
-    nothing.
+    A row without valid clips is a padding row (`example` is -1); losses and metrics ignore it.
 
     video: [B, L, Dv] float32, normalised features, streams side by side, without the temporal
       endpoints, 0 where padded; [B, L, S, Dv] if clips have S > 1 spatial tokens.
@@ -43,7 +42,7 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-    """Sizes of a batch, fixed before any row is read.
+    """Sizes of a batch.
 
     rows: B, of this process.
     clips: L, clips that rows are padded to.
@@ -72,7 +71,7 @@ class BatchShape:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One example before padding: features as stored, cut to the lengths that are used.
+    """One example before padding; features as stored, cut to the lengths that are used.
 
     streams: one array [L, width] for each video stream, all of the same length L; or of width
       S * width, the tokens of a clip side by side.
@@ -97,7 +96,7 @@ class Row:
 
 
 def stream_widths(data_config: Any) -> tuple[int, ...]:
-    """The widths of the video streams in their order, from the `data` section."""
+    """Returns the widths of the video streams in their order, from `config.data`."""
     return tuple(data_config.video_widths[name] for name in data_config.video_streams)
 
 
@@ -107,7 +106,7 @@ def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:
 
 
 def empty_batch(shape: BatchShape) -> Batch:
-    """Returns a batch of padding rows only."""
+    """Returns a batch of padding rows."""
     rows, clips = shape.rows, shape.clips
     return Batch(
         video=np.zeros((rows, clips, *shape.clip_shape), np.float32),

@@ -1,11 +1,12 @@
-"""Videos that have the same number of features, whatever their duration, with a row for each clip.
+"""Resamples features to clips of one length, for videos with a fixed number of features.
 
-ActivityNet's usual features are 100 or so for a video of 20 s as for one of 200 s. Model, labels
-and moments count in clips of one length: a stride of the pyramid means as many seconds in each
-video. So the features are resampled to clips where they are read, and nothing else has to know.
+ActivityNet's usual features are about 100 for a video of 20 s as for one of 200 s. Model, labels
+and moments need clips of one length: a stride of the pyramid lasts as long in every video. Features
+are therefore resampled where they are read, and everything else works on clips.
 """
 
 import numpy as np
+from jaxtyping import Float, Float32
 
 from flashvtg_jax.clips import num_video_clips
 from flashvtg_jax.errors import DataError
@@ -13,8 +14,10 @@ from flashvtg_jax.errors import DataError
 _MAX_CLIPS = 10**6
 
 
-def resample(features: np.ndarray, duration: float, clip_length: float) -> np.ndarray:
-    """Interpolates features between their centres, which are spread evenly, at those of the clips.
+def resample(
+    features: Float[np.ndarray, "N width"], duration: float, clip_length: float
+) -> Float32[np.ndarray, "L width"]:
+    """Interpolates features linearly, from their centres to the centres of the clips.
 
     Args:
       features: [N, width] of any float type; row i is about the i-th of N equal parts of the video.
@@ -22,8 +25,8 @@ def resample(features: np.ndarray, duration: float, clip_length: float) -> np.nd
       clip_length: seconds.
 
     Returns:
-      [L, width] float32, L the clips of the video. Before the first centre and behind the last one
-      a clip has the features of that.
+      [L, width] float32 for the L clips of the video. Clips before the first centre or after the
+      last one have the features there.
 
     Raises:
       DataError: a duration of more than a million clips.
@@ -41,6 +44,6 @@ def resample(features: np.ndarray, duration: float, clip_length: float) -> np.nd
 def num_resampled_clips(duration: float, clip_length: float) -> int:
     """Returns the clips that features are resampled to; DataError for more than a million."""
     clips = num_video_clips(duration, clip_length)
-    if clips > _MAX_CLIPS:  # before memory is taken for a number that is no duration
+    if clips > _MAX_CLIPS:  # a wrong duration must not allocate all memory
         raise DataError(f"a duration of {duration:g} s is {clips} clips of {clip_length:g} s")
     return clips

@@ -120,8 +120,8 @@ def test_a_released_data_set_is_not_taken_for_that_of_another_folder(two_folders
     with pytest.raises(DataError) as info:
         prepare(released(data__manual_dir=str(other)), data_dir)
     message = str(info.value)
-    assert f"built from {one}, but the configuration is about {other}. For that one" in message
-    assert "take another config.data.data_dir. Was the folder moved, use what is built" in message
+    assert f"built from {one}, but the configuration is about {other}. For the new" in message
+    assert "use another config.data.data_dir. If the folder was moved, keep the built" in message
     assert "same name" not in message and "custom" not in message
     command = message.partition("or build it again: ")[2]
     assert shlex.split(command) == [

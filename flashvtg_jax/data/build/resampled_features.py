@@ -1,4 +1,4 @@
-"""Feature files that are resampled where they are read, with a row for each clip."""
+"""Feature files that are resampled to clips as they are read."""
 
 import dataclasses
 from pathlib import Path
@@ -13,17 +13,17 @@ from flashvtg_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class ResampledItem:
-    """The features of one video, which lasts `duration` seconds, as a row for each clip."""
+    """The features of a video of `duration` seconds, with a row for each clip."""
 
     item: Item
     duration: float
     clip_length: float
 
     def header(self, width: int | None) -> FeatureHeader:
-        """Returns the clips, and width and tokens of the features, in float32.
+        """Returns the header after resampling, float32.
 
         Raises:
-          DataError: as the features' own header; a single row of many tokens.
+          DataError: as the header of the features; a single row of many tokens.
         """
         found = self.item.header(width)
         if found.rows == 1 and found.tokens > 1:
@@ -34,7 +34,7 @@ class ResampledItem:
         return FeatureHeader(rows, found.width, np.dtype(np.float32), found.tokens)
 
     def read(self, width: int | None) -> np.ndarray:
-        """Returns [L, tokens * width] float32; DataError as the features' own."""
+        """Returns [L, tokens * width] float32; DataError as the features."""
         return resample(self.item.read(width), self.duration, self.clip_length)
 
     def __str__(self) -> str:
@@ -49,10 +49,10 @@ class FoundResampled:
     clip_length: float
 
     def item(self, row: Row) -> ResampledItem | None:
-        """Returns the features of an annotation line, None where something is missing."""
+        """Returns the features for an annotation line, None if a file is missing."""
         item = self.found.item(row)
         return item and ResampledItem(item, row["duration"], self.clip_length)
 
     def missing(self, row: Row) -> list[Path]:
-        """Returns the files that an annotation line needs and that are not there."""
+        """Returns the missing files of an annotation line."""
         return self.found.missing(row)

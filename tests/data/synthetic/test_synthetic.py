@@ -630,7 +630,7 @@ def test_the_split_of_a_file_must_be_told_by_its_name(tmp_path):
 def test_a_limit_does_not_cut_the_annotation_file_it_is_given(tmp_path):
     path = tmp_path / TRAIN
     write_json_lines(path, [rated(i, vid=f"v{i}") for i in range(3)])
-    with pytest.raises(ConfigError, match="would cut this very file"):
+    with pytest.raises(ConfigError, match="would cut this file itself"):
         small(tmp_path, annotations=path, limit=1)
     small(tmp_path, annotations=path)  # all of it is fine
     assert len(read_json_lines(path)) == 3
