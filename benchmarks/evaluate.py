@@ -35,9 +35,9 @@ from measuring import (
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.data.build.building import build
-from flashvtg_jax.data.build.preparation import complete_config
 from flashvtg_jax.data.device_cache import DeviceCache
 from flashvtg_jax.data.pipeline import evaluation_batches
+from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.distributed.sharding import make_mesh, put_everywhere, replicated

@@ -34,9 +34,9 @@ from measuring import (
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.data.batch_plan import BatchPlan
-from flashvtg_jax.data.build.preparation import complete_config, prepare_data
 from flashvtg_jax.data.device_cache import DeviceCache, Draw, is_worth_caching
 from flashvtg_jax.data.pipeline import train_pipeline, train_plan
+from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.models.flashvtg import build_model

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from flashvtg_jax.configs import common
-from flashvtg_jax.data.build.custom import dataset_for
+from flashvtg_jax.data.dataset_names import dataset_for
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -14,8 +14,8 @@ from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.checkpoints.recovery import find_start
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config
 from flashvtg_jax.config_checks import check_augmentation
-from flashvtg_jax.data.build.preparation import complete_config
 from flashvtg_jax.data.pipeline import clip_counts, evaluation_batches, train_pipeline, train_plan
+from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.distributed.processes import all_or_none, from_first
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError

@@ -12,7 +12,7 @@ import ml_collections
 from flashvtg_jax.checkpoints.init_from import absolute_init, check_init
 from flashvtg_jax.config import apply_overrides, config_to_json
 from flashvtg_jax.config_checks import check_config
-from flashvtg_jax.data.build.preparation import prepare_data
+from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.data.training_notes import training_notes
 from flashvtg_jax.distributed.preemption import Interrupted, StopSignal
 from flashvtg_jax.distributed.processes import (

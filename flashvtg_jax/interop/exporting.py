@@ -19,6 +19,7 @@ from jax import export
 from flashvtg_jax.checkpoints.restore import restore
 from flashvtg_jax.config import config_to_json
 from flashvtg_jax.data.batch import Batch, clip_shape
+from flashvtg_jax.data.normalization import normalize_on_device
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
 from flashvtg_jax.evaluation.evaluator import apply_and_decode
 from flashvtg_jax.interop.stablehlo import (
@@ -232,9 +233,9 @@ def make_program(model: FlashVTG, config: ml_collections.ConfigDict) -> Callable
         streams = [jnp.where(mask, stream, 0) for stream in streams]
         query = jnp.where(query_mask[..., None], query, 0)
         batch = Batch(
-            video=jnp.concatenate([_normalize(stream) for stream in streams], axis=-1),
+            video=jnp.concatenate([normalize_on_device(stream) for stream in streams], axis=-1),
             video_mask=video_mask,
-            query=_normalize(query) if config.data.normalize_query else query,
+            query=normalize_on_device(query) if config.data.normalize_query else query,
             query_mask=query_mask,
             duration=inputs.get("duration"),
             example=None,
@@ -250,12 +251,6 @@ def make_program(model: FlashVTG, config: ml_collections.ConfigDict) -> Callable
         return found
 
     return program
-
-
-def _normalize(features: chex.Array) -> chex.Array:
-    """As `flashvtg_jax.data.features.normalize`: [..., width] float32 -> the same shape."""
-    norms = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
-    return features / (norms + 1e-5)
 
 
 def describe_inputs(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:

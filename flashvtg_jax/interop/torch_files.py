@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.features import torch_problem
+from flashvtg_jax.data.feature_files import torch_problem
 from flashvtg_jax.errors import CheckpointError
 
 _CONFIG_KEY = "flashvtg_jax_config"  # in files that `write_torch_file` made

@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 
 from flashvtg_jax.config import apply_overrides, load_config
-from flashvtg_jax.data.features import feature_header
+from flashvtg_jax.data.feature_files import feature_header
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError, FlashVTGError
 from flashvtg_jax.interop.pytorch import Shapes, infer_model_fields, torch_feature_widths
 

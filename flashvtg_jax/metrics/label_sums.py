@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.clips import num_video_clips
-from flashvtg_jax.data.annotations import youtube_id
 from flashvtg_jax.metrics.arithmetic import ranks
 from flashvtg_jax.metrics.highlight_detection import RATING_LEVELS
+from flashvtg_jax.video_ids import youtube_id
 
 TENTHS = 10  # parts of a moment for the course of its labels
 MIN_MOMENT_CLIPS = 3  # fewer have no place that is neither edge nor centre

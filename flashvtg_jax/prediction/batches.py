@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from flashvtg_jax.data.batch import clip_shape
-from flashvtg_jax.data.features import normalize, normalize_tokens
+from flashvtg_jax.data.batch import clip_shape, pad_query, pad_video
 from flashvtg_jax.decoding import decode_as_evaluated, suppress
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
 from flashvtg_jax.prediction.inputs import CheckedVideo
@@ -200,11 +199,8 @@ class PredictionBatches:
         """Normalised features [V, L, Dv] or [V, L, S, Dv], streams side by side; mask [V, L]."""
         features = np.zeros((rows, length, *self._clip_shape), np.float32)
         mask = np.zeros((rows, length), bool)
-        edges = np.cumsum([0, *self._widths])
         for b, video in enumerate(videos):
-            for stream, low, high in zip(video.streams, edges[:-1], edges[1:], strict=True):
-                normalize_tokens(stream, features[b, : len(stream), ..., low:high])
-            mask[b, : video.num_clips] = True
+            pad_video(video.streams, self._widths, features[b], mask[b])
         return features, mask
 
     def _pad_queries(
@@ -215,11 +211,7 @@ class PredictionBatches:
         features = np.zeros((rows, data.max_words, data.query_width), np.float32)
         mask = np.zeros((rows, data.max_words), bool)
         for b, query in enumerate(queries):
-            if data.normalize_query:
-                normalize(query, out=features[b, : len(query)])
-            else:
-                features[b, : len(query)] = query
-            mask[b, : len(query)] = True
+            pad_query(query, features[b], mask[b], normalize_query=data.normalize_query)
         return features, mask
 
     def _projection(self, rows: int, length: int) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from flashvtg_jax.data.build import custom
 from flashvtg_jax.data.build.glove import GloveWords
 from flashvtg_jax.data.build.layout import QUERY, FeatureFiles, Features, Found, Item, Row
 from flashvtg_jax.data.build.nearest_file import NearestFiles
+from flashvtg_jax.data.dataset_names import is_custom
 from flashvtg_jax.errors import ConfigError, DataError
 
 
@@ -103,7 +104,7 @@ def find_features(
 def _released_features(config: ml_collections.ConfigDict) -> dict[str, Features]:
     """Where features lie in the data set of the training, by name; nothing for an unknown one."""
     data = config.data
-    if custom.is_custom(data.dataset):
+    if is_custom(data.dataset):
         layout = custom.layout_to_write(
             {**data.video_widths, QUERY: data.query_width}, config.clip_length
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from flashvtg_jax.clips import lengths_agree, num_video_clips
 from flashvtg_jax.data.build.flat_features import flatness
-from flashvtg_jax.data.features import (
+from flashvtg_jax.data.feature_files import (
     ANOTHER_BACKBONE,
     TRANSPOSED,
     WITHOUT_BATCH_AXIS,

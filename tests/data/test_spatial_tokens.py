@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.config import load_config
-from flashvtg_jax.data import features
+from flashvtg_jax.data import feature_files
 from flashvtg_jax.data.batch import BatchShape, Row, collate
 from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.build.layout import FileItem
-from flashvtg_jax.data.build.preparation import complete_config, prepare_data
 from flashvtg_jax.data.device_cache import DeviceCache, cached_bytes, evaluation_draws
-from flashvtg_jax.data.features import feature_header, read_feature, read_tokens
+from flashvtg_jax.data.feature_files import feature_header, read_feature, read_tokens
 from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline
+from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.data.synthetic.annotations import generate_annotations
 from flashvtg_jax.data.synthetic.features import synthesize
@@ -110,7 +110,9 @@ def test_each_part_is_read_once(tmp_path, monkeypatch):
     paths = tmp_path / "rgb.pt", tmp_path / "flow.pt"  # whose headers are read with their numbers
     arrays = dict(zip(paths, (tokens_of(5, 4), tokens_of(5, 2)), strict=True))
     read = []
-    monkeypatch.setattr(features, "_read_torch", lambda path, _: read.append(path) or arrays[path])
+    monkeypatch.setattr(
+        feature_files, "_read_torch", lambda path, _: read.append(path) or arrays[path]
+    )
     joined = FileItem(paths, None, spatial=True).read(6)
     np.testing.assert_array_equal(
         joined.reshape(5, S, 6), np.concatenate(list(arrays.values()), axis=2)

@@ -14,7 +14,7 @@ from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.cli.main import main
 from flashvtg_jax.config import config_to_json, load_config
 from flashvtg_jax.data.build.building import build
-from flashvtg_jax.data.build.preparation import prepare_data
+from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.experiments.evaluate import evaluate

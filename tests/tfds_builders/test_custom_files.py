@@ -6,8 +6,8 @@ import pytest
 from flashvtg_jax.cli.main import main
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.build.building import build
-from flashvtg_jax.data.build.preparation import complete_config, prepare_data
 from flashvtg_jax.data.pipeline import train_pipeline
+from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.resampling import resample
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import ConfigError, DataError

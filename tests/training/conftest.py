@@ -3,7 +3,7 @@
 import pytest
 
 from flashvtg_jax.config import load_config
-from flashvtg_jax.data.build.preparation import prepare_data
+from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.experiments.train import train
 from flashvtg_jax.training.hooks.figures import Curves
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from flashvtg_jax.config import load_config
-from flashvtg_jax.data.build.preparation import prepare_data
+from flashvtg_jax.data.preparation import prepare_data
 from tests.training.conftest import TINY
 from tests.training.fault_plans import KINDS, Disturbance, Plan, leave_behind, make_plan
 from tests.training.run_comparison import compare_runs, finished_steps

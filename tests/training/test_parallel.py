@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.hlo import collectives
 from flashvtg_jax.config import load_config, save_config
-from flashvtg_jax.data.build.preparation import prepare_data
+from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.distributed.sharding import check_batch_size, make_mesh
 from flashvtg_jax.errors import ConfigError
 from tests.training.conftest import TINY

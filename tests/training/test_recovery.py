@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from flashvtg_jax.checkpoints import checksums
+from flashvtg_jax.checkpoints import checksums, verification
 from flashvtg_jax.checkpoints import manager as checkpoints_module
 from flashvtg_jax.checkpoints.checksums import checksum
 from flashvtg_jax.checkpoints.manager import Checkpoints
@@ -117,9 +117,9 @@ def test_a_whole_folder_is_left_alone(saved, capsys):
 
 def test_the_first_save_in_a_folder_is_read_back(tmp_path, monkeypatch):
     read = []
-    original = checkpoints_module.read_whole
+    original = verification.read_whole
     monkeypatch.setattr(
-        checkpoints_module,
+        verification,
         "read_whole",
         lambda folder, items: read.append((folder, items)) or original(folder, items),
     )
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_deleted(
     def fail(folder, items):
         raise error
 
-    monkeypatch.setattr(checkpoints_module, "read_whole", fail)
+    monkeypatch.setattr(verification, "read_whole", fail)
     expected = MemoryError if isinstance(error, MemoryError) else CheckpointError
     folder = saved / "checkpoints" / "12"
     for read in (

@@ -156,7 +156,7 @@ def test_ids_stay_unique_where_an_annotation_s_uid_comes_twice(write):
     files = [write(f"{i}.json", ego4d(asked("Where?", 1, 2))) for i in range(2)]
     done = convert_annotations("ego4d_nlq", files, "out.jsonl")
     assert [row["qid"] for row in done.rows] == ["u_0", "u_1"]
-    assert "2 queries have the video and the sentence of another one" in done.notes()[0]
+    assert "2 queries have the same video and sentence as another one" in done.notes()[0]
 
 
 def test_noisy_lines_are_an_error_with_their_places(write, durations):

@@ -10,8 +10,8 @@ import pytest
 
 from flashvtg_jax.cli.main import main
 from flashvtg_jax.config import config_from_json, config_to_json, load_config
-from flashvtg_jax.data.build.build_command import build_command
-from flashvtg_jax.data.build.preparation import complete_config, prepare_data
+from flashvtg_jax.data.build_command import build_command
+from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import built_folder, open_split
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import ConfigError, DataError
@@ -120,8 +120,8 @@ def test_a_released_data_set_is_not_taken_for_that_of_another_folder(two_folders
     with pytest.raises(DataError) as info:
         prepare(released(data__manual_dir=str(other)), data_dir)
     message = str(info.value)
-    assert f"built from {one}, but the configuration is about {other}. For that one" in message
-    assert "take another config.data.data_dir. Was the folder moved, use what is built" in message
+    assert f"built from {one}, but the configuration is about {other}. For the new" in message
+    assert "use another config.data.data_dir. If the folder was moved, keep the built" in message
     assert "same name" not in message and "custom" not in message
     command = message.partition("or build it again: ")[2]
     assert shlex.split(command) == [

@@ -1,4 +1,4 @@
-"""The data set a configuration trains on, made ready before training where it can be."""
+"""Builds the data set of a configuration before training, and completes the configuration."""
 
 import json
 import math
@@ -10,40 +10,41 @@ import ml_collections
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.data.annotations import LABEL_FIELDS
 from flashvtg_jax.data.build import custom
-from flashvtg_jax.data.build.build_command import build_command
 from flashvtg_jax.data.build.building import build, find_builder
 from flashvtg_jax.data.build.layout import Layout
+from flashvtg_jax.data.build_command import build_command
+from flashvtg_jax.data.dataset_names import is_custom
 from flashvtg_jax.data.source import SplitSource, built_folder
 from flashvtg_jax.data.synthetic.features import check_generated, synthesize
 from flashvtg_jax.errors import ConfigError, DataError
 
-# The field of an annotation line that scores are computed from, by the beginning of their names.
-_FIELDS_SCORED = {"MR": "relevant_windows", "HL": "saliency_scores", "HD": "label"}
+# The field of annotation lines that metrics are computed from, by the start of their names.
+_METRIC_FIELDS = {"MR": "relevant_windows", "HL": "saliency_scores", "HD": "label"}
 
 
 def prepare_data(
     config: ml_collections.ConfigDict, data_dir: Path, *, show_progress: bool = True
 ) -> None:
-    """Synthesise and build, or build, the data set of a configuration, if it is not there yet.
+    """Builds the data set of a configuration if it is not built yet.
 
-    With a `synthetic` section the features are made first, below `data_dir`; with
-    `config.data.manual_dir` the files there are built; with neither, nothing is done. What is
-    built needs its files no more: they may be removed.
+    With a `synthetic` section features are synthesised below `data_dir` and built; with
+    `config.data.manual_dir` the files there are built; with neither, nothing is done. A data set
+    that is built no longer needs the files it was built from.
 
     Raises:
-      ConfigError: a synthetic data set is there that was made with other settings; one's own data
-        without a clip length; streams or scores that the data to build cannot have.
-      DataError: files that cannot be used, or none of a split that is needed; a data set that is
-        built from another folder than `config.data.manual_dir`; one's own data that are neither
-        built nor given.
+      ConfigError: there is a synthetic data set made with other settings; a custom data set without
+        a clip length; streams or selection metrics that the data set cannot have.
+      DataError: files that cannot be used, or a split without a file; the data set was built from
+        another folder than `config.data.manual_dir`; a custom data set that is not built, without
+        a folder to build it from.
     """
     data = config.data
-    own = custom.is_custom(data.dataset)
-    if own:
+    custom_data = is_custom(data.dataset)
+    if custom_data:
         custom.check_clip_length(data.dataset, config.clip_length, data.label_clip_length)
     built = built_folder(data_dir, data.dataset)
     manual_dir, widths = data.manual_dir, {**data.video_widths, "query": data.query_width}
-    clip_length = config.clip_length if own else None
+    clip_length = config.clip_length if custom_data else None
     if "synthetic" in config:
         manual_dir = data_dir / "synthetic"
         settings = {
@@ -78,33 +79,33 @@ def prepare_data(
             widths=_widths_to_build(config, layout),
             clip_windows=data.clip_windows,
             clip_length=clip_length,
-            label_clip_length=data.label_clip_length if own else None,
+            label_clip_length=data.label_clip_length if custom_data else None,
             streams=data.video_streams,
             resample=data.resample,
             progress=show_progress,
         )
-    elif not built and own:
+    elif not built and custom_data:
         raise DataError(
-            f"{data_dir / data.dataset}: not built yet; say where your features are: "
+            f"{data_dir / data.dataset}: not built yet; give the folder of your features: "
             "--config=custom:DIR, or config.data.manual_dir"
         )
     elif built and manual_dir is not None:
         manual_dir = Path(manual_dir).expanduser()
-        if "synthetic" not in config:  # that was compared by its settings
+        if "synthetic" not in config:  # its settings were compared above
             _check_origin(config, data_dir, built, manual_dir)
-        if own and show_progress:
+        if custom_data and show_progress:
             _note_changes(config, data_dir, built, manual_dir)
 
 
 def _widths_to_build(config: ml_collections.ConfigDict, layout: Layout) -> dict[str, int | None]:
-    """Returns the widths that `build` is to find, by name of the features; None: any.
+    """Returns the widths that `build` expects, by name of the features; None: any.
 
-    A configuration that is used for other streams than its own has widths of no use.
+    Widths of streams that the layout does not have are left out.
     """
     data = config.data
     widths = {**data.video_widths, "query": data.query_width}
     if data.spatial_tokens > 1:
-        # Tokens may lie side by side in a file, if it is no part; opening checks the widths.
+        # Files that are no parts may have tokens side by side; widths are checked on opening.
         whole = [files.name for files in layout.streams if len(files.parts) == 1]
         widths |= {name: None for name in whole if name in data.video_streams}
     names = [files.name for files in layout.feature_files]
@@ -114,9 +115,9 @@ def _widths_to_build(config: ml_collections.ConfigDict, layout: Layout) -> dict[
 def _check_before_building(
     config: ml_collections.ConfigDict, layout: Layout, manual_dir: Path
 ) -> None:
-    """Raises what a run would find wrong with the data set once it is built."""
+    """Raises errors of a run that can be found before its data set is built."""
     data = config.data
-    _check_scores(config, layout.labels)
+    _check_selection_metrics(config, layout.labels)
     _check_label_clip_length(config, layout.labels)
     found = layout.find_annotations(manual_dir)
     for field in ("train_split", "val_split"):
@@ -133,42 +134,43 @@ def _check_before_building(
 def _check_origin(
     config: ml_collections.ConfigDict, data_dir: Path, built: Path, manual_dir: Path
 ) -> None:
-    """Raises DataError if a data set was built from another folder, as far as is known.
+    """Raises DataError if a data set was built from another folder.
 
-    Neither folder need exist any more. Earlier versions remembered those of one's own data alone.
+    Earlier versions recorded the folders of custom data sets only.
     """
     try:
         origin = json.loads((built / "metadata.json").read_text()).get("manual_dir")
     except (OSError, ValueError, AttributeError):
-        return  # opening it will tell
+        return  # opening the data set reports it
     if origin is None or Path(origin) == manual_dir.resolve():
         return
-    if custom.is_custom(config.data.dataset):
+    if is_custom(config.data.dataset):
         instead = (
-            ", a folder of the same name. For that one take another work directory, another "
+            ", a folder of the same name. For the new folder use another work directory, another "
             "config.data.data_dir, or another name, --config.data.dataset=custom/NAME"
         )
     else:
-        instead = ". For that one take another config.data.data_dir"
+        instead = ". For the new folder use another config.data.data_dir"
     raise DataError(
         f"{built}: built from {origin}, but the configuration is about {manual_dir.resolve()}"
-        f"{instead}. Was the folder moved, use what is built with --config.data.manual_dir=None, "
-        f"or build it again: {_command(config, data_dir, manual_dir)}"
+        f"{instead}. If the folder was moved, keep the built data set with "
+        "--config.data.manual_dir=None, or build it again: "
+        f"{_command(config, data_dir, manual_dir)}"
     )
 
 
 def _note_changes(
     config: ml_collections.ConfigDict, data_dir: Path, built: Path, manual_dir: Path
 ) -> None:
-    """Says on stderr which of one's own files are newer than the data set built from them."""
+    """Prints which files of a custom data set changed after it was built."""
     built_at = (built / "dataset_info.json").stat().st_mtime
     times = {path: path.stat().st_mtime for path in custom.inspected(manual_dir)}
     newer = [str(path) for path, time in times.items() if time > built_at]
     if newer:
         print(
-            f"note: {', '.join(newer)} changed after {config.data.dataset} was built; what was "
-            "built is used. To use the new files take another work directory, or build again: "
-            f"{_command(config, data_dir, manual_dir)}",
+            f"note: {', '.join(newer)} changed after {config.data.dataset} was built; the built "
+            "data set is used. To use the new files choose another work directory, or build "
+            f"again: {_command(config, data_dir, manual_dir)}",
             file=sys.stderr,
         )
 
@@ -178,7 +180,7 @@ def _command(config: ml_collections.ConfigDict, data_dir: Path, manual_dir: Path
     dataset, clip_length, widths = config.data.dataset, None, {}
     label_clip_length = None
     streams = config.data.video_streams
-    if custom.is_custom(dataset):
+    if is_custom(dataset):
         clip_length = config.clip_length  # the widths are those of the files
         label_clip_length = config.data.label_clip_length
     else:
@@ -202,24 +204,24 @@ def _command(config: ml_collections.ConfigDict, data_dir: Path, manual_dir: Path
 def complete_config(
     config: ml_collections.ConfigDict, source: SplitSource
 ) -> ml_collections.ConfigDict:
-    """What a configuration leaves to the data: streams, widths, labels, as they are built.
+    """Returns a configuration with what it leaves open taken from a built data set.
 
-    Takes `config.data.video_streams` of (), a width that is missing in `config.data.video_widths`,
-    `config.data.query_width`, `config.data.labels` and `config.data.label_clip_length` of None
-    from an opened split.
+    From an opened split come `config.data.video_streams` of (), widths that are missing in
+    `config.data.video_widths`, and `config.data.query_width`, `config.data.labels` and
+    `config.data.label_clip_length` of None.
 
     Returns:
-      A locked copy, equal to `config` where that leaves nothing open.
+      A locked copy.
 
     Raises:
-      ConfigError: a stream that the data set does not have, a length of the clips that ids count
-        where there are none, or another one than it was built with, or a score to select the best
-        checkpoint by that cannot be computed from its labels.
+      ConfigError: a stream that the data set does not have; a `label_clip_length` for a data set
+        without clip ids, or another one than it was built with; a selection metric that cannot be
+        computed from its labels.
     """
     data = config.data
     streams = tuple(data.video_streams) or tuple(source.streams)
     _check_streams(config, source)
-    _check_scores(config, source.labels)
+    _check_selection_metrics(config, source.labels)
     found = {"video_streams": streams}
     if data.query_width is None:
         found["query_width"] = source.query_dim
@@ -244,7 +246,7 @@ def complete_config(
 
 
 def _check_streams(config: ml_collections.ConfigDict, source: SplitSource) -> None:
-    """Raises ConfigError for streams that a data set lacks, or all where some were left out."""
+    """Raises ConfigError for streams that a data set lacks."""
     wanted = config.data.video_streams
     for name in wanted or (*source.streams, *source.left_out):
         if name not in source.streams:
@@ -252,13 +254,13 @@ def _check_streams(config: ml_collections.ConfigDict, source: SplitSource) -> No
             raise ConfigError(
                 f"config.data.video_streams {named}, but data set {config.data.dataset!r} "
                 f"has {', '.join(map(repr, source.streams))}"
-                + (" alone, as it was built with these" if source.left_out else "")
-                + f". Name what it has, or build it again with all: {source.rebuild_command()}"
+                + (" only: it was built with these" if source.left_out else "")
+                + f". Name these, or build it again with all: {source.rebuild_command()}"
             )
 
 
 def _check_label_clip_length(config: ml_collections.ConfigDict, labels: str) -> None:
-    """Raises ConfigError for the length of clips that ids count if the lines have no ids."""
+    """Raises ConfigError for `config.data.label_clip_length` if the lines have no clip ids."""
     seconds = config.data.label_clip_length
     if seconds is not None and labels != "qvhighlights":
         raise ConfigError(
@@ -268,14 +270,14 @@ def _check_label_clip_length(config: ml_collections.ConfigDict, labels: str) -> 
         )
 
 
-def _check_scores(config: ml_collections.ConfigDict, labels: str) -> None:
-    """Raises ConfigError for a score to select by that labels of a kind do not give."""
+def _check_selection_metrics(config: ml_collections.ConfigDict, labels: str) -> None:
+    """Raises ConfigError for selection metrics that cannot be computed from the labels."""
     for metric in config.train.selection_metrics:
-        field = _FIELDS_SCORED.get(metric[:2])
+        field = _METRIC_FIELDS.get(metric[:2])
         if field is not None and field not in LABEL_FIELDS[labels]:
             raise ConfigError(
                 f"config.train.selection_metrics names {metric!r}, which is computed from {field}, "
                 f"but the lines of data set {config.data.dataset!r} have "
-                f"{', '.join(LABEL_FIELDS[labels])}; moments and highlights take different "
+                f"{', '.join(LABEL_FIELDS[labels])}; moments and highlights need different "
                 "configurations, see common.get_highlights in tfds_builders/custom/README.md"
             )

@@ -1,9 +1,9 @@
-"""Feature files: `.npz`, `.npy`, `.pt` and HDF5 into arrays [rows, width].
+"""Reads feature files, `.npz`, `.npy`, `.pt` and HDF5, as arrays [rows, width].
 
-The rows of space-time features are the S tokens of a clip side by side: a file of [L, S, width] is
-read as [L, S * width].
+A file of space-time features [L, S, width] is read as [L, S * width]: a row holds the S tokens of a
+clip side by side.
 
-Nothing that a file holds is ever executed: pickled objects are refused in all of them.
+No code in a file is ever run: pickled objects are refused in all formats.
 """
 
 import contextlib
@@ -19,23 +19,20 @@ from types import ModuleType
 from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 
-from flashvtg_jax.data.build import hdf5
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.errors import DataError
 
 T = TypeVar("T")
 
 SUFFIXES = (".npz", ".npy", ".pt", *hdf5.SUFFIXES)
-USUAL_KEYS = (
-    "features",
-    "last_hidden_state",
-)  # of the array that is meant, where there are several
+USUAL_KEYS = ("features", "last_hidden_state")  # read if a file has several arrays
 
-# From 2.6 on stand-ins can be registered under other names; before, files that its reader ought to
-# refuse could run code (CVE-2025-32434).
+# Before 2.6, torch.load(weights_only=True) could run code in a file (CVE-2025-32434).
 OLDEST_TORCH = (2, 6)
 
-# What is wrong with an array, and what to do, where its shape tells.
+# Explanations of shapes that are wrong.
 ANOTHER_BACKBONE = "features of another backbone?"
 TRANSPOSED = "perhaps it is transposed, [width, rows]; save array.T"
 WITHOUT_BATCH_AXIS = "Its first axis is that of a batch of one; save array[0]."
@@ -45,8 +42,8 @@ _FLOATS = ("float16", "float32", "float64")
 _UNREADABLE = (
     OSError,
     EOFError,
-    SystemError,  # of the parser of headers, time and again
-    MemoryError,  # of a size that cannot be
+    SystemError,  # of the parser of headers, if it failed repeatedly
+    MemoryError,  # of an impossible size
     OverflowError,
     ValueError,
     RuntimeError,  # a compression or encryption that zipfile does not know
@@ -57,20 +54,20 @@ _UNREADABLE = (
 
 
 class FeatureHeader(NamedTuple):
-    """What a feature file says of itself before its numbers are read."""
+    """Shape and type of the features in a file."""
 
     rows: int  # clips of a video, words of a query
-    width: int  # of a row; of one token, where a row has several
+    width: int  # of a row, or of one token if a row has several
     dtype: np.dtype
     tokens: int = 1  # S, of each row
 
 
 def read_feature(
     path: str | os.PathLike, key: str | None, width: int | None = None, spatial: bool = False
-) -> np.ndarray:
+) -> Float[np.ndarray, "rows row_width"]:
     """Reads one feature file as an array [rows, width], in the precision it was released in.
 
-    Arguments and errors are those of `read_tokens`; arrays [rows, S, width], with `spatial`, are
+    Arguments and errors are those of `read_tokens`. With `spatial`, arrays [rows, S, width] are
     returned as [rows, S * width].
     """
     array = read_tokens(path, key, width, spatial)
@@ -79,20 +76,20 @@ def read_feature(
 
 def read_tokens(
     path: str | os.PathLike, key: str | None, width: int | None = None, spatial: bool = False
-) -> np.ndarray:
+) -> Float[np.ndarray, "rows S width"]:
     """Reads one feature file as an array [rows, S, width], in the precision it was released in.
 
     Args:
-      path: a `.npz`, `.npy`, `.pt`, `.h5` or `.hdf5` file, or the path of an HDF5 file for all
-        videos and below it the name of the array; pickled objects are refused.
-      key: name of the array in a `.npz` or HDF5 file or a `.pt` dictionary; a bare array needs
-        none. None takes the only array, or of several the one of `USUAL_KEYS`.
-      width: the width the array must have; None takes any.
-      spatial: take arrays [rows, S, width], too; without, and of arrays [rows, width], S is 1.
+      path: a `.npz`, `.npy`, `.pt`, `.h5` or `.hdf5` file, or for an HDF5 file of all videos its
+        path followed by the name of the array. Pickled objects are refused.
+      key: name of the array in a `.npz` or HDF5 file or a `.pt` dictionary. None takes the only
+        array, or the first of `USUAL_KEYS`.
+      width: the width that the array must have; None takes any.
+      spatial: accept arrays [rows, S, width]; for arrays [rows, width] S is 1.
 
     Raises:
-      DataError: a missing or damaged file, another key, rank or width, no rows, NaN or infinity,
-        in float32, too.
+      DataError: a missing or damaged file; another key, rank or width; no rows; NaN, infinity, or
+        numbers beyond float32.
     """
     path = Path(path)
     if hdf5.in_hdf5(path):
@@ -122,13 +119,13 @@ def read_tokens(
 def feature_header(
     path: str | os.PathLike, key: str | None, width: int | None = None, spatial: bool = False
 ) -> FeatureHeader:
-    """Reads rows, width and dtype of a feature file without reading its numbers (`.pt`: with).
+    """Reads shape and dtype of a feature file without its numbers (except in `.pt` files).
 
     Args:
-      path: of a feature file, as for `read_feature`.
-      key: name of the array, as for `read_feature`.
-      width: the width the array must have; None takes any.
-      spatial: take arrays [rows, S, width], too.
+      path: see `read_tokens`.
+      key: see `read_tokens`.
+      width: see `read_tokens`.
+      spatial: see `read_tokens`.
 
     Raises:
       DataError: as `read_feature`, except for NaN and infinity.
@@ -145,72 +142,11 @@ def feature_header(
         )
 
 
-def normalize(features: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
-    """Divides every row of [rows, width] by its L2 norm + 1e-5, in float32.
-
-    The small number keeps an all-zero row (an unknown word) zero; it is the one that released
-    checkpoints were trained with.
-
-    Args:
-      features: [rows, width] of any float type.
-      out: float32 array of the same shape to write into; a new one when not given.
-
-    Returns:
-      `out`.
-    """
-    features = np.asarray(features)
-    if out is None:
-        out = np.empty(features.shape, np.float32)
-    half = features.dtype == np.float16
-    if half:
-        _widen(features, out)
-    else:
-        out[...] = features
-    norms = np.sqrt(np.einsum("...d,...d->...", out, out))
-    if half and np.max(norms, initial=0.0) >= 2.0**16:  # some may not be finite
-        out[...] = features
-        norms = np.sqrt(np.einsum("...d,...d->...", out, out))
-    norms += np.float32(1e-5)
-    return np.divide(out, norms[..., None], out=out)
-
-
-def normalize_tokens(features: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Normalises the clips of a video, each of their tokens by its own norm.
-
-    Args:
-      features: [L, S * width] of any float type, the tokens of a clip side by side; or [L, width],
-        a single token, which is repeated.
-      out: float32 array to write into: [L, S, width], or [L, width] for clips without tokens.
-
-    Returns:
-      `out`.
-    """
-    if out.ndim == 2:
-        return normalize(features, out=out)
-    if features.shape[1] == out.shape[2]:
-        out[...] = normalize(features)[:, None]
-        return out
-    return normalize(features.reshape(out.shape), out=out)
-
-
-def _widen(features: np.ndarray, out: np.ndarray) -> None:
-    """Writes float16 numbers as float32, in a third of the time that numpy takes for it.
-
-    Infinity and NaN come out as numbers from 2^16, which no float16 is.
-    """
-    # Fraction and exponent move to where float32 has them, and the sign, of which the wider integer
-    # has copies, to the top. The exponents count from 15 and from 127.
-    bits = out.view(np.int32)
-    np.left_shift(features.view(np.int16), 13, out=bits, dtype=np.int32)
-    bits &= np.int32(-0x70000001)
-    out *= np.float32(2.0**112)
-
-
 @contextlib.contextmanager
 def _open_array(path: Path, key: str | None) -> Iterator[tuple[Callable[[], IO[bytes]], int]]:
-    """Opens the array `key` of a `.npz` file, or a `.npy` file: (opened, bytes there are).
+    """Opens the array `key` of a `.npz` file, or a `.npy` file: (opened, size in bytes).
 
-    `opened()` is a stream at its start. It may be called again; then the one before is done with.
+    `opened()` returns a stream at its start; another call ends the use of the stream before.
     """
     try:
         with contextlib.ExitStack() as stack:
@@ -218,7 +154,7 @@ def _open_array(path: Path, key: str | None) -> Iterator[tuple[Callable[[], IO[b
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
                 member = archive.infolist()[names.index(_key(path, key, names))]
-                # Opened anew: a stream of an archive that was wound back checks no sums.
+                # A new stream each time: after a seek, zipfile does not verify the checksum.
                 yield lambda: stack.enter_context(archive.open(member)), member.file_size
             else:
                 stream = stack.enter_context(path.open("rb"))
@@ -236,16 +172,16 @@ def _open_array(path: Path, key: str | None) -> Iterator[tuple[Callable[[], IO[b
 
 def _read_numpy(path: Path, key: str | None, width: int | None, spatial: bool) -> np.ndarray:
     with _open_array(path, key) as (opened, available):
-        # Before memory is taken for what a damaged header says.
+        # A damaged header must not decide how much memory is allocated.
         _from_start(opened, lambda stream: _numpy_header(path, stream, available, width, spatial))
         return _from_start(opened, lambda s: np.lib.format.read_array(s, allow_pickle=False))
 
 
 def _from_start(opened: Callable[[], IO[bytes]], read: Callable[[IO[bytes]], T]) -> T:
-    """Reads an array's header, and perhaps more, from the start of its stream.
+    """Calls `read` with a stream at its start, again if it fails to parse the header.
 
-    The header is a Python literal, and CPython before 3.11.8 sometimes fails to parse one while
-    another thread does so too (gh-106905). Then it is read again.
+    CPython before 3.11.8 sometimes fails to parse a literal, as headers are, while another thread
+    does the same (gh-106905).
     """
     for _ in range(_PARSING_ATTEMPTS - 1):
         with contextlib.suppress(SystemError):
@@ -256,7 +192,7 @@ def _from_start(opened: Callable[[], IO[bytes]], read: Callable[[IO[bytes]], T])
 def _numpy_header(
     path: Path, stream: IO[bytes], available: int, width: int | None, spatial: bool
 ) -> FeatureHeader:
-    """Returns the header of an open `.npy` stream of so many bytes, if its array fits in them."""
+    """Returns the header of an open `.npy` stream; DataError if `available` bytes are too few."""
     shape, dtype, start = _npy_header(stream)
     header = _check_header(path, shape, dtype, width, spatial)
     expected = start + header.rows * header.tokens * header.width * dtype.itemsize
@@ -288,7 +224,7 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
 
 
 def torch_problem(torch: ModuleType) -> str | None:
-    """Says why files must not be read with this PyTorch; None if they may."""
+    """Returns why this PyTorch is not safe to read files with; None if it is."""
     version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
     if version >= OLDEST_TORCH:
         return None
@@ -338,10 +274,10 @@ def _from_hdf5(path: Path, key: str | None, read: Callable[[Path, hdf5.Choose], 
 
 
 class WidthError(DataError):
-    """Features of another width than expected, as of another backbone.
+    """Features of another width than expected.
 
     Attributes:
-      width: that they have.
+      width: that of the features.
     """
 
     def __init__(self, message: str, width: int):
@@ -352,7 +288,7 @@ class WidthError(DataError):
 def _check_header(
     path: Path, shape, dtype: np.dtype, width: int | None, spatial: bool
 ) -> FeatureHeader:
-    """Returns the header of an array of this shape and dtype, or raises what is wrong with it."""
+    """Returns the header of an array of this shape and dtype. Raises DataError for a wrong one."""
     if dtype.hasobject:
         raise pickled(path)
     if len(shape) not in ((2, 3) if spatial else (2,)):
@@ -377,7 +313,7 @@ def _check_header(
 
 
 def _key(path: Path, key: str | None, keys: list[str]) -> str:
-    """Returns the name of the array to read: `key`, or, for None, the only or a usual one."""
+    """Returns the name of the array to read: `key`, or for None the only or a usual one."""
     listing = ", ".join(sorted(keys)) or "none"
     if key is None:
         candidates = keys if len(keys) == 1 else [name for name in USUAL_KEYS if name in keys]
@@ -393,10 +329,10 @@ def _key(path: Path, key: str | None, keys: list[str]) -> str:
 
 
 def pickled(name: object) -> DataError:
-    """Returns the error of a file or array of Python objects."""
+    """Returns the error for a file or array of Python objects."""
     return DataError(
         f"{name}: Python objects, a dictionary perhaps, not an array of numbers. They are not "
-        "read, for that could run code in them; save the array alone: "
+        "read, because that could run code; save the array alone: "
         'np.save(path, d["features"]).'
     )
 

@@ -1,10 +1,10 @@
-"""The command that builds a data set, for errors to name it whole."""
+"""The command line that builds a data set, for error messages."""
 
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 
-from flashvtg_jax.data.build import custom
+from flashvtg_jax.data.dataset_names import is_custom
 
 
 def build_command(
@@ -18,28 +18,28 @@ def build_command(
     streams: Sequence[str] = (),
     resample: bool = False,
 ) -> str:
-    """Returns a `flashvtg build` command line, with capitals in place of what is not known.
+    """Returns a `flashvtg build` command line; unknown values are placeholders in capitals.
 
     Args:
       dataset: "name/config".
       data_dir: folder of all built data sets.
       *flags: "--overwrite", "--skip_missing", "--clip_windows".
       manual_dir: folder of the released files.
-      clip_length: seconds; named for one's own data only.
-      label_clip_length: seconds of the clips that ids count, where that is another length.
-      widths: feature widths other than the released ones, by name.
-      streams: to build; none: all.
+      clip_length: seconds; for custom data sets only.
+      label_clip_length: seconds of the clips that ids count, if it is another length.
+      widths: feature widths by name.
+      streams: to build; (): all.
       resample: whether features are resampled.
     """
     manual = "DIR_OF_FEATURES" if manual_dir is None else shlex.quote(os.fspath(manual_dir))
     parts = ["flashvtg build", f"--dataset={shlex.quote(dataset)}", f"--manual_dir={manual}"]
-    if custom.is_custom(dataset):
+    if is_custom(dataset):
         parts.append(f"--clip_length={'SECONDS' if clip_length is None else _seconds(clip_length)}")
     if label_clip_length is not None:
         parts.append(f"--label_clip_length={_seconds(label_clip_length)}")
-    announced = [f"{name}={width}" for name, width in (widths or {}).items() if width is not None]
-    if announced:
-        parts.append(f"--widths={','.join(announced)}")
+    given = [f"{name}={width}" for name, width in (widths or {}).items() if width is not None]
+    if given:
+        parts.append(f"--widths={','.join(given)}")
     if streams:
         parts.append(f"--streams={','.join(streams)}")
     if resample:
@@ -48,5 +48,5 @@ def build_command(
 
 
 def _seconds(value: float) -> str:
-    """Returns seconds with all their digits: a build with other ones is another data set."""
+    """Returns seconds with all digits: rounded ones would build another data set."""
     return repr(value).removesuffix(".0")

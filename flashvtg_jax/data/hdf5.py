@@ -1,8 +1,8 @@
 """HDF5 files of features: one for all videos, with an array by the name of each, or one a video.
 
-An array of a file for all is written as a path below it, `video/rgb.h5/VID`. It may also be a group
-with the array in it. What points to other files (external links, virtual arrays, external storage)
-is refused: a feature file brings its own numbers.
+An array in a file for all videos has a path below it, `video/rgb.h5/VID`; it may also be a group
+that contains the array. References to other files (external links, virtual arrays, external
+storage) are refused.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from flashvtg_jax.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5")
 
-_MAX_DEPTH = 4  # of groups that hold nothing but another group, or the array
+_MAX_DEPTH = 4  # of groups that contain only another group, or the array
 
 Choose = Callable[[list[str]], str]
 
 
 def is_file_for_all(path: Path) -> bool:
-    """Returns whether a path is that of an HDF5 file, whose arrays are then paths below it."""
+    """Returns whether a path is an HDF5 file, whose arrays are paths below it."""
     return path.suffix in SUFFIXES and path.is_file()
 
 
 def in_hdf5(path: Path) -> bool:
-    """Returns whether a feature is in an HDF5 file: an array of one for all, or a file of it."""
+    """Returns whether a feature is in an HDF5 file: one of its own, or one for all videos."""
     return path.suffix in SUFFIXES or is_file_for_all(path.parent)
 
 
@@ -48,10 +48,10 @@ def read(path: Path, choose: Choose) -> np.ndarray:
 
     Args:
       path: of a file, or of a name below a file for all.
-      choose: picks the name of the array among those of a group.
+      choose: returns the name of the array, given the names in a group.
 
     Raises:
-      DataError: no h5py, an array in another file, one that was not written whole, no numbers.
+      DataError: there is no h5py; the array is in another file, incomplete or not of numbers.
       Exception: whatever else h5py raises.
     """
     with _array(path, choose) as array:
@@ -59,7 +59,7 @@ def read(path: Path, choose: Choose) -> np.ndarray:
 
 
 def header(path: Path, choose: Choose) -> tuple[tuple[int, ...], np.dtype]:
-    """Returns the shape and type of an array without reading it; arguments, errors as `read`."""
+    """Returns shape and type of an array without reading it; arguments and errors as `read`."""
     with _array(path, choose) as array:
         return array.shape, array.dtype
 
@@ -93,7 +93,7 @@ def _array(path: Path, choose: Choose) -> Iterator[Any]:
 
 
 def _child(path: Path, group: Any, name: str) -> Any:
-    """Returns what a group holds under a name. Raises DataError if it is a link."""
+    """Returns an item of a group. Raises DataError if it is a link."""
     kind = type(group.get(name, getlink=True)).__name__
     if kind in ("ExternalLink", "SoftLink"):
         raise DataError(f"{path}: a link to another array or file; store the array itself.")
@@ -105,7 +105,7 @@ def _check(path: Path, array: Any) -> None:
         raise DataError(f"{path}: expected an array of numbers, found {array.dtype}.")
     if array.is_virtual or array.external:
         raise DataError(f"{path}: its numbers are in other files; store the array itself.")
-    # Of an array that was made and never filled, HDF5 reads zeros.
+    # HDF5 reads zeros from an array that was created and never written.
     plain = array.id.get_create_plist().get_nfilters() == 0
     if plain and array.id.get_storage_size() < array.nbytes:
         raise DataError(

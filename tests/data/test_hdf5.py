@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
-from flashvtg_jax.data.features import FeatureHeader, feature_header, read_feature
+from flashvtg_jax.data.feature_files import FeatureHeader, feature_header, read_feature
 from flashvtg_jax.errors import DataError
 
 h5py = pytest.importorskip("h5py")
