@@ -19,7 +19,8 @@ from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.experiments.runs import Run
 from flashvtg_jax.experiments.workdir import finished_steps
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.state import TrainState, feature_widths, init_params
+from flashvtg_jax.models.init import init_params
+from flashvtg_jax.training.state import TrainState, feature_widths
 
 _SHOWN = 10  # parameters in an error
 

@@ -17,7 +17,8 @@ from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.experiments.runs import find_runs
 from flashvtg_jax.experiments.workdir import finished_steps
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
-from flashvtg_jax.training.state import feature_widths, init_params
+from flashvtg_jax.models.init import init_params
+from flashvtg_jax.training.state import feature_widths
 from flashvtg_jax.version import __version__
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from flashvtg_jax.data.features import normalize, normalize_tokens
 from flashvtg_jax.losses import Targets
+from flashvtg_jax.models.init import clip_shape
 
 
 @flax.struct.dataclass
@@ -97,11 +98,6 @@ class Row:
 def stream_widths(data_config: Any) -> tuple[int, ...]:
     """The widths of the video streams in their order, from the `data` section."""
     return tuple(data_config.video_widths[name] for name in data_config.video_streams)
-
-
-def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:
-    """Returns the shape of a clip's features: (S, Dv), or (Dv,) where S is 1."""
-    return (width,) if spatial_tokens == 1 else (spatial_tokens, width)
 
 
 def empty_batch(shape: BatchShape, members: int | None = None) -> Batch:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flashvtg_jax.data.batch import Batch, clip_shape
+from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.batch_plan import PADDING_ROW, PlannedBatch
 from flashvtg_jax.data.labels import Labeller
 from flashvtg_jax.data.pipeline import (
@@ -30,6 +30,7 @@ from flashvtg_jax.data.pipeline import (
 )
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
+from flashvtg_jax.models.init import clip_shape
 from flashvtg_jax.system.memory import free_host_memory, free_memory
 from flashvtg_jax.system.progress import progress_bar
 

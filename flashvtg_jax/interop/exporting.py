@@ -18,7 +18,7 @@ from jax import export
 
 from flashvtg_jax.checkpoints.restore import restore
 from flashvtg_jax.config import config_to_json
-from flashvtg_jax.data.batch import Batch, clip_shape
+from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
 from flashvtg_jax.evaluation.evaluator import apply_and_decode
 from flashvtg_jax.interop.stablehlo import (
@@ -30,6 +30,7 @@ from flashvtg_jax.interop.stablehlo import (
     sha256,
 )
 from flashvtg_jax.models.flashvtg import FlashVTG
+from flashvtg_jax.models.init import clip_shape
 from flashvtg_jax.training.state import param_count
 from flashvtg_jax.version import __version__
 

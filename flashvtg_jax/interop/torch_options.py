@@ -336,7 +336,7 @@ def _model_fields(options: Options, settings: Mapping[str, Any], shapes: Shapes)
     problems = [
         f"{theirs} is {options[theirs]}, the parameters say {fields[ours]}"
         for theirs, ours in _MODEL_FIELDS.items()
-        if options.get(theirs) is not None and options[theirs] != fields[ours]
+        if options.get(theirs) is not None and options[theirs] != fields.get(ours, options[theirs])
     ]
     strides = settings.get("strides")
     if strides is not None:

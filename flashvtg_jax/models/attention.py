@@ -26,8 +26,6 @@ from flashvtg_jax.models.layers import (
     uniform_init,
 )
 
-KERNELS = ("xla", "cudnn")
-
 # Clips of a block, at least: products of smaller matrices leave most of the hardware idle.
 SMALLEST_BLOCK = 16
 
@@ -177,18 +175,16 @@ def _cudnn_attention(
     return jnp.where(valid, out, 0)[:, :length]
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(nn.Module, kw_only=True):
     """Multi-head self-attention; positions go to queries and keys, never to values.
 
     x [B, L, D], positions [B, L, D], mask [B, L] bool -> [B, L, D]. With a window, position i
     attends to the j with |i - j| <= window; one that covers [B, L] is no window.
     """
 
-    num_heads: int = 8
-    dropout: float = 0.1
-    in_init: Initializer | None = (
-        None  # of the query, key and value projection, one [D, 3 D] matrix
-    )
+    num_heads: int
+    dropout: float
+    in_init: Initializer | None = None  # of the [D, 3 D] matrix of query, key and value
     out_init: Initializer | None = None
     dtype: Dtype = jnp.float32
     attention_window: int | None = None
@@ -240,16 +236,16 @@ def _covers(window: int, length: int) -> bool:
     return isinstance(length, int) and window >= length - 1
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(nn.Module, kw_only=True):
     """Post-norm transformer encoder layer with stochastic depth on both residuals.
 
     x [B, L, D], positions [B, L, D], mask [B, L] bool -> [B, L, D].
     """
 
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    drop_path: float
     in_init: Initializer | None = None
     kernel_init: Initializer | None = None
     dtype: Dtype = jnp.float32
@@ -261,8 +257,8 @@ class EncoderLayer(nn.Module):
         self, x: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
     ) -> chex.Array:
         attention = SelfAttention(
-            self.num_heads,
-            self.dropout,
+            num_heads=self.num_heads,
+            dropout=self.dropout,
             in_init=self.in_init,
             out_init=self.kernel_init,
             dtype=self.dtype,
@@ -270,7 +266,13 @@ class EncoderLayer(nn.Module):
             attention_kernel=self.attention_kernel,
             name="attention",
         )
-        ffn = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, name="ffn")
+        ffn = FeedForward(
+            ffn_dim=self.ffn_dim,
+            dropout=self.dropout,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="ffn",
+        )
         attended = attention(x, positions, mask, train=train)
         x = layer_norm(self.dtype, "norm_1")(x + drop_path(self.drop_path, train)(attended))
         fed = ffn(x, train=train)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import chex
@@ -11,7 +12,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.models.attention import KERNELS
 from flashvtg_jax.models.boundary import BoundaryHead
 from flashvtg_jax.models.fusion import AdaptiveCrossAttention, ClipEncoder, DummyEncoder
 from flashvtg_jax.models.layers import (
@@ -29,12 +29,16 @@ from flashvtg_jax.models.saliency import SaliencyHead
 from flashvtg_jax.models.score_refinement import MIXES, AdaptiveScoreRefinement
 from flashvtg_jax.models.spatial_pooling import SpatialPooling
 
-MOMENT_HEADS = ("pyramid", "queries")
-
 _MAY_BE_ZERO = ("num_conv_layers", "num_dummies")
+_KNOWN_VALUES = {
+    "score_refinement": MIXES,
+    "moment_head": ("pyramid", "queries"),
+    "dtype": ("float32", "bfloat16"),
+    "attention_kernel": ("xla", "cudnn"),
+}
 
 
-class FlashVTG(nn.Module):
+class FlashVTG(nn.Module, kw_only=True):
     """Moment retrieval and highlight detection in one pass (FlashVTG, WACV 2025).
 
     Results of a sample never depend on padding: not on the batch, nor on the padded length. Masks
@@ -42,73 +46,83 @@ class FlashVTG(nn.Module):
     lengths that disagree.
     """
 
-    hidden_dim: int = 256  # D
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    n_input_proj: int = 2  # blocks of the input projections
-    t2v_layers: int = 6  # of adaptive cross attention
-    enc_layers: int = 3  # of the clip encoder
-    dummy_layers: int = 2
-    num_dummies: int = 40  # 0: none
-    strides: Sequence[float] = (1, 2, 4, 8)  # of the pyramid, in clips
-    kernel_size: int = 5  # of the score heads
-    num_conv_layers: int = 1
-    num_mlp_layers: int = 5
-    score_refinement: str = "learned"  # mix of the score heads; or "fixed", "intra", "inter"
-    moment_head: str = "pyramid"  # what proposes moments; or "queries": see `MomentQueries`
-    num_moment_queries: int = 10
-    decoder_layers: int = 2
-    spatial_tokens: int = 1  # S, of each clip
-    input_dropout: float = 0.5
-    dropout: float = 0.1  # of attention and feed-forward layers
-    drop_path: float = 0.1  # stochastic depth, per sample
-    dummy_dropout: float = 0.1  # the same two, of the dummy encoder
-    dummy_drop_path: float = 0.1
-    dtype: Dtype = "float32"  # of matrix products; "bfloat16" for speed
-    attention_window: int | None = None  # clips to either side that a clip attends to; None: all
-    attention_kernel: str = "xla"  # of the attention among clips; "cudnn": see configs/common.py
+    hidden_dim: int  # D
+    num_heads: int
+    ffn_dim: int
+    n_input_proj: int  # blocks of the input projections
+    t2v_layers: int  # of adaptive cross attention
+    enc_layers: int  # of the clip encoder
+    dummy_layers: int
+    num_dummies: int  # 0: none
+    strides: Sequence[float]  # of the pyramid, in clips
+    kernel_size: int  # of the score heads
+    num_conv_layers: int
+    num_mlp_layers: int
+    score_refinement: str  # mix of the score heads; or "fixed", "intra", "inter"
+    moment_head: str  # what proposes moments; or "queries": see `MomentQueries`
+    num_moment_queries: int
+    decoder_layers: int
+    spatial_tokens: int  # S, of each clip
+    input_dropout: float
+    dropout: float  # of attention and feed-forward layers
+    drop_path: float  # stochastic depth, per sample
+    dummy_dropout: float  # the same two, of the dummy encoder
+    dummy_drop_path: float
+    dtype: Dtype  # of matrix products; "bfloat16" for speed
+    attention_window: int | None  # clips to either side that a clip attends to; None: all
+    attention_kernel: str  # of the attention among clips: "xla", or "cudnn"
 
     def setup(self) -> None:
-        if self.moment_head not in MOMENT_HEADS:
-            known = ", ".join(MOMENT_HEADS)
-            raise ValueError(f"moment_head={self.moment_head!r} is not one of {known}")
-        projection = (self.hidden_dim, self.n_input_proj, self.input_dropout, self.dtype)
-        self.video_projection = InputProjection(*projection)
-        self.query_projection = InputProjection(*projection)
+        projection = partial(
+            InputProjection,
+            hidden_dim=self.hidden_dim,
+            num_layers=self.n_input_proj,
+            input_dropout=self.input_dropout,
+            dtype=self.dtype,
+        )
+        block = {"num_heads": self.num_heads, "ffn_dim": self.ffn_dim, "dtype": self.dtype}
+        rates = {"dropout": self.dropout, "drop_path": self.drop_path}
+        self.video_projection = projection()
+        self.query_projection = projection()
         init = nn.initializers.normal(0.02)
         self.token_types = self.param("token_types", init, (2, self.hidden_dim), jnp.float32)
-        block = (self.num_heads, self.ffn_dim)
         self.dummy_encoder = DummyEncoder(
-            self.num_dummies,
-            self.dummy_layers,
-            *block,
-            self.dummy_dropout,
-            self.dummy_drop_path,
-            self.dtype,
+            num_dummies=self.num_dummies,
+            num_layers=self.dummy_layers,
+            dropout=self.dummy_dropout,
+            drop_path=self.dummy_drop_path,
+            **block,
         )
-        rates = (self.dropout, self.drop_path, self.dtype)
-        self.cross_attention = AdaptiveCrossAttention(self.t2v_layers, *block, *rates)
-        attention = (self.attention_window, self.attention_kernel)
-        self.clip_encoder = ClipEncoder(self.enc_layers, *block, *rates, *attention)
-        self.saliency_head = SaliencyHead(self.dtype)
+        self.cross_attention = AdaptiveCrossAttention(num_layers=self.t2v_layers, **block, **rates)
+        self.clip_encoder = ClipEncoder(
+            num_layers=self.enc_layers,
+            attention_window=self.attention_window,
+            attention_kernel=self.attention_kernel,
+            **block,
+            **rates,
+        )
+        self.saliency_head = SaliencyHead(dtype=self.dtype)
         self.query_pooling = AttentionPooling()
         if self.spatial_tokens > 1:
-            self.spatial_pooling = SpatialPooling(self.dtype)
+            self.spatial_pooling = SpatialPooling(dtype=self.dtype)
         if self.moment_head == "queries":
             self.moment_queries = MomentQueries(
-                self.num_moment_queries, self.decoder_layers, *block, *rates
+                num_queries=self.num_moment_queries,
+                num_layers=self.decoder_layers,
+                **block,
+                **rates,
             )
         else:
-            self.pyramid = TemporalFeatureLayering(self.strides, self.dtype)
+            self.pyramid = TemporalFeatureLayering(strides=self.strides, dtype=self.dtype)
             self.refinement = AdaptiveScoreRefinement(
-                self.kernel_size,
-                self.num_conv_layers,
-                self.num_mlp_layers,
-                self.dtype,
-                self.score_refinement,
+                kernel_size=self.kernel_size,
+                num_conv_layers=self.num_conv_layers,
+                num_mlp_layers=self.num_mlp_layers,
+                mix=self.score_refinement,
+                dtype=self.dtype,
                 name="score_refinement",
             )
-            self.boundary_head = BoundaryHead(len(self.strides), self.dtype)
+            self.boundary_head = BoundaryHead(num_levels=len(self.strides), dtype=self.dtype)
 
     def project_video(
         self, video: chex.Array, video_mask: chex.Array, *, train: bool = False
@@ -275,77 +289,84 @@ class FlashVTG(nn.Module):
 def build_model(config: Mapping[str, Any]) -> FlashVTG:
     """The model of a configuration's `model` section.
 
-    Raises ConfigError for a field that the model does not have, or values that do not fit together.
+    Raises ConfigError for a field that is missing or that the model does not have, and for values
+    that do not fit together.
     """
-    fields = {field.name for field in dataclasses.fields(FlashVTG)} - {"parent", "name"}
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in dict(config).items()}
-    unknown = sorted(values.keys() - fields)
-    if unknown:
+    fields = {field.name for field in dataclasses.fields(FlashVTG)} - {"parent", "name"}
+    if unknown := sorted(values.keys() - fields):
         raise ConfigError(
             f"config.model has no field {', '.join(unknown)}; it has {sorted(fields)}"
         )
-    model = FlashVTG(**values)
-    for name, value in values.items():
+    if missing := sorted(fields - values.keys()):
+        raise ConfigError(f"config.model lacks {', '.join(missing)}; see configs/common.py")
+    check_model(values)
+    return FlashVTG(**values)
+
+
+def check_model(section: Mapping[str, Any]) -> None:
+    """Checks the values of a complete `model` section. Raises ConfigError."""
+    for name, value in section.items():
         if "drop" in name:
             if not 0 <= value < 1:
                 raise ConfigError(f"config.model.{name}={value}; a rate is at least 0 and below 1")
         elif isinstance(value, int) and value < (0 if name in _MAY_BE_ZERO else 1):
             raise ConfigError(f"config.model.{name}={value} is too small")
-    for name, known in (("score_refinement", MIXES), ("moment_head", MOMENT_HEADS)):
-        if values.get(name, known[0]) not in known:
+    for name, known in _KNOWN_VALUES.items():
+        if section[name] not in known:
             raise ConfigError(
-                f"config.model.{name}={values[name]!r} is not one of {', '.join(known)}"
+                f"config.model.{name}={section[name]!r} is not one of {', '.join(known)}"
             )
-    if model.moment_head == "queries":
-        _check_queries(model)
-    if not model.strides or any(s <= 0 or not math.log2(s).is_integer() for s in model.strides):
-        raise ConfigError(f"config.model.strides={model.strides}; they are powers of two")
-    if any(low >= high for low, high in itertools.pairwise(model.strides)):
-        raise ConfigError(f"config.model.strides={model.strides}; they ascend")
-    if model.hidden_dim % (2 * model.num_heads):
+    strides = section["strides"]
+    if not strides or any(s <= 0 or not math.log2(s).is_integer() for s in strides):
+        raise ConfigError(f"config.model.strides={strides}; they are powers of two")
+    if any(low >= high for low, high in itertools.pairwise(strides)):
+        raise ConfigError(f"config.model.strides={strides}; they ascend")
+    hidden_dim, num_heads = section["hidden_dim"], section["num_heads"]
+    if hidden_dim % (2 * num_heads):
         raise ConfigError(
-            f"config.model.hidden_dim={model.hidden_dim} is not a multiple of twice "
-            f"config.model.num_heads={model.num_heads}"
+            f"config.model.hidden_dim={hidden_dim} is not a multiple of twice "
+            f"config.model.num_heads={num_heads}"
         )
-    if model.kernel_size % 2 == 0:
-        raise ConfigError(f"config.model.kernel_size={model.kernel_size} is even; use an odd one")
-    if model.dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"config.model.dtype={model.dtype!r} is not 'float32' or 'bfloat16'")
-    if model.attention_kernel not in KERNELS:
+    if section["kernel_size"] % 2 == 0:
         raise ConfigError(
-            f"config.model.attention_kernel={model.attention_kernel!r} is not 'xla' or 'cudnn'"
+            f"config.model.kernel_size={section['kernel_size']} is even; use an odd one"
         )
-    if model.attention_kernel == "cudnn":
-        _check_cudnn(model)
-    return model
+    if section["moment_head"] == "queries":
+        _check_queries(section)
+    if section["attention_kernel"] == "cudnn":
+        _check_cudnn(section)
 
 
-def _check_queries(model: FlashVTG) -> None:
-    """Raises ConfigError for what makes no sense beside moment queries."""
-    if model.attention_window is not None:
+def _check_queries(section: Mapping[str, Any]) -> None:
+    """Raises ConfigError for settings that have no meaning with moment queries."""
+    window, mix = section["attention_window"], section["score_refinement"]
+    if window is not None:
         raise ConfigError(
-            f"config.model.attention_window={model.attention_window} makes no sense with "
-            "config.model.moment_head='queries', which attend to the whole video all the same; "
-            "leave the window out, or use config.model.moment_head='pyramid'"
+            f"config.model.attention_window={window} makes no sense with "
+            "config.model.moment_head='queries', which attend to the whole video; leave the window "
+            "out, or use config.model.moment_head='pyramid'"
         )
-    if model.score_refinement != MIXES[0]:
+    if mix != "learned":
         raise ConfigError(
-            f"config.model.score_refinement={model.score_refinement!r} mixes the scores of a "
-            "pyramid, which config.model.moment_head='queries' replaces; change one of the two"
+            f"config.model.score_refinement={mix!r} mixes the scores of a pyramid, which "
+            "config.model.moment_head='queries' replaces; change one of the two"
         )
 
 
-def _check_cudnn(model: FlashVTG) -> None:
-    """Raises ConfigError for a model whose attention cuDNN does not compute."""
+def _check_cudnn(section: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a model whose attention cuDNN cannot compute."""
     problem = None
-    if model.dtype != "bfloat16":
-        problem = f"it needs config.model.dtype=bfloat16, not {model.dtype}"
-    elif model.attention_window is not None:
-        problem = f"it has no windows, and config.model.attention_window={model.attention_window}"
-    elif model.hidden_dim // model.num_heads % 8 or model.hidden_dim // model.num_heads > 128:
+    head_dim = section["hidden_dim"] // section["num_heads"]
+    if section["dtype"] != "bfloat16":
+        problem = f"it needs config.model.dtype=bfloat16, not {section['dtype']}"
+    elif section["attention_window"] is not None:
         problem = (
-            "it needs heads (hidden_dim / num_heads) of a multiple of 8 up to 128, not "
-            f"{model.hidden_dim // model.num_heads}"
+            f"it has no windows, and config.model.attention_window={section['attention_window']}"
+        )
+    elif head_dim % 8 or head_dim > 128:
+        problem = (
+            f"it needs heads (hidden_dim / num_heads) of a multiple of 8 up to 128, not {head_dim}"
         )
     if problem is not None:
         raise ConfigError(

@@ -11,19 +11,19 @@ from flashvtg_jax.models.layers import Dropout, Dtype, FeedForward, dense, drop_
 matrix_init = nn.initializers.normal(0.02)
 
 
-class DummyEncoder(nn.Module):
+class DummyEncoder(nn.Module, kw_only=True):
     """Learned tokens that read the query, for clips to attend to when no word fits.
 
     words [B, Q, D], word_mask [B, Q] bool -> dummy keys [B, N, D]: the encoded tokens plus their
     learned positions. (They are keys alone: what a clip would read from them is dropped.)
     """
 
-    num_dummies: int = 40
-    num_layers: int = 2
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    num_dummies: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    drop_path: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -41,10 +41,10 @@ class DummyEncoder(nn.Module):
         mask = jnp.pad(word_mask, ((0, 0), (self.num_dummies, 0)), constant_values=True)
         for i in range(self.num_layers):
             layer = EncoderLayer(
-                self.num_heads,
-                self.ffn_dim,
-                self.dropout,
-                self.drop_path,
+                num_heads=self.num_heads,
+                ffn_dim=self.ffn_dim,
+                dropout=self.dropout,
+                drop_path=self.drop_path,
                 in_init=nn.initializers.xavier_uniform(),
                 dtype=self.dtype,
                 name=f"layer_{i}",
@@ -53,7 +53,7 @@ class DummyEncoder(nn.Module):
         return x[:, : self.num_dummies] + positions.astype(x.dtype)
 
 
-class CrossAttentionLayer(nn.Module):
+class CrossAttentionLayer(nn.Module, kw_only=True):
     """One layer of adaptive cross attention, from clips to dummies and words.
 
     There is no query, key or value projection, and the mass that goes to dummies is dropped, so
@@ -65,10 +65,10 @@ class CrossAttentionLayer(nn.Module):
     mean over heads; first the dummies, then the words.
     """
 
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    drop_path: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -103,13 +103,19 @@ class CrossAttentionLayer(nn.Module):
 
         # The second residual is `x`, not its norm: unusual, and what the released weights expect.
         x = clips + drop_path(self.drop_path, train)(attended)
-        ffn = FeedForward(self.ffn_dim, self.dropout, matrix_init, self.dtype, name="ffn")
+        ffn = FeedForward(
+            ffn_dim=self.ffn_dim,
+            dropout=self.dropout,
+            kernel_init=matrix_init,
+            dtype=self.dtype,
+            name="ffn",
+        )
         fed = ffn(layer_norm(self.dtype, "norm_1")(x), train=train)
         x = layer_norm(self.dtype, "norm_2")(x + drop_path(self.drop_path, train)(fed))
         return x, on_words
 
 
-class AdaptiveCrossAttention(nn.Module):
+class AdaptiveCrossAttention(nn.Module, kw_only=True):
     """Clips read the words of a query, as much or as little as fits them (paper section 3.2).
 
     clips [B, L, D], clip_positions [B, L, D], words [B, Q, D], word_mask [B, Q] bool,
@@ -120,7 +126,9 @@ class AdaptiveCrossAttention(nn.Module):
     `num_heads`; positions may be zeros; dummies are learned keys that catch the attention of what
     has nothing to read, a parameter of one's own, or N = 0:
 
-        attention = AdaptiveCrossAttention(num_layers=2, num_heads=4, ffn_dim=128)
+        attention = AdaptiveCrossAttention(
+            num_layers=2, num_heads=4, ffn_dim=128, dropout=0.1, drop_path=0.1
+        )
         arrays = (clips, positions, words, word_mask, dummy_keys)
         params = attention.init(key, *arrays)["params"]
         clips, query_attention = attention.apply({"params": params}, *arrays)
@@ -130,11 +138,11 @@ class AdaptiveCrossAttention(nn.Module):
     act and need `rngs={"dropout": key}`.
     """
 
-    num_layers: int = 6
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    drop_path: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -159,11 +167,11 @@ class AdaptiveCrossAttention(nn.Module):
         total = 0.0
         for i in range(self.num_layers):
             layer = CrossAttentionLayer(
-                self.num_heads,
-                self.ffn_dim,
-                self.dropout,
-                self.drop_path,
-                self.dtype,
+                num_heads=self.num_heads,
+                ffn_dim=self.ffn_dim,
+                dropout=self.dropout,
+                drop_path=self.drop_path,
+                dtype=self.dtype,
                 name=f"layer_{i}",
             )
             clips, on_words = layer(clips, clip_positions, key, key_mask, value, train=train)
@@ -171,18 +179,18 @@ class AdaptiveCrossAttention(nn.Module):
         return clips, jnp.clip(total / self.num_layers, 0, 1)
 
 
-class ClipEncoder(nn.Module):
+class ClipEncoder(nn.Module, kw_only=True):
     """Self-attention among clips: clips, positions [B, L, D], mask [B, L] bool -> [B, L, D].
 
     With a window each layer reads as many clips to either side, so that L clips take memory in
     proportion to L, not to its square; a window of L - 1 or more is no window.
     """
 
-    num_layers: int = 3
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    drop_path: float
     dtype: Dtype = jnp.float32
     attention_window: int | None = None  # clips to either side; None: all
     attention_kernel: str = "xla"  # or "cudnn", on NVIDIA GPUs, where no weights are dropped
@@ -193,10 +201,10 @@ class ClipEncoder(nn.Module):
     ) -> chex.Array:
         for i in range(self.num_layers):
             layer = EncoderLayer(
-                self.num_heads,
-                self.ffn_dim,
-                self.dropout,
-                self.drop_path,
+                num_heads=self.num_heads,
+                ffn_dim=self.ffn_dim,
+                dropout=self.dropout,
+                drop_path=self.drop_path,
                 in_init=matrix_init,
                 kernel_init=matrix_init,
                 dtype=self.dtype,

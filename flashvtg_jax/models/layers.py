@@ -114,15 +114,15 @@ def sine_positions(mask: chex.Array, features: int) -> chex.Array:
     return jnp.where(channel % 2 == 0, jnp.sin(angle), jnp.cos(angle))
 
 
-class InputProjection(nn.Module):
+class InputProjection(nn.Module, kw_only=True):
     """LayerNorm -> dropout -> dense, `num_layers` times, ReLU between (not after the last).
 
     [B, L, any width] -> [B, L, hidden_dim] (one for each modality).
     """
 
-    hidden_dim: int = 256
-    num_layers: int = 2
-    input_dropout: float = 0.5
+    hidden_dim: int
+    num_layers: int
+    input_dropout: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -136,11 +136,11 @@ class InputProjection(nn.Module):
         return x
 
 
-class FeedForward(nn.Module):
+class FeedForward(nn.Module, kw_only=True):
     """Dense -> PReLU with one learned slope -> dropout -> dense: [B, L, D] -> [B, L, D]."""
 
-    ffn_dim: int = 1024
-    dropout: float = 0.1
+    ffn_dim: int
+    dropout: float
     kernel_init: Initializer | None = None
     dtype: Dtype = jnp.float32
 
@@ -166,7 +166,7 @@ class AttentionPooling(nn.Module):
         return jnp.einsum("bl,bld->bd", weights, x, precision=jax.lax.Precision.HIGHEST)
 
 
-class Convolution(nn.Module):
+class Convolution(nn.Module, kw_only=True):
     """Convolution along time with zero padding to the same length, everything invalid read as zero.
 
     x [B, L, D], mask [B, L] bool -> [B, L, features]. Masking the input is what makes the last
@@ -174,7 +174,7 @@ class Convolution(nn.Module):
     """
 
     features: int
-    kernel_size: int = 3
+    kernel_size: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -196,7 +196,7 @@ class Convolution(nn.Module):
         return product + bias.astype(self.dtype)
 
 
-class PairConvolution(nn.Module):
+class PairConvolution(nn.Module, kw_only=True):
     """Convolution with kernel 2 and stride 2, no padding: [B, L, D] -> [B, L // 2, D].
 
     With `transpose` its opposite, [B, L, D] -> [B, 2 L, D].

@@ -4,7 +4,7 @@ Learned queries read the clips at their single scale, and each proposes one mome
 Moment-DETR (Lei et al., 2021); the blocks are those of the clip encoder.
 """
 
-import functools
+from functools import partial
 
 import chex
 import flax.linen as nn
@@ -17,15 +17,15 @@ from flashvtg_jax.models.layers import Dropout, Dtype, FeedForward, dense, drop_
 _SPAN_LAYERS = 3
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(nn.Module, kw_only=True):
     """Multi-head attention of one sequence to another, or to itself with other values.
 
     query [B, N, D], key and value [B, L, D], mask [B, L] bool -> [B, N, D]. Initialised as PyTorch
     does: query, key and value as one matrix.
     """
 
-    num_heads: int = 8
-    dropout: float = 0.1
+    num_heads: int
+    dropout: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -39,7 +39,7 @@ class CrossAttention(nn.Module):
         train: bool = False,
     ) -> chex.Array:
         width = query.shape[-1]
-        project = functools.partial(
+        project = partial(
             dense,
             width,
             width,
@@ -62,17 +62,17 @@ class CrossAttention(nn.Module):
         return out(attended.reshape(*attended.shape[:2], width))
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(nn.Module, kw_only=True):
     """Post-norm decoder layer: queries see each other, then the clips.
 
     x [B, N, D], its positions [N, D], clips and their positions [B, L, D], mask [B, L] bool
     -> [B, N, D].
     """
 
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    drop_path: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -86,7 +86,9 @@ class DecoderLayer(nn.Module):
         *,
         train: bool = False,
     ) -> chex.Array:
-        attention = (self.num_heads, self.dropout, self.dtype)
+        attention = partial(
+            CrossAttention, num_heads=self.num_heads, dropout=self.dropout, dtype=self.dtype
+        )
         positions = positions.astype(x.dtype)
         everywhere = jnp.ones(x.shape[:2], bool)
 
@@ -94,16 +96,16 @@ class DecoderLayer(nn.Module):
             return layer_norm(self.dtype, name)(x + drop_path(self.drop_path, train)(branch))
 
         placed = x + positions
-        among = CrossAttention(*attention, name="self_attention")
+        among = attention(name="self_attention")
         x = add(x, among(placed, placed, x, everywhere, train=train), "norm_1")
-        over = CrossAttention(*attention, name="cross_attention")
+        over = attention(name="cross_attention")
         key = clips + clip_positions.astype(clips.dtype)
         x = add(x, over(x + positions, key, clips, mask, train=train), "norm_2")
-        ffn = FeedForward(self.ffn_dim, self.dropout, dtype=self.dtype, name="ffn")
+        ffn = FeedForward(ffn_dim=self.ffn_dim, dropout=self.dropout, dtype=self.dtype, name="ffn")
         return add(x, ffn(x, train=train), "norm_3")
 
 
-class MomentQueries(nn.Module):
+class MomentQueries(nn.Module, kw_only=True):
     """Learned queries over the clips of a video, each with a score and a window, layer by layer.
 
     clips, positions [B, L, D], mask [B, L] bool -> (logits [B, A, N] float32, windows [B, A, N, 2]
@@ -112,12 +114,12 @@ class MomentQueries(nn.Module):
     window has its centre and its width within the video.
     """
 
-    num_queries: int = 10
-    num_layers: int = 2
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    num_queries: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    drop_path: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -131,11 +133,11 @@ class MomentQueries(nn.Module):
         layers = []
         for i in range(self.num_layers):
             layer = DecoderLayer(
-                self.num_heads,
-                self.ffn_dim,
-                self.dropout,
-                self.drop_path,
-                self.dtype,
+                num_heads=self.num_heads,
+                ffn_dim=self.ffn_dim,
+                dropout=self.dropout,
+                drop_path=self.drop_path,
+                dtype=self.dtype,
                 name=f"layer_{i}",
             )
             x = layer(x, queries, clips, positions, mask, train=train)

@@ -45,7 +45,7 @@ def make_point_mask(mask: chex.Array, strides: Sequence[float]) -> list[chex.Arr
     ]
 
 
-class TemporalFeatureLayering(nn.Module):
+class TemporalFeatureLayering(nn.Module, kw_only=True):
     """A pyramid of features, each level with its own convolutions over the same memory.
 
     memory [B, L, D] -> a list with one [B, floor(L / stride), D] per stride, of
@@ -65,7 +65,7 @@ class TemporalFeatureLayering(nn.Module):
     left out. There is no dropout, and nothing changes from training to use.
     """
 
-    strides: Sequence[float] = (1, 2, 4, 8)
+    strides: Sequence[float]
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -81,7 +81,7 @@ class TemporalFeatureLayering(nn.Module):
             x = memory
             for i in range(abs(power)):
                 name = f"level_{k}_{i}"
-                x = PairConvolution(power < 0, self.dtype, name=f"{name}_conv")(x)
+                x = PairConvolution(transpose=power < 0, dtype=self.dtype, name=f"{name}_conv")(x)
                 x = nn.relu(layer_norm(self.dtype, f"{name}_norm")(x))
             levels.append(x)
         return levels

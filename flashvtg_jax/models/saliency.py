@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flashvtg_jax.models.layers import Dtype, dense
 
 
-class SaliencyHead(nn.Module):
+class SaliencyHead(nn.Module, kw_only=True):
     """Scaled product of each clip with the mean of the valid clips, both projected.
 
     clips [B, L, D], mask [B, L] bool -> [B, L] float32, 0 where padded.

@@ -53,19 +53,21 @@ def _permute_backward(residuals: tuple[chex.Array, chex.Array], gradient: chex.A
 permute.defvjp(_permute_forward, _permute_backward)
 
 
-class ScoreHead(nn.Module):
+class ScoreHead(nn.Module, kw_only=True):
     """Convolutions and a small MLP to one logit: x [B, P, D], mask [B, P] -> [B, P] float32."""
 
-    kernel_size: int = 5
-    num_conv_layers: int = 1
-    num_mlp_layers: int = 5
+    kernel_size: int
+    num_conv_layers: int
+    num_mlp_layers: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: chex.Array, mask: chex.Array) -> chex.Array:
         width = x.shape[-1]
         for i in range(self.num_conv_layers):
-            conv = Convolution(width, self.kernel_size, self.dtype, name=f"conv_{i}")
+            conv = Convolution(
+                features=width, kernel_size=self.kernel_size, dtype=self.dtype, name=f"conv_{i}"
+            )
             x = nn.relu(conv(x, mask))
         for i in range(self.num_mlp_layers - 1):
             hidden = width // 2
@@ -74,7 +76,7 @@ class ScoreHead(nn.Module):
         return dense(1, x.shape[-1], dtype=jnp.float32, name=last)(x)[..., 0]
 
 
-class AdaptiveScoreRefinement(nn.Module):
+class AdaptiveScoreRefinement(nn.Module, kw_only=True):
     """Two score heads, within and across levels, and their learned mix (paper section 3.4).
 
     levels: per level [B, L_k, D]; masks: per level [B, L_k] bool, valid points first
@@ -90,7 +92,9 @@ class AdaptiveScoreRefinement(nn.Module):
     that is found at several scales (`examples/linen_model.py`); levels may have any lengths and
     share one width D:
 
-        refinement = AdaptiveScoreRefinement(kernel_size=3, num_mlp_layers=2)
+        refinement = AdaptiveScoreRefinement(
+            kernel_size=3, num_conv_layers=1, num_mlp_layers=2
+        )
         params = refinement.init(key, levels, masks)["params"]
         logits, _, _ = refinement.apply({"params": params}, levels, masks)  # [B, P], level by level
 
@@ -99,9 +103,9 @@ class AdaptiveScoreRefinement(nn.Module):
     Raises AssertionError for arrays of other ranks, ValueError for another `mix`.
     """
 
-    kernel_size: int = 5
-    num_conv_layers: int = 1
-    num_mlp_layers: int = 5
+    kernel_size: int
+    num_conv_layers: int
+    num_mlp_layers: int
     dtype: Dtype = jnp.float32
     mix: str = "learned"
 
@@ -126,8 +130,13 @@ class AdaptiveScoreRefinement(nn.Module):
         return share * intra + (1 - share) * inter, intra, inter
 
     def _score_head(self, name: str) -> ScoreHead:
-        fields = (self.kernel_size, self.num_conv_layers, self.num_mlp_layers, self.dtype)
-        return ScoreHead(*fields, name=name)
+        return ScoreHead(
+            kernel_size=self.kernel_size,
+            num_conv_layers=self.num_conv_layers,
+            num_mlp_layers=self.num_mlp_layers,
+            dtype=self.dtype,
+            name=name,
+        )
 
     def _within_levels(
         self, levels: Sequence[chex.Array], masks: Sequence[chex.Array]

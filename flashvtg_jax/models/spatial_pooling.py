@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flashvtg_jax.models.layers import Dtype, dense
 
 
-class SpatialPooling(nn.Module):
+class SpatialPooling(nn.Module, kw_only=True):
     """Attention of a query to the spatial tokens of each clip, whose weighted mean is the clip.
 
     clips [B, L, S, D], query_embedding [B, D] -> [B, L, D]. With a single token that is the token,

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from flashvtg_jax.data.batch import clip_shape
 from flashvtg_jax.data.features import normalize, normalize_tokens
 from flashvtg_jax.decoding import decode_as_evaluated, suppress
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
+from flashvtg_jax.models.init import clip_shape
 from flashvtg_jax.prediction.inputs import CheckedVideo
 
 GROWTH = 1.25  # of the lengths that videos are padded to

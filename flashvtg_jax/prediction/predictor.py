@@ -15,9 +15,10 @@ from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.metrics.relative_saliency import relative_saliency
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.prediction.batches import Choice, PredictionBatches, Work
 from flashvtg_jax.prediction.inputs import CheckedVideo, InputChecks, Video, is_number
-from flashvtg_jax.training.state import feature_widths, init_params
+from flashvtg_jax.training.state import feature_widths
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flashvtg_jax.data.batch import clip_shape, stream_widths
+from flashvtg_jax.data.batch import stream_widths
 from flashvtg_jax.models.flashvtg import FlashVTG
+from flashvtg_jax.models.init import init_params
 
 
 @flax.struct.dataclass
@@ -41,17 +42,6 @@ def make_optimizer(config: Any, steps_per_epoch: int) -> optax.GradientTransform
 def feature_widths(config: Any) -> tuple[int, int]:
     """Widths of a clip's (or of its tokens') and of a word's features, by the `data` section."""
     return sum(stream_widths(config)), config.query_width
-
-
-def init_params(model: FlashVTG, key: chex.PRNGKey, video_dim: int, query_dim: int) -> Any:
-    """Fresh parameters; widths are those of the features, without the temporal endpoints.
-
-    Of space-time features it is the width of one token.
-    """
-    video = jnp.zeros((1, 2, *clip_shape(model.spatial_tokens, video_dim)))
-    query = jnp.zeros((1, 2, query_dim))
-    masks = jnp.ones((1, 2), bool)
-    return model.init(key, video, masks, query, masks)["params"]
 
 
 def init_state(
