@@ -39,7 +39,7 @@ from flashvtg_jax.data.pipeline import (
     joint_evaluation_steps,
 )
 from flashvtg_jax.data.source import SplitSource, open_split
-from flashvtg_jax.decoding import decode_as_evaluated, num_moments, suppress
+from flashvtg_jax.decoding import decode_as_evaluated, non_max_suppression, num_moments
 from flashvtg_jax.distributed.preemption import StoppedError, Stopping
 from flashvtg_jax.distributed.processes import (
     all_or_none,
@@ -265,7 +265,7 @@ def apply_and_decode(
     return Decoded(
         saliency=output.saliency,
         moments=moments,
-        suppressed=suppress(moments, settings.nms_threshold, settings.nms_type),
+        suppressed=non_max_suppression(moments, settings.nms_threshold, settings.nms_type),
         num_moments=num_moments(output, settings.max_moments),
     )
 

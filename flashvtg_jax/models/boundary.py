@@ -1,13 +1,13 @@
-"""Boundary head: how far before and after a point its moment reaches (paper section 3.4)."""
+"""Boundary head: the distances from a point to start and end of its moment (paper section 3.4)."""
 
 from collections.abc import Sequence
 
-import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
 from flashvtg_jax.models.layers import Convolution, Dtype
 from flashvtg_jax.models.score_refinement import join_levels, split_levels
+from flashvtg_jax.typing import Array, Bool, Float
 
 _KERNEL_SIZE = 3
 
@@ -23,7 +23,9 @@ class BoundaryHead(nn.Module, kw_only=True):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, levels: Sequence[chex.Array], masks: Sequence[chex.Array]) -> chex.Array:
+    def __call__(
+        self, levels: Sequence[Float[Array, "B _ D"]], masks: Sequence[Bool[Array, "B _"]]
+    ) -> Float[Array, "B P 2"]:
         lengths = [level.shape[1] for level in levels]
         gap = _KERNEL_SIZE // 2
         mask = join_levels(masks, gap)

@@ -28,6 +28,7 @@ from flashvtg_jax.models.pyramid import TemporalFeatureLayering, make_point_mask
 from flashvtg_jax.models.saliency import SaliencyHead
 from flashvtg_jax.models.score_refinement import MIXES, AdaptiveScoreRefinement
 from flashvtg_jax.models.spatial_pooling import SpatialPooling
+from flashvtg_jax.typing import Array, Bool, Float
 
 _MAY_BE_ZERO = ("num_conv_layers", "num_dummies")
 _KNOWN_VALUES = {
@@ -125,11 +126,15 @@ class FlashVTG(nn.Module, kw_only=True):
             self.boundary_head = BoundaryHead(num_levels=len(self.strides), dtype=self.dtype)
 
     def project_video(
-        self, video: chex.Array, video_mask: chex.Array, *, train: bool = False
-    ) -> chex.Array:
-        """Features [B, L, Dv] -> clips [B, L, D]: the part that no query changes.
+        self,
+        video: Float[Array, "B L *S Dv"],
+        video_mask: Bool[Array, "B L"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B L *S D"]:
+        """Features [B, L, Dv] -> clips [B, L, D], independent of the query.
 
-        Of S > 1 spatial tokens: [B, L, S, Dv] -> [B, L, S, D], for `fuse` to make clips of.
+        With S > 1 spatial tokens [B, L, S, Dv] -> [B, L, S, D], which `fuse` pools.
         """
         endpoints = temporal_endpoints(video_mask).astype(video.dtype)
         if self.spatial_tokens > 1:
@@ -139,9 +144,9 @@ class FlashVTG(nn.Module, kw_only=True):
         return clips + self.token_types[1].astype(clips.dtype)
 
     def project_query(
-        self, query: chex.Array, query_mask: chex.Array, *, train: bool = False
-    ) -> tuple[chex.Array, chex.Array]:
-        """Word features [B, Q, Dq] -> words [B, Q, D] and dummy keys [B, N, D]: no video needed."""
+        self, query: Float[Array, "B Q Dq"], query_mask: Bool[Array, "B Q"], *, train: bool = False
+    ) -> tuple[Float[Array, "B Q D"], Float[Array, "B N D"]]:
+        """Word features -> words [B, Q, D] and dummy keys [B, N, D], independent of the video."""
         words = self.query_projection(query, train=train)
         words = words + self.token_types[0].astype(words.dtype)
         if not self.num_dummies:
@@ -150,14 +155,14 @@ class FlashVTG(nn.Module, kw_only=True):
 
     def fuse(
         self,
-        clips: chex.Array,
-        video_mask: chex.Array,
-        words: chex.Array,
-        query_mask: chex.Array,
-        dummy_keys: chex.Array,
+        clips: Float[Array, "B L *S D"],
+        video_mask: Bool[Array, "B L"],
+        words: Float[Array, "B Q D"],
+        query_mask: Bool[Array, "B Q"],
+        dummy_keys: Float[Array, "B N D"],
         *,
         train: bool = False,
-    ) -> tuple[chex.Array, chex.Array, chex.Array]:
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L"], Float[Array, "B L"]]:
         """Clips read the query.
 
         Args:
@@ -166,7 +171,7 @@ class FlashVTG(nn.Module, kw_only=True):
           words: [B, Q, D],
           query_mask: [B, Q] bool, and
           dummy_keys: [B, N, D], from `project_query`.
-          train: whether layers drop what they do in training.
+          train: whether dropout and stochastic depth act.
 
         Returns:
           memory [B, L, D], saliency [B, L] and query_attention [B, L].
@@ -183,10 +188,10 @@ class FlashVTG(nn.Module, kw_only=True):
 
     def __call__(
         self,
-        video: chex.Array,
-        video_mask: chex.Array,
-        query: chex.Array,
-        query_mask: chex.Array,
+        video: Float[Array, "B L *S Dv"],
+        video_mask: Bool[Array, "B L"],
+        query: Float[Array, "B Q Dq"],
+        query_mask: Bool[Array, "B Q"],
         *,
         train: bool = False,
         with_negatives: bool = False,
@@ -251,8 +256,10 @@ class FlashVTG(nn.Module, kw_only=True):
             **negatives,
         )
 
-    def _score_points(self, memory: chex.Array, video_mask: chex.Array) -> dict[str, chex.Array]:
-        """The points of the pyramid: the fields of the output that are about moments."""
+    def _score_points(
+        self, memory: Float[Array, "B L D"], video_mask: Bool[Array, "B L"]
+    ) -> dict[str, Array]:
+        """The output's fields about moments, from the points of the pyramid."""
         levels = self.pyramid(memory)
         masks = make_point_mask(video_mask, self.strides)
         logits, intra, inter = self.refinement(levels, masks)
@@ -266,9 +273,9 @@ class FlashVTG(nn.Module, kw_only=True):
         }
 
     def _query_moments(
-        self, memory: chex.Array, video_mask: chex.Array, *, train: bool
-    ) -> dict[str, chex.Array]:
-        """The moments of the queries, as points that all lie at clip 0: the same fields."""
+        self, memory: Float[Array, "B L D"], video_mask: Bool[Array, "B L"], *, train: bool
+    ) -> dict[str, Array | None]:
+        """The same fields from the moment queries, as points that are all at clip 0."""
         positions = sine_positions(video_mask, self.hidden_dim)
         logits, windows = self.moment_queries(memory, positions, video_mask, train=train)
         offsets = windows * jnp.array([-1.0, 1.0])
@@ -286,8 +293,8 @@ class FlashVTG(nn.Module, kw_only=True):
         }
 
 
-def build_model(config: Mapping[str, Any]) -> FlashVTG:
-    """The model of a configuration's `model` section.
+def build_model(config: Any) -> FlashVTG:
+    """The model of a configuration's `model` section, a ConfigDict or a dict.
 
     Raises ConfigError for a field that is missing or that the model does not have, and for values
     that do not fit together.

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from flashvtg_jax.models.attention import EncoderLayer, attend, attention_weights, split_heads
 from flashvtg_jax.models.layers import Dropout, Dtype, FeedForward, dense, drop_path, layer_norm
+from flashvtg_jax.typing import Array, Bool, Float
 
 # The authors truncate at +-2, a hundred standard deviations: in effect a plain normal distribution.
 matrix_init = nn.initializers.normal(0.02)
@@ -28,8 +29,8 @@ class DummyEncoder(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(
-        self, words: chex.Array, word_mask: chex.Array, *, train: bool = False
-    ) -> chex.Array:
+        self, words: Float[Array, "B Q D"], word_mask: Bool[Array, "B Q"], *, train: bool = False
+    ) -> Float[Array, "B N D"]:
         batch, num_words, width = words.shape
         shape, init = (self.num_dummies, width), nn.initializers.normal(1.0)
         tokens = self.param("tokens", init, shape)
@@ -61,7 +62,7 @@ class CrossAttentionLayer(nn.Module, kw_only=True):
     and its mask [B, N + Q], value [B, Q, H, D/H]
     -> (clips [B, L, D], attention that reached words [B, L]).
 
-    Whoever asks for "intermediates" gets the weights as "attention": [B, L, N + Q] float32, the
+    With `mutable=["intermediates"]` the weights are sown as "attention": [B, L, N + Q] float32, the
     mean over heads; first the dummies, then the words.
     """
 
@@ -74,20 +75,20 @@ class CrossAttentionLayer(nn.Module, kw_only=True):
     @nn.compact
     def __call__(
         self,
-        clips: chex.Array,
-        positions: chex.Array,
-        key: chex.Array,
-        key_mask: chex.Array,
-        value: chex.Array,
+        clips: Float[Array, "B L D"],
+        positions: Float[Array, "B L D"],
+        key: Float[Array, "B K H d"],
+        key_mask: Bool[Array, "B K"],
+        value: Float[Array, "B Q H d"],
         *,
         train: bool = False,
-    ) -> tuple[chex.Array, chex.Array]:
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L"]]:
         width = clips.shape[-1]
         num_words = value.shape[1]
         query = split_heads((clips + positions).astype(self.dtype), self.num_heads)
         weights = attention_weights(query, key, key_mask[:, None])
         on_words = weights[..., weights.shape[-1] - num_words :].sum(-1).mean(1)
-        if self.is_mutable_collection("intermediates"):  # else there is nothing to compute
+        if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "attention", weights.mean(1))
 
         weights = Dropout(self.dropout)(weights, train=train)
@@ -122,9 +123,9 @@ class AdaptiveCrossAttention(nn.Module, kw_only=True):
     dummy_keys [B, N, D] -> (clips [B, L, D], query_attention [B, L] in [0, 1]: the mean over layers
     and heads of the attention that reached words). Raises AssertionError for arrays of other ranks.
 
-    Alone it lets any sequence read any other (`examples/plain_jax.py`). D is a multiple of
-    `num_heads`; positions may be zeros; dummies are learned keys that catch the attention of what
-    has nothing to read, a parameter of one's own, or N = 0:
+    Used alone, it lets any sequence read any other (`examples/plain_jax.py`). D is a multiple of
+    `num_heads`; positions may be zeros; dummies are learned keys, a parameter of the caller, for
+    positions that should read no word; N may be 0:
 
         attention = AdaptiveCrossAttention(
             num_layers=2, num_heads=4, ffn_dim=128, dropout=0.1, drop_path=0.1
@@ -134,7 +135,7 @@ class AdaptiveCrossAttention(nn.Module, kw_only=True):
         clips, query_attention = attention.apply({"params": params}, *arrays)
 
     Words that are False in `word_mask` are not read. Clips do not see each other, so they need no
-    mask: padded ones yield numbers to be left out. With `train=True` dropout and stochastic depth
+    mask; ignore the results of padded ones. With `train=True` dropout and stochastic depth
     act and need `rngs={"dropout": key}`.
     """
 
@@ -148,14 +149,14 @@ class AdaptiveCrossAttention(nn.Module, kw_only=True):
     @nn.compact
     def __call__(
         self,
-        clips: chex.Array,
-        clip_positions: chex.Array,
-        words: chex.Array,
-        word_mask: chex.Array,
-        dummy_keys: chex.Array,
+        clips: Float[Array, "B L D"],
+        clip_positions: Float[Array, "B L D"],
+        words: Float[Array, "B Q D"],
+        word_mask: Bool[Array, "B Q"],
+        dummy_keys: Float[Array, "B N D"],
         *,
         train: bool = False,
-    ) -> tuple[chex.Array, chex.Array]:
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L"]]:
         chex.assert_rank([clips, words, word_mask, dummy_keys], [3, 3, 2, 3])
         # Keys and values are the same for every layer: prepared once.
         words = jnp.where(word_mask[..., None], words, 0).astype(self.dtype)
@@ -197,8 +198,13 @@ class ClipEncoder(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(
-        self, clips: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
-    ) -> chex.Array:
+        self,
+        clips: Float[Array, "B L D"],
+        positions: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B L D"]:
         for i in range(self.num_layers):
             layer = EncoderLayer(
                 num_heads=self.num_heads,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import chex
+import jax
 import jax.numpy as jnp
 
 from flashvtg_jax.models.flashvtg import FlashVTG
@@ -13,7 +13,7 @@ def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:
     return (width,) if spatial_tokens == 1 else (spatial_tokens, width)
 
 
-def init_params(model: FlashVTG, key: chex.PRNGKey, video_dim: int, query_dim: int) -> Any:
+def init_params(model: FlashVTG, key: jax.Array, video_dim: int, query_dim: int) -> Any:
     """Initial parameters of `model`.
 
     Args:

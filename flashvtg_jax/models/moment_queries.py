@@ -6,13 +6,13 @@ Moment-DETR (Lei et al., 2021); the blocks are those of the clip encoder.
 
 from functools import partial
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from flashvtg_jax.models.attention import attend, attention_weights, split_heads
 from flashvtg_jax.models.layers import Dropout, Dtype, FeedForward, dense, drop_path, layer_norm
+from flashvtg_jax.typing import Array, Bool, Float
 
 _SPAN_LAYERS = 3
 
@@ -31,13 +31,13 @@ class CrossAttention(nn.Module, kw_only=True):
     @nn.compact
     def __call__(
         self,
-        query: chex.Array,
-        key: chex.Array,
-        value: chex.Array,
-        mask: chex.Array,
+        query: Float[Array, "B N D"],
+        key: Float[Array, "B L D"],
+        value: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
         *,
         train: bool = False,
-    ) -> chex.Array:
+    ) -> Float[Array, "B N D"]:
         width = query.shape[-1]
         project = partial(
             dense,
@@ -78,21 +78,21 @@ class DecoderLayer(nn.Module, kw_only=True):
     @nn.compact
     def __call__(
         self,
-        x: chex.Array,
-        positions: chex.Array,
-        clips: chex.Array,
-        clip_positions: chex.Array,
-        mask: chex.Array,
+        x: Float[Array, "B N D"],
+        positions: Float[Array, "N D"],
+        clips: Float[Array, "B L D"],
+        clip_positions: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
         *,
         train: bool = False,
-    ) -> chex.Array:
+    ) -> Float[Array, "B N D"]:
         attention = partial(
             CrossAttention, num_heads=self.num_heads, dropout=self.dropout, dtype=self.dtype
         )
         positions = positions.astype(x.dtype)
         everywhere = jnp.ones(x.shape[:2], bool)
 
-        def add(x: chex.Array, branch: chex.Array, name: str) -> chex.Array:
+        def add(x: Array, branch: Array, name: str) -> Array:
             return layer_norm(self.dtype, name)(x + drop_path(self.drop_path, train)(branch))
 
         placed = x + positions
@@ -109,9 +109,9 @@ class MomentQueries(nn.Module, kw_only=True):
     """Learned queries over the clips of a video, each with a score and a window, layer by layer.
 
     clips, positions [B, L, D], mask [B, L] bool -> (logits [B, A, N] float32, windows [B, A, N, 2]
-    float32: start and end in clips), of each of A layers and N queries; the last layer's count, the
-    others are trained along. A logit is Moment-DETR's difference of foreground and background; a
-    window has its centre and its width within the video.
+    float32: start and end in clips), of each of A layers and N queries; the last layer counts, the
+    others are auxiliary outputs in training. A logit is Moment-DETR's difference of foreground and
+    background; a window has its centre and its width within the video.
     """
 
     num_queries: int
@@ -124,8 +124,13 @@ class MomentQueries(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(
-        self, clips: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
-    ) -> tuple[chex.Array, chex.Array]:
+        self,
+        clips: Float[Array, "B L D"],
+        positions: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B A N"], Float[Array, "B A N 2"]]:
         batch, _, width = clips.shape
         embedding = nn.initializers.normal(1.0)
         queries = self.param("queries", embedding, (self.num_queries, width), jnp.float32)
