@@ -77,6 +77,11 @@ def restore(
     return Restored(config, model, params, step)
 
 
+def load_params(workdir: str | Path, *, step: int | None = None) -> Any:
+    """The parameters of a trained model, on the first device; arguments and errors of `restore`."""
+    return restore(workdir, step=step).params
+
+
 def checkpoint_folder(workdir: Path) -> Path:
     """The folder of the checkpoint to use: the best one, or the latest if none was scored.
 
