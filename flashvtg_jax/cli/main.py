@@ -297,7 +297,7 @@ def run_predict(options: argparse.Namespace, _: Sequence[str]) -> int:
         overwrite=options.overwrite,
         **choice,
     )
-    print(summary.told(options.output), file=sys.stderr)
+    print(summary.report(options.output), file=sys.stderr)
     return 3 if summary.bad else 0
 
 

@@ -1,7 +1,7 @@
 """Parameters of the authors' PyTorch model as our params tree, and back: arrays alone, no torch.
 
-Everything stems from one table, `torch_names`: for a given model, each PyTorch name, where it lives
-in our tree and how its axes lie there.
+Everything follows from one table, `torch_names`: for a given model, each PyTorch name, its path in
+our tree and the order of its axes there.
 """
 
 import re
@@ -22,12 +22,12 @@ Path = tuple[str, ...]
 Params = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]  # by name
 
-# Carried by released checkpoints and read by no official configuration.
+# In released checkpoints, but not read by any official configuration.
 IGNORED_NAMES = re.compile(r"txt_position_embed\.|empty_weight$|(.*\.)?SRM\.|(.*\.)?span_embed\.")
 
 _ENDPOINTS = 2  # temporal endpoints beside the features of a clip
 
-# How axes lie in PyTorch; ours are dense [in, out], convolutions [kernel, in, out], scalars ().
+# Axes in PyTorch; ours are dense [in, out], convolutions [kernel, in, out], scalars ().
 _AXES_TO_OURS = {
     "same": lambda a: a,
     "dense": lambda a: a.T,
@@ -190,7 +190,7 @@ def model_from_shapes(shapes: Shapes) -> FlashVTG:
 
 
 def without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without the `module.` that DataParallel puts before every name."""
+    """The state dict without the `module.` that DataParallel puts before every name."""
     if state_dict and all(name.startswith("module.") for name in state_dict):
         return {name.removeprefix("module."): value for name, value in state_dict.items()}
     return dict(state_dict)
@@ -214,11 +214,11 @@ def check_is_flashvtg(names: Collection[str]) -> None:
 
 
 def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = None) -> Params:
-    """The params tree that gives our model the numbers of the authors' PyTorch model.
+    """The params tree with the values of the authors' PyTorch model.
 
     Args:
       state_dict: {name: array} of the PyTorch model (what a checkpoint holds under "model"), in any
-        floating type; a `module.` prefix on every name (DataParallel) is understood.
+        floating type; a `module.` prefix on every name (DataParallel) is removed.
       model: the model the parameters are for; None: whatever model their shapes describe.
 
     Raises CheckpointError with a list of every unknown, missing and misshaped name, ConfigError for
@@ -273,12 +273,12 @@ def _check_has_counterpart(model: FlashVTG) -> None:
 def params_to_torch(params: Mapping[str, Any], model: FlashVTG) -> dict[str, np.ndarray]:
     """The parameters under the names, and with the shapes, of the authors' PyTorch model.
 
-    What `params_from_torch` made comes back bit for bit. The entries of that model which nothing
-    reads (`unread_entries`) are not in it.
+    What `params_from_torch` made comes back bit for bit. Entries of that model which nothing reads
+    (`unread_entries`) are not included.
 
     Args:
       params: the params tree of `model`.
-      model: which names there are follows from its fields.
+      model: whose fields determine the names.
 
     Raises CheckpointError with a list of what does not fit the model; ConfigError for a variant
     that the authors' program does not have.
@@ -310,7 +310,7 @@ def params_to_torch(params: Mapping[str, Any], model: FlashVTG) -> dict[str, np.
 
 
 def unread_entries(hidden_dim: int, max_words: int) -> dict[str, np.ndarray]:
-    """What the authors' model has and does not read, so that its strict loading is content."""
+    """Entries that the authors' model has and does not read, for its strict loading."""
     name = "txt_position_embed"
     return {
         f"{name}.position_embeddings.weight": np.zeros((max_words, hidden_dim), np.float32),

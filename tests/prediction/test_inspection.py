@@ -18,9 +18,10 @@ from flashvtg_jax.data.build.preparation import prepare_data
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.evaluation.evaluator import evaluate
+from flashvtg_jax.figures.inspected import Inspection, Level
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.models.init import init_params
-from flashvtg_jax.prediction.inspection import Inspection, Level, name_words
+from flashvtg_jax.prediction.inspection import name_words
 from tests.figures.test_figures import check_layout, drawn, shown_texts, tick_texts
 from tests.training.conftest import TINY
 
