@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flashvtg_jax.models.output import FlashVTGOutput
-from flashvtg_jax.typing import Array, Float, Int, Num
+from flashvtg_jax.typing import Array, Float, Int, Num, Scalar
 
 NMS_TYPES = ("normal", "linear")
 
@@ -25,8 +25,8 @@ NMS_TYPES = ("normal", "linear")
 )
 def decode_moments(
     output: FlashVTGOutput,
-    duration: Num[Array, " B"] | Num[Array, ""] | float,
-    clip_length: float = 2.0,
+    duration: Num[Array, " B"] | Scalar,
+    clip_length: Scalar = 2.0,
     max_moments: int = 50,
     nms_threshold: float | None = None,
     *,
@@ -76,8 +76,8 @@ def decode_moments(
 
 def decode_as_evaluated(
     output: FlashVTGOutput,
-    duration: Num[Array, " B"] | Num[Array, ""] | float,
-    clip_length: float,
+    duration: Num[Array, " B"] | Scalar,
+    clip_length: Scalar,
     settings: Any,
     max_moments: int | None = None,
 ) -> Float[Array, "B K 3"]:
@@ -123,7 +123,7 @@ def num_moments(output: FlashVTGOutput, max_moments: int = 50) -> Int[Array, " B
     return jnp.minimum(output.point_mask.sum(-1), max_moments)
 
 
-def point_windows(output: FlashVTGOutput, clip_length: float) -> Float[Array, "B P 2"]:
+def point_windows(output: FlashVTGOutput, clip_length: Scalar) -> Float[Array, "B P 2"]:
     """The window of every point, unclipped: [B, P, 2] seconds."""
     position, stride = output.points[:, 0], output.points[:, 3]
     start = position - output.offsets[..., 0] * stride
@@ -143,7 +143,7 @@ def temporal_iou(
 
 
 def non_max_suppression(
-    moments: Float[Array, "B K 3"], threshold: float, nms_type: str = "normal"
+    moments: Float[Array, "B K 3"], threshold: Scalar, nms_type: str = "normal"
 ) -> Float[Array, "B K 3"]:
     """Greedy non-maximum suppression: [B, K, 3] -> [B, K, 3], sorted by the new score.
 
@@ -155,7 +155,7 @@ def non_max_suppression(
     iou = temporal_iou(windows[:, :, None], windows[:, None])
     rows = jnp.arange(moments.shape[0])
 
-    def visit(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def visit(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         score, waiting = state
         best = jnp.argmax(jnp.where(waiting, score, -1), axis=1)
         waiting = waiting.at[rows, best].set(False)

@@ -24,7 +24,7 @@ from flashvtg_jax.models.layers import (
     matmul_precision,
     uniform_init,
 )
-from flashvtg_jax.typing import Array, Bool, Float
+from flashvtg_jax.typing import Array, Bool, Float, Size
 
 # Clips of a block, at least: products of smaller matrices leave most of the hardware idle.
 SMALLEST_BLOCK = 16
@@ -246,7 +246,7 @@ class SelfAttention(nn.Module, kw_only=True):
         return out(attended.reshape(x.shape))
 
 
-def _covers(window: int, length: int) -> bool:
+def _covers(window: int, length: Size) -> bool:
     """Whether every position sees every other; False for a symbolic length."""
     return isinstance(length, int) and window >= length - 1
 

@@ -8,16 +8,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flashvtg_jax.models.layers import Dtype, PairConvolution, layer_norm
-from flashvtg_jax.typing import Array, Bool, Float
+from flashvtg_jax.typing import Array, Bool, Float, Size
 
 
-def level_length(num_clips: int, stride: float) -> int:
+def level_length(num_clips: Size, stride: float) -> Size:
     """Points of a level: clips that fit its stride, rounded down (0: the video is too short)."""
     # In integers, as a symbolic number of clips (jax.export) requires.
     return num_clips // int(stride) if stride >= 1 else num_clips * round(1 / stride)
 
 
-def make_points(num_clips: int, strides: Sequence[float]) -> Float[Array, "P 4"]:
+def make_points(num_clips: Size, strides: Sequence[float]) -> Float[Array, "P 4"]:
     """Points of all levels: [P, 4] float32 of position, range low, range high (clips) and stride.
 
     A point regresses the moments whose farther end is within its range; the first level begins at 0

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flashvtg_jax.models.layers import Convolution, Dtype, dense
-from flashvtg_jax.typing import Array, Bool, Float, Int, Shaped
+from flashvtg_jax.typing import Array, Bool, Float, Int, Shaped, Size
 
 MIXES = ("learned", "fixed", "intra", "inter")
 
@@ -26,7 +26,7 @@ def join_levels(
 
 
 def split_levels(
-    joined: Shaped[Array, "B _ *rest"], lengths: Sequence[int], gap: int
+    joined: Shaped[Array, "B _ *rest"], lengths: Sequence[Size], gap: int
 ) -> list[Shaped[Array, "B _ *rest"]]:
     """Undo `join_levels`: [B, sum of lengths and gaps, ...] -> a list of [B, L_k, ...]."""
     levels, start = [], 0
