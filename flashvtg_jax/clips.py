@@ -1,7 +1,6 @@
 """Clips of a video: their number, their ids and ratings, whether lengths agree."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,19 +9,10 @@ import numpy as np
 
 # Lengths that ids may count by mistake, as multiples of the length that they should count.
 _OTHER_LENGTHS = (*(1 / n for n in (8, 6, 5, 4, 3, 2)), 2, 3, 4, 5, 6, 8)
-_TRAILING_TIMES = re.compile(r"_\d+(\.\d+)?_\d+(\.\d+)?$")
 _NEARLY_ALL = 0.9
 _FEW = 3  # ids of a line, or lines of a file, that agree with another length by chance
 
 Rated = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def youtube_id(vid: str) -> str:
-    """Returns the source video of a QVHighlights excerpt: `vid` without its two trailing times.
-
-    "NUsG9BgSes0_210.0_360.0" gives "NUsG9BgSes0"; an id without times is returned as it is.
-    """
-    return _TRAILING_TIMES.sub("", vid)
 
 
 def num_video_clips(duration: float, clip_length: float) -> int:

@@ -9,6 +9,7 @@ and `domain` (the part of the data set that a video belongs to).
 import collections
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ _SALIENCY_FIELDS = ("relevant_clip_ids", "saliency_scores")
 
 # What `label` holds for each clip, by kind of labels, in words.
 _LABEL_VALUES = {"ratings": "numbers from 1 to 5", "binary": "one number, 0 or 1,"}
+
+_TRAILING_TIMES = re.compile(r"_\d+(\.\d+)?_\d+(\.\d+)?$")
 
 
 def load_annotations(
@@ -167,6 +170,14 @@ def unusable_character(id_: str | int) -> str | None:
     """Returns a character of a qid or vid that the name of its feature file cannot have, if any."""
     # None may lead out of the features' folder.
     return next((character for character in "/\\\0" if character in str(id_)), None)
+
+
+def youtube_id(vid: str) -> str:
+    """Returns the source video of a QVHighlights excerpt: `vid` without its two trailing times.
+
+    "NUsG9BgSes0_210.0_360.0" gives "NUsG9BgSes0"; an id without times is returned as it is.
+    """
+    return _TRAILING_TIMES.sub("", vid)
 
 
 def _common_labels(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -18,8 +18,7 @@ import grain
 import jax
 import numpy as np
 
-from flashvtg_jax.clips import youtube_id
-from flashvtg_jax.data.annotations import LABEL_FIELDS
+from flashvtg_jax.data.annotations import LABEL_FIELDS, youtube_id
 from flashvtg_jax.data.batch import Batch, BatchShape, Row, collate, empty_batch
 from flashvtg_jax.data.batch_plan import PADDING_ROW, BatchPlan, checked_buckets, default_buckets
 from flashvtg_jax.data.build.custom import is_custom

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.clips import num_video_clips, youtube_id
+from flashvtg_jax.clips import num_video_clips
+from flashvtg_jax.data.annotations import youtube_id
 from flashvtg_jax.metrics.arithmetic import ranks
 from flashvtg_jax.metrics.highlight_detection import RATING_LEVELS
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flashvtg_jax.clips import mean_ratings, num_video_clips, youtube_id
-from flashvtg_jax.data.annotations import check_lines_agree, load_annotations, placed
+from flashvtg_jax.clips import mean_ratings, num_video_clips
+from flashvtg_jax.data.annotations import check_lines_agree, load_annotations, placed, youtube_id
 from flashvtg_jax.errors import DataError
 
 ROW = {

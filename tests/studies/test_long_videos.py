@@ -8,9 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from flashvtg_jax.clips import youtube_id
 from flashvtg_jax.config import load_config
-from flashvtg_jax.data.annotations import load_annotations
+from flashvtg_jax.data.annotations import load_annotations, youtube_id
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.data.synthetic.annotations import (
     generate_annotations,

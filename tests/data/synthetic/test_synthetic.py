@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from flashvtg_jax.clips import youtube_id
-from flashvtg_jax.data.annotations import load_annotations
+from flashvtg_jax.data.annotations import load_annotations, youtube_id
 from flashvtg_jax.data.build.glove import read_vectors, split_words
 from flashvtg_jax.data.features import normalize, read_feature
 from flashvtg_jax.data.synthetic import folder as synthetic_folder
