@@ -115,7 +115,8 @@ def best_points(
     # Sigmoid is monotone, but saturates: equal scores rank by position, as in the authors' code.
     score = jnp.where(output.point_mask, jax.nn.sigmoid(output.logits), -1.0)
     score = jnp.pad(score, ((0, 0), (0, count)), constant_values=-1.0)
-    return jax.lax.top_k(score, count)
+    best, index = jax.lax.top_k(score, count)
+    return best, index
 
 
 def num_moments(output: FlashVTGOutput, max_moments: int = 50) -> Int[Array, " B"]:

@@ -258,7 +258,7 @@ class FlashVTG(nn.Module, kw_only=True):
 
     def _score_points(
         self, memory: Float[Array, "B L D"], video_mask: Bool[Array, "B L"]
-    ) -> dict[str, Array]:
+    ) -> dict[str, Array | None]:
         """The output's fields about moments, from the points of the pyramid."""
         levels = self.pyramid(memory)
         masks = make_point_mask(video_mask, self.strides)
