@@ -33,6 +33,7 @@ INSTALL_REQUIRES = [
     "etils[epath]>=1.13",
     "grain>=0.2.15",
     "importlib_resources>=6.4",  # tensorflow-datasets imports it and does not say so
+    "jaxtyping>=0.3.11",
     "matplotlib>=3.11",  # writes Arabic and Indian scripts as they are written
     "ml_collections>=1.1",
     "numpy>=2.1",
@@ -58,6 +59,7 @@ EXTRAS = {
     "test": [
         *EXPORT,
         *HDF5,
+        "beartype>=0.23.1",
         "pytest>=8.3",
         "pytest-xdist>=3.7",
         "ruff>=0.17,<0.18",  # formatting differs from one minor release to the next

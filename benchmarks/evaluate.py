@@ -45,9 +45,10 @@ from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.evaluation.evaluator import Evaluator, Results, apply_and_decode
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
 from flashvtg_jax.system.memory import check_fits
-from flashvtg_jax.training.state import feature_widths, init_params
+from flashvtg_jax.training.state import feature_widths
 
 QUERIES, QUERIES_CPU = 1550, 256  # QVHighlights' validation split has 1550
 

@@ -25,15 +25,10 @@ from flashvtg_jax.errors import DataError
 from flashvtg_jax.evaluation.evaluator import Evaluator, Results
 from flashvtg_jax.interop.pytorch import params_to_torch, unread_entries
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.system.memory import check_fits
 from flashvtg_jax.training.program import Program
-from flashvtg_jax.training.state import (
-    feature_widths,
-    init_params,
-    init_state,
-    make_optimizer,
-    param_count,
-)
+from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer, param_count
 from flashvtg_jax.training.step import make_train_step
 
 

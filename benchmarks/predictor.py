@@ -22,8 +22,9 @@ from measuring import SMOKE_CONFIG, peak_memory_mib, timed, write_result
 
 from flashvtg_jax.config import load_config
 from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.prediction.predictor import Predictor
-from flashvtg_jax.training.state import feature_widths, init_params
+from flashvtg_jax.training.state import feature_widths
 
 
 def main() -> None:

@@ -40,9 +40,10 @@ from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.evaluation.evaluator import apply_and_decode
 from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
 from flashvtg_jax.system.memory import check_fits
-from flashvtg_jax.training.state import feature_widths, init_params, init_state, make_optimizer
+from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer
 from flashvtg_jax.training.step import make_train_step
 
 CLIPS = [75, 150, 300, 600, 1200, 2400, 3600, 7200]

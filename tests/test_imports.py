@@ -32,6 +32,8 @@ ROOMS = [
     "config",
     "clips",
     "video_ids",
+    "typing",
+    "lazy",
     "json_lines",
     "system",
     "files",

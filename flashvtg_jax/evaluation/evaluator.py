@@ -29,7 +29,7 @@ from flashvtg_jax.data.perturbation import (
 )
 from flashvtg_jax.data.pipeline import evaluation_batches, evaluation_plan
 from flashvtg_jax.data.source import SplitSource
-from flashvtg_jax.decoding import decode_as_evaluated, num_moments, suppress
+from flashvtg_jax.decoding import decode_as_evaluated, non_max_suppression, num_moments
 from flashvtg_jax.distributed.preemption import StoppedError
 from flashvtg_jax.distributed.processes import from_first, is_first
 from flashvtg_jax.distributed.sharding import put_batch, replicated, split_rows
@@ -186,7 +186,7 @@ def apply_and_decode(
     return Decoded(
         saliency=output.saliency,
         moments=moments,
-        suppressed=suppress(moments, settings.nms_threshold, settings.nms_type),
+        suppressed=non_max_suppression(moments, settings.nms_threshold, settings.nms_type),
         num_moments=num_moments(output, settings.max_moments),
     )
 

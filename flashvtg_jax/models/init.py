@@ -1,18 +1,27 @@
-"""Fresh parameters."""
+"""Fresh parameters of a model, from the widths of its features."""
 
 from typing import Any
 
-import chex
+import jax
 import jax.numpy as jnp
 
-from flashvtg_jax.data.batch import clip_shape
 from flashvtg_jax.models.flashvtg import FlashVTG
 
 
-def init_params(model: FlashVTG, key: chex.PRNGKey, video_dim: int, query_dim: int) -> Any:
-    """Fresh parameters; widths are those of the features, without the temporal endpoints.
+def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:
+    """The shape of one clip's features: (S, width), or (width,) where S is 1."""
+    return (width,) if spatial_tokens == 1 else (spatial_tokens, width)
 
-    Of space-time features it is the width of one token.
+
+def init_params(model: FlashVTG, key: jax.Array, video_dim: int, query_dim: int) -> Any:
+    """Initial parameters of `model`.
+
+    Args:
+      model: whose parameters are wanted.
+      key: for the random initialisation.
+      video_dim: width of a clip's features, without the temporal endpoints; with several spatial
+        tokens, of one token.
+      query_dim: width of a word's features.
     """
     video = jnp.zeros((1, 2, *clip_shape(model.spatial_tokens, video_dim)))
     query = jnp.zeros((1, 2, query_dim))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.metrics.per_query import metric_groups, per_query_numbers, score_iou_correlation
+from flashvtg_jax.metrics.per_query import metric_groups, per_query_metrics, score_iou_correlation
 from flashvtg_jax.metrics.scoring_settings import configured_clips
 from flashvtg_jax.studies.running import Runs, Subject, by_seed, predictions_of, stacked
 from flashvtg_jax.studies.statistics import on_common_queries, seed_means
@@ -102,7 +102,7 @@ def values_of(
             for row in predictions_of(subject, folder, show_progress=show_progress)
         ]
         clips = configured_clips(subject.config)
-        values = per_query_numbers(predictions, subject.annotations, **clips)
+        values = per_query_metrics(predictions, subject.annotations, **clips)
         seeds.append({name: values[name] for name in metrics if name in values})
     return stacked(seeds)
 

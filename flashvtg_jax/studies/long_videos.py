@@ -34,7 +34,7 @@ from flashvtg_jax.distributed.sharding import mesh_of, put_batch, replicated
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.evaluation.evaluator import Evaluator, apply_and_decode
 from flashvtg_jax.files import write_atomically
-from flashvtg_jax.metrics.per_query import per_query_numbers
+from flashvtg_jax.metrics.per_query import per_query_metrics
 from flashvtg_jax.metrics.scoring_settings import configured_clips
 from flashvtg_jax.studies.comparisons import entry
 from flashvtg_jax.studies.long_video_data import (
@@ -313,7 +313,7 @@ class _Trial:
             lambda: jax.block_until_ready(self._compiled(params, self._batch))
         )
         found = self._evaluator.evaluate(params, self._source, show_progress=show_progress)
-        numbers = per_query_numbers(
+        numbers = per_query_metrics(
             found.predictions, self._source.annotations(), metrics=_SCORES, **self._clips
         )
         # JSON has no NaN.

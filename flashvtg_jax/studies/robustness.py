@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.data.perturbation import Perturbation
-from flashvtg_jax.metrics.per_query import per_query_numbers
+from flashvtg_jax.metrics.per_query import per_query_metrics
 from flashvtg_jax.studies.comparisons import ABLATION_METRICS, Values, entry
 from flashvtg_jax.studies.running import Runs, Subject
 from flashvtg_jax.studies.tables import Entry
@@ -118,5 +118,5 @@ def _name(perturbation: Perturbation | None) -> str:
 def _numbers(
     predictions: list[dict], annotations: list[dict], clips: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    values = per_query_numbers(predictions, annotations, **clips)
+    values = per_query_metrics(predictions, annotations, **clips)
     return {metric: values[metric] for metric in METRICS if metric in values}
