@@ -19,7 +19,7 @@ from flashvtg_jax.figures.studies import (
     plot_robustness,
     plot_scales,
 )
-from flashvtg_jax.studies.tables import Entry
+from flashvtg_jax.figures.entries import Entry
 from tests.figures.test_figures import captured_figure, check_layout, drawn, shown_texts, tick_texts
 
 NAN = math.nan
