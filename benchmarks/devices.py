@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from measuring import (
     SMOKE_CONFIG,
+    errors_in_a_line,
     int_list,
     make_parser,
     platform_name,
@@ -36,7 +37,6 @@ from measuring import (
 )
 
 from flashvtg_jax.config import apply_overrides, load_config
-from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
 from flashvtg_jax.training.program import Program
 
@@ -68,10 +68,8 @@ def main() -> None:
         Path(options.output).write_text(json.dumps(result))
         return
 
-    try:
+    with errors_in_a_line():
         name = load_config(options.config).name
-    except FlashVTGError as error:
-        raise SystemExit(f"error: {error}") from error
     # This process must not take the devices that its children are to use.
     there = run_apart("probe", options, simulated=None)
     if "failed" in there:

@@ -23,6 +23,7 @@ import jax
 import ml_collections
 from measuring import (
     SMOKE_CONFIG,
+    errors_in_a_line,
     int_list,
     make_parser,
     measure_row,
@@ -41,7 +42,6 @@ from flashvtg_jax.data.pipeline import evaluation_batches
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.distributed.sharding import make_mesh, put_everywhere, replicated
-from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.evaluation.evaluator import Evaluator, Results, apply_and_decode
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
@@ -70,32 +70,29 @@ def main() -> None:
         options.config, options.batch_sizes = SMOKE_CONFIG, [1, 4]
         options.repeats, queries = 2, 10
 
-    with contextlib.ExitStack() as stack:
-        try:
-            config = load_config(options.config, {"model.dtype": options.dtype})
-            folder = options.data_dir
-            if folder is None:
-                if config.data.labels != "qvhighlights":
-                    parser.error(f"no {config.data.dataset} can be made up: give --data_dir=DIR")
-                folder = stack.enter_context(tempfile.TemporaryDirectory())
-                make_split(config, Path(folder), queries)
-            data = config.data
-            source = open_split(
-                folder, data.dataset, options.split or data.val_split, data.domains, cache=True
-            )
-            config = complete_config(config, source)
-            widths = feature_widths(config.data)
-            model = build_model(config.model)
-            params = jax.jit(lambda key: init_params(model, key, *widths))(jax.random.key(0))
-            about = {"config": config.name, "dtype": options.dtype, "queries": len(source)}
-            result = {**about, "rows": []}
-            for size in options.batch_sizes:
-                sized = apply_overrides(config, {"evaluation.batch_size": size})
-                measure = partial(measure_size, sized, params, source, options.repeats)
-                result["rows"].append(measure_row({"batch_size": size}, measure))
-                write_result("evaluate", result, options.output, show=False)  # if it is stopped
-        except FlashVTGError as error:
-            raise SystemExit(f"error: {error}") from error
+    with contextlib.ExitStack() as stack, errors_in_a_line():
+        config = load_config(options.config, {"model.dtype": options.dtype})
+        folder = options.data_dir
+        if folder is None:
+            if config.data.labels != "qvhighlights":
+                parser.error(f"no {config.data.dataset} can be made up: give --data_dir=DIR")
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            make_split(config, Path(folder), queries)
+        data = config.data
+        source = open_split(
+            folder, data.dataset, options.split or data.val_split, data.domains, cache=True
+        )
+        config = complete_config(config, source)
+        widths = feature_widths(config.data)
+        model = build_model(config.model)
+        params = jax.jit(lambda key: init_params(model, key, *widths))(jax.random.key(0))
+        about = {"config": config.name, "dtype": options.dtype, "queries": len(source)}
+        result = {**about, "rows": []}
+        for size in options.batch_sizes:
+            sized = apply_overrides(config, {"evaluation.batch_size": size})
+            measure = partial(measure_size, sized, params, source, options.repeats)
+            result["rows"].append(measure_row({"batch_size": size}, measure))
+            write_result("evaluate", result, options.output, show=False)  # if it is stopped
     write_result("evaluate", result, options.output)
 
 

@@ -25,6 +25,7 @@ import ml_collections
 import numpy as np
 from measuring import (
     SMOKE_CONFIG,
+    errors_in_a_line,
     make_parser,
     require_device,
     summary,
@@ -38,7 +39,6 @@ from flashvtg_jax.data.build.preparation import complete_config, prepare_data
 from flashvtg_jax.data.device_cache import DeviceCache, Draw, is_worth_caching
 from flashvtg_jax.data.pipeline import train_pipeline, train_plan
 from flashvtg_jax.data.source import SplitSource, open_split
-from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
 from flashvtg_jax.training.feeding import open_feed
@@ -64,25 +64,22 @@ def main() -> None:
     if options.smoke:
         options.repeats, options.batches, options.steps = 2, 10, 2
 
-    with contextlib.ExitStack() as stack:
-        try:
-            config = load_config(SMOKE_CONFIG if options.smoke else options.config)
-            data_dir = options.data_dir or config.data.data_dir
-            if options.smoke:
-                data_dir = stack.enter_context(tempfile.TemporaryDirectory())
-                small = {"synthetic.num_train": 20, "synthetic.num_val": 4, "train.batch_size": 4}
-                config = apply_overrides(config, small)
-                prepare_data(config, Path(data_dir), show_progress=False)
-            if data_dir is None:
-                parser.error(f"{config.name} names no data_dir: give --data_dir=DIR")
-            changes = {
-                "data.domains": (),
-                "data.cache": config.data.cache if options.cache is None else options.cache,
-                "train.epochs": 1 + (options.repeats + 1) * options.batches,  # of a batch or more
-            }
-            result = measure(apply_overrides(config, changes), data_dir, options)
-        except FlashVTGError as error:
-            raise SystemExit(f"error: {error}") from error
+    with contextlib.ExitStack() as stack, errors_in_a_line():
+        config = load_config(SMOKE_CONFIG if options.smoke else options.config)
+        data_dir = options.data_dir or config.data.data_dir
+        if options.smoke:
+            data_dir = stack.enter_context(tempfile.TemporaryDirectory())
+            small = {"synthetic.num_train": 20, "synthetic.num_val": 4, "train.batch_size": 4}
+            config = apply_overrides(config, small)
+            prepare_data(config, Path(data_dir), show_progress=False)
+        if data_dir is None:
+            parser.error(f"{config.name} names no data_dir: give --data_dir=DIR")
+        changes = {
+            "data.domains": (),
+            "data.cache": config.data.cache if options.cache is None else options.cache,
+            "train.epochs": 1 + (options.repeats + 1) * options.batches,  # of a batch or more
+        }
+        result = measure(apply_overrides(config, changes), data_dir, options)
     write_result("input_pipeline", {"config": config.name, **result}, options.output)
 
 

@@ -13,6 +13,7 @@ import jax
 import ml_collections
 import numpy as np
 from measuring import environment, platform_name, require_device
+from programs import training_step
 from sides import Requests, handle, serve
 
 import flashvtg_jax as fv
@@ -27,14 +28,7 @@ from flashvtg_jax.interop.pytorch import params_to_torch, unread_entries
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.system.memory import check_fits
 from flashvtg_jax.training.program import Program
-from flashvtg_jax.training.state import (
-    feature_widths,
-    init_params,
-    init_state,
-    make_optimizer,
-    param_count,
-)
-from flashvtg_jax.training.step import make_train_step
+from flashvtg_jax.training.state import feature_widths, init_params, param_count
 
 
 class Ours:
@@ -49,7 +43,7 @@ class Ours:
         self.handlers |= {"prepare_epoch": self.prepare_epoch}
 
     def start(self, config: str, device: str | None, matmul_precision: str) -> dict[str, Any]:
-        """Looks for the device; tells the machine, versions and commit.
+        """Checks the device; returns the machine, versions and commit.
 
         Args:
           config: file of the configuration.
@@ -90,7 +84,7 @@ class Ours:
     def prepare_forward(self, split: str, batch_size: int, outputs: str) -> dict[str, Any]:
         """Makes a batch of full-length videos, and writes what the model gives to an .npz file.
 
-        They repeat where the split has fewer. Tells the queries.
+        They repeat where the split has fewer. Returns the queries.
         """
         source = self._source(split)
         config = apply_overrides(self.config, {"evaluation.batch_size": len(source)})
@@ -114,7 +108,7 @@ class Ours:
         return {"qids": qids_of(source, batch), "clips": batch.video.shape[1], **memory}
 
     def prepare_train_step(self, split: str, batch_size: int) -> dict[str, Any]:
-        """Compiles the training step for full-length videos; tells their labels and the loss.
+        """Compiles the training step for full-length videos; returns their labels and the loss.
 
         The loss is that without dropout.
         """
@@ -125,19 +119,12 @@ class Ours:
         batch = jax.device_put(host_batch)
         with jax.default_matmul_precision("highest"):
             loss = jax.jit(partial(loss_without_dropout, config))(self.params, batch)
-        model = fv.build_model(config.model)
-        optimizer = make_optimizer(config.optimizer, steps_per_epoch=100)
-        init = partial(init_state, model, optimizer, *feature_widths(config.data), config.seed)
-        state = jax.jit(init)()
-        step = jax.jit(make_train_step(model, optimizer, config.loss), donate_argnums=0)
-        start = time.perf_counter()
-        compiled = step.lower(state, batch).compile()
-        seconds = time.perf_counter() - start
-        memory = check_fits(compiled)
+        program = training_step(config, batch)
+        state = program.init()
 
         def run() -> Any:
             nonlocal state
-            state, metrics = compiled(state, batch)
+            state, metrics = program.run(state, batch)
             return state, metrics
 
         self._function = run
@@ -147,8 +134,8 @@ class Ours:
             "positive_clips": host_batch.targets.positive_clips.tolist(),
             "negative_clips": host_batch.targets.negative_clips.tolist(),
             "clips": batch.video.shape[1],
-            "compile_seconds": seconds,
-            **memory,
+            "compile_seconds": program.trace_seconds + program.compile_seconds,
+            **program.memory,
         }
 
     def prepare_evaluate(self, split: str, outputs: str) -> dict[str, Any]:
@@ -168,7 +155,7 @@ class Ours:
         return {"batch_size": self.config.evaluation.batch_size}
 
     def prepare_scoring(self, predictions: str, annotations: str) -> dict[str, Any]:
-        """Reads both files; tells the numbers."""
+        """Reads both files; returns the metrics."""
         rows = [read_json_lines(path) for path in (predictions, annotations)]
         self._function = lambda: fv.evaluate_predictions(*rows)
         return {"numbers": self._function()}
@@ -227,7 +214,7 @@ class _Pause:
         self.request: dict[str, Any] | None = None
 
     def evaluate(self, params: Any, *_: Any, **__: Any) -> list[Results]:
-        """Every second epoch is told."""
+        """Every second epoch is reported."""
         jax.block_until_ready(params)
         seconds = time.perf_counter() - self._start
         self._epochs += 1
