@@ -8,6 +8,5 @@ __getattr__, __dir__, __all__ = attach(
         "Checkpoints": "checkpoints.manager",
         "Restored": "checkpoints.restore",
         "load_params": "checkpoints.restore",
-        "restore": "checkpoints.restore",
     },
 )

@@ -21,6 +21,7 @@ from flashvtg_jax.experiments.evaluate import evaluate
 from flashvtg_jax.experiments.runs import plan_runs
 from flashvtg_jax.experiments.train import train
 from flashvtg_jax.experiments.workdir import check_workdir, data_folder, open_fields
+from flashvtg_jax.figures.entries import Entry
 from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.models.pyramid import level_length
@@ -52,6 +53,21 @@ class Subject:
     videos: list[str]
     workdir: Path
     seeds: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a study found.
+
+    Attributes:
+      variants: that were compared, the full model among them.
+      entries: of its table and figure.
+      notes: paragraphs of Markdown below the table.
+    """
+
+    variants: Sequence[Variant]
+    entries: list[Entry]
+    notes: list[str]
 
 
 def open_subject(
@@ -103,7 +119,7 @@ def open_subject(
 def check_variants(subject: Subject, variants: Sequence[Variant]) -> None:
     """Raises ConfigError for a variant that makes no sense, before any is trained.
 
-    So it does where the work directory holds runs of another configuration.
+    Also where the work directory holds runs of another configuration.
     """
     config, source = subject.config, subject.source
     data = config.data
@@ -215,5 +231,5 @@ def by_seed(folders: Sequence[Path], num_seeds: int) -> list[Sequence[Path]]:
 
 
 def stacked(values: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Numbers [N] of each seed -> numbers [S, N]."""
+    """Values [N] of each seed -> values [S, N]."""
     return {name: np.stack([one[name] for one in values]) for name in values[0]}

@@ -12,7 +12,7 @@ import numpy as np
 
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures.drawing import MINUS
-from flashvtg_jax.figures.study_parts import FEW_SEEDS
+from flashvtg_jax.figures.entries import FEW_SEEDS, Entry
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.metrics.names import is_metric_name
 from flashvtg_jax.studies.statistics import (
@@ -27,23 +27,6 @@ from flashvtg_jax.studies.statistics import (
 # Browsers break the lines of narrow cells at hyphens and spaces, but not at `MINUS` and this.
 _SPACE = "\N{NO-BREAK SPACE}"
 _NO_NUMBER = "-"
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One number of a study: of a variant under a condition. A line of its CSV file."""
-
-    variant: str  # its label: "full model", "intra-scale only"
-    condition: str  # "10 min", "noise", "K = 3"; "" without
-    level: float | None  # the number behind the condition (minutes, strength, K), for x axes
-    metric: str  # "MR-full-mAP", "rank correlation", "seconds a query"
-    mean: float  # over seeds; NaN where no query counts
-    std: float | None  # sample standard deviation over seeds; None for one seed
-    difference: float | None  # to the reference under this condition; None for the reference
-    low: float | None  # of the interval of the difference, if it has one
-    high: float | None
-    seeds: int
-    queries: int  # that count; 0 for numbers that are not of queries
 
 
 def summarise(

@@ -162,7 +162,9 @@ class Trainer:
             state, best, selection, skipped = self._restore(run, checkpoints)
 
             # ------------------------------------------------------------------------------ Data
-            feed = resources.enter_context(contextlib.closing(self.open_feed(run, caches)))
+            is_done = run.start_step >= run.num_steps
+            cache = None if is_done else caches.get(run.train_source, run.config, self.mesh)
+            feed = resources.enter_context(contextlib.closing(self.open_feed(run, cache)))
             evaluate = partial(
                 self._evaluate,
                 source=run.val_source,
@@ -249,13 +251,14 @@ class Trainer:
             best = jax.tree.map(jnp.copy, state.params)  # the next step overwrites the state
         return state, best, selection, skipped
 
-    def open_feed(self, run: OpenRun, caches: SplitCaches) -> Feed:
-        """What does the steps of a run from its `start_step` on; to be closed."""
-        if run.start_step < run.num_steps:
-            cache = caches.get(run.train_source, run.config, self.mesh)
-            if cache is not None:
-                on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-                return Cached(run, cache, self.steps, on_cpu=on_cpu)
+    def open_feed(self, run: OpenRun, cache: DeviceCache | None) -> Feed:
+        """What does the steps of a run from its `start_step` on; to be closed.
+
+        Batches come from `cache`, or from the host without one.
+        """
+        if cache is not None:
+            on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+            return Cached(run, cache, self.steps, on_cpu=on_cpu)
         batches = train_pipeline(
             run.train_source,
             run.config,

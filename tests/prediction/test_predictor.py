@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import flashvtg_jax as fv
-from flashvtg_jax.data.batch import BatchShape, Row, collate
+from flashvtg_jax.data.batch import BatchShape, Row, collate, feature_widths
 from flashvtg_jax.decoding import non_max_suppression
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.evaluation.evaluator import apply_and_decode
@@ -22,7 +22,6 @@ from flashvtg_jax.models.init import init_params
 from flashvtg_jax.prediction import batches as prediction_batches
 from flashvtg_jax.prediction.batches import Choice, chunks
 from flashvtg_jax.prediction.predictor import _usable
-from flashvtg_jax.training.state import feature_widths
 from tests.training.conftest import TINY
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "predictor.py"

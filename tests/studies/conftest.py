@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from flashvtg_jax.studies.tables import Entry
+from flashvtg_jax.figures.entries import Entry
 from tests.training.conftest import tiny_config as tiny_config
 from tests.training.conftest import tiny_data as tiny_data
 

@@ -90,7 +90,8 @@ def test_steps_move_nothing_between_host_and_devices_unasked(
     (run,) = [open_run(run, tiny_data, {}) for run in plan_runs(config, tmp_path)]
     trainer = Trainer(run.config, run.plan.steps_per_epoch)
     state = trainer.init(np.uint32(run.config.seed))
-    feed = trainer.open_feed(run, SplitCaches(show_progress=False))
+    caches = SplitCaches(show_progress=False)
+    feed = trainer.open_feed(run, caches.get(run.train_source, run.config, trainer.mesh))
     with contextlib.closing(feed), jax.transfer_guard("disallow"):
         for step in range(3):
             state, metrics, _ = feed.advance(state, step, 1)

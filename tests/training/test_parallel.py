@@ -19,7 +19,8 @@ import pytest
 from benchmarks.hlo import collectives
 from flashvtg_jax.config import load_config, save_config
 from flashvtg_jax.data.preparation import prepare_data
-from flashvtg_jax.distributed.sharding import check_batch_size, make_mesh
+from flashvtg_jax.distributed import sharding
+from flashvtg_jax.distributed.sharding import make_mesh
 from flashvtg_jax.errors import ConfigError
 from tests.training.conftest import TINY
 
@@ -245,9 +246,11 @@ def test_fewer_rows_than_processes_are_refused():
         make_mesh(1)
 
 
-def test_a_batch_that_devices_cannot_share_is_refused():
-    mesh = SimpleNamespace(size=3)
+def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
+    devices = [SimpleNamespace(id=i, process_index=0) for i in range(3)]
+    monkeypatch.setattr(sharding.jax, "devices", lambda: devices)
+    monkeypatch.setattr(sharding, "mesh_of", list)
     with pytest.raises(ConfigError, match=r"train\.batch_size is 4, which 3 devices"):
-        check_batch_size("train", 4, mesh)
-    check_batch_size("train", 6, mesh)
-    assert make_mesh().size == jax.device_count()
+        make_mesh(4)
+    assert make_mesh(6) == make_mesh() == devices
+    assert make_mesh(2) == devices[:2]

@@ -173,7 +173,6 @@ import jax.numpy as jnp
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.training.state import TrainState
-
 def state(step):
     params, opt_state = {"w": jnp.ones(200_000)}, {"m": jnp.ones(3)}
     return TrainState(step=jnp.int32(step), params=params, opt_state=opt_state, seed=jnp.uint32(0))
