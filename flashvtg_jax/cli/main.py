@@ -463,7 +463,7 @@ def run_label_correlation(
 
 def run_inspect(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.figures.drawing import check_format
-    from flashvtg_jax.figures.files import safe_name, tell_undrawable
+    from flashvtg_jax.figures.files import report_undrawable, safe_name
     from flashvtg_jax.figures.inspection import plot_inspection
     from flashvtg_jax.prediction.inspection import inspect_query
     from flashvtg_jax.system.compilation_cache import use_compilation_cache
@@ -481,7 +481,7 @@ def run_inspect(options: argparse.Namespace, _: Sequence[str]) -> int:
     )
     plot_inspection(inspection, path)
     if path.suffix == ".png":
-        tell_undrawable(inspection.query, "--output=NAME.svg")
+        report_undrawable(inspection.query, "--output=NAME.svg")
     print(f"wrote {path}")
     return 0
 
