@@ -266,11 +266,11 @@ def our_runs(
             }
             for epoch in range(epochs)
         ]
-        numbers = [
+        metrics = [
             json.loads(line) for line in log.with_name("evaluations.jsonl").read_text().splitlines()
         ]
         run = {name: [mean[name] for mean in means] for name in TERMS.values() if name in means[0]}
-        run |= {name: [row[name] for row in numbers] for name in METRICS if name in numbers[0]}
+        run |= {name: [row[name] for row in metrics] for name in METRICS if name in metrics[0]}
         runs.append(run)
     return runs
 

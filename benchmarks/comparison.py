@@ -265,27 +265,27 @@ class Comparison:
         }, len(rows["ours"])
 
     def prepare_scoring(self, _: None) -> tuple[dict[str, Any], int]:
-        """Both evaluators on the same predictions, and how their numbers differ."""
+        """Both evaluators on the same predictions, and how their metrics differ."""
         files = {
             name: self.folder / f"scored_{name}.jsonl" for name in ("predictions", "annotations")
         }
         write_json_lines(files["predictions"], random_predictions(self.scored, self.config))
         write_json_lines(files["annotations"], self.scored)
         paths = {name: str(path) for name, path in files.items()}
-        numbers = {
-            side: self.sides[side].ask("prepare_scoring", **paths)["numbers"]
+        metrics = {
+            side: self.sides[side].ask("prepare_scoring", **paths)["metrics"]
             for side in ("ours", "theirs")
         }
-        missing = sorted(set(numbers["theirs"]) - set(numbers["ours"]))
+        missing = sorted(set(metrics["theirs"]) - set(metrics["ours"]))
         if missing:
             raise DisagreementError(f"ours does not compute {', '.join(missing)}")
         difference = {
-            "numbers": max(
-                abs(numbers["ours"][key] - value) for key, value in numbers["theirs"].items()
+            "metrics": max(
+                abs(metrics["ours"][key] - value) for key, value in metrics["theirs"].items()
             )
         }
         check("scoring", difference, 1e-9)
-        sizes = {"queries": len(self.scored), "numbers": len(numbers["theirs"])}
+        sizes = {"queries": len(self.scored), "metrics": len(metrics["theirs"])}
         return {**sizes, "largest_difference": difference}, len(self.scored)
 
     def prepare_epoch(self, _: None) -> tuple[dict[str, Any], int]:

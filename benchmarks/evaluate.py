@@ -5,7 +5,7 @@ python benchmarks/evaluate.py --config=qvhighlights_slowfast_clip --batch_sizes=
 Evaluates a split that is held in memory with random parameters, through the library's `Evaluator`:
 model, decoding and NMS on the device, predictions brought back and put in order, and their scores
 with and without NMS. The split is made up, with features of the widths of the configuration, or
-that of --data_dir. The first evaluation, which compiles and reads, is told apart.
+that of --data_dir. The first evaluation, which compiles and reads, is reported apart.
 
 Parts of the seconds, each measured by itself:
   - device: model, decoding and NMS of all batches, on inputs that are there, nothing brought back.

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.figures.drawing import check_format
-    from flashvtg_jax.figures.files import safe_name, tell_undrawable
+    from flashvtg_jax.figures.files import report_undrawable, safe_name
     from flashvtg_jax.figures.inspection import plot_inspection
     from flashvtg_jax.prediction.inspection import inspect_query
     from flashvtg_jax.system.compilation_cache import use_compilation_cache
@@ -57,6 +57,6 @@ def run(options: argparse.Namespace, _: Sequence[str]) -> int:
     )
     plot_inspection(inspection, path)
     if path.suffix == ".png":
-        tell_undrawable(inspection.query, "--output=NAME.svg")
+        report_undrawable(inspection.query, "--output=NAME.svg")
     print(f"wrote {path}")
     return 0

@@ -150,5 +150,5 @@ def run(options: argparse.Namespace, _: Sequence[str]) -> int:
         overwrite=options.overwrite,
         **settings,
     )
-    print(summary.told(options.output), file=sys.stderr)
+    print(summary.report(options.output), file=sys.stderr)
     return 3 if summary.bad else 0

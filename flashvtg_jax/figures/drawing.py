@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
 
-# Of the palette of Okabe and Ito, which colour-blind people tell apart, what also differs in grey.
+# Of the palette of Okabe and Ito, for colour-blind readers, colours that also differ in grey.
 BLUE = "#0072B2"  # what the model says
 ORANGE = "#E69F00"  # what people said
 VERMILLION = "#D55E00"

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One number of a study: of a variant under a condition. A line of its CSV file."""
+    """A metric or measurement of a variant under a condition: a line of a study's CSV file."""
 
     variant: str  # its label: "full model", "intra-scale only"
     condition: str  # "10 min", "noise", "K = 3"; "" without
@@ -30,7 +30,7 @@ class Entry:
     low: float | None  # of the interval of the difference, if it has one
     high: float | None
     seeds: int
-    queries: int  # that count; 0 for numbers that are not of queries
+    queries: int  # that count; 0 for measurements that are not of queries
 
 
 def drawable(entries: Iterable[Entry], path: str | os.PathLike) -> list[Entry]:
@@ -83,7 +83,7 @@ def std_of(entry: Entry | None) -> float:
 
 
 def note_of(entries: Sequence[Entry]) -> str:
-    """What the numbers are taken over: "mean ± standard deviation over 5 seeds · 99 queries"."""
+    """What means are taken over: "mean ± standard deviation over 5 seeds · 99 queries"."""
     seeds = _count({entry.seeds for entry in entries}, "seed", "seeds")
     of_queries = {entry.queries for entry in entries} - {0}  # 0: seconds, memory
     deviation = any(std_of(entry) > 0 for entry in entries)

@@ -181,7 +181,7 @@ def _draw_heat_map(
     axes.tick_params(axis="y", length=0)
     for spine in axes.spines.values():
         spine.set(visible=True, color=drawing.FAINT)
-    scale = axes.inset_axes((1.035, 1 - _SCALE / height, 0.12, _SCALE / height))
+    scale = axes.inset_axes((1.045, 1 - _SCALE / height, 0.12, _SCALE / height))
     look = {"orientation": "horizontal", "drawedges": False}
     bar = axes.figure.colorbar(image, scale, ticks=sorted(set(limits)), **look)
     bar.ax.xaxis.set_major_formatter(

@@ -87,7 +87,8 @@ def _draw_moments(part: "SubFigure", files: Mapping[str, Row]) -> None:
         Line2D([], [], color=color, linestyle=line, marker=marker, markersize=4, label=_short(name))
         for name, (color, line, marker) in zip(files, _looks(files), strict=True)
     ]
-    part.legend(handles=handles, loc="outside upper left", ncols=4, handlelength=2.6)
+    look = {"ncols": 4, "handlelength": 2.6, "borderaxespad": 1.2}
+    part.legend(handles=handles, loc="outside upper left", **look)
 
 
 def _looks(files: Mapping[str, Row]) -> list[tuple]:

@@ -93,8 +93,8 @@ def _read(
     """What there is to draw. Raises DataError if that is nothing, or not what it should be."""
     name = f"prediction of qid {prediction.get('qid')!r}"
     clip_length = scoring.clip_length
-    saliency = _numbers(prediction, "pred_saliency_scores", (), name)
-    moments = _numbers(prediction, "pred_relevant_windows", (3,), name)
+    saliency = _field(prediction, "pred_saliency_scores", (), name)
+    moments = _field(prediction, "pred_relevant_windows", (3,), name)
     if saliency is None and moments is None:
         raise DataError(f"{name}: neither 'pred_saliency_scores' nor 'pred_relevant_windows'")
     if saliency is not None and not len(saliency):
@@ -104,8 +104,8 @@ def _read(
     duration = annotation.get("duration")
     if duration is not None:
         duration = float(_array([duration], (), "duration", noted)[0])
-    truth = _numbers(annotation, "relevant_windows", (2,), noted)
-    label = _numbers(annotation, "label", (None,), noted)
+    truth = _field(annotation, "relevant_windows", (2,), noted)
+    label = _field(annotation, "label", (None,), noted)
     ratings = None if label is None else label.mean(axis=1)
     if label is not None and duration:
         clip_length = duration / len(label)
@@ -152,7 +152,7 @@ def _read(
     )
 
 
-def _numbers(
+def _field(
     row: Mapping[str, Any], field: str, shape: tuple[int | None, ...], name: str
 ) -> np.ndarray | None:
     value = row.get(field)
@@ -187,8 +187,8 @@ def _ratings(
     name: str,
 ) -> np.ndarray | None:
     """The mean rating of each clip, 0 where nobody rated; None without ratings."""
-    scores = _numbers(annotation, "saliency_scores", (None,), name)
-    clips = _numbers(annotation, "relevant_clip_ids", (), name)
+    scores = _field(annotation, "saliency_scores", (None,), name)
+    clips = _field(annotation, "relevant_clip_ids", (), name)
     if scores is None or clips is None or not len(scores):
         return None
     if len(scores) != len(clips) or (clips < 0).any():

@@ -97,7 +97,7 @@ def _read_config(path: Path) -> tuple[str, Sequence[str]]:
 
 
 def best_step(evaluations: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> int | None:
-    """The step that training selects: of the first highest mean of some numbers.
+    """The step that training selects: the first with the highest mean of some metrics.
 
     An evaluation of the untrained model does not count. None if there is no other.
     """
@@ -161,7 +161,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _chosen(evaluations: Sequence[Mapping[str, Any]], selected: Sequence[str]) -> list[str]:
-    """The numbers to show, of those that were taken: what selects the best, then what is quoted."""
+    """The metrics to show: those that select the best, then those that are usually quoted."""
     names = dict.fromkeys((*selected, *_SCORES))
     return [name for name in names if any(name in row for row in evaluations)][:_MAX_SCORES]
 

@@ -326,13 +326,13 @@ class _Trial:
             lambda: jax.block_until_ready(self._compiled(params, self._batch))
         )
         found = self._evaluator.evaluate(params, self._source, show_progress=show_progress)
-        numbers = per_query_metrics(
+        metrics = per_query_metrics(
             found.predictions, self._source.annotations(), metrics=_SCORES, **self._clips
         )
         # JSON has no NaN.
         of_query = {
             name: [None if math.isnan(value) else value for value in values.tolist()]
-            for name, values in numbers.items()
+            for name, values in metrics.items()
         }
         return {"queries": of_query, "seconds": seconds, **self._memory}
 

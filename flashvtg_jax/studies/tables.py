@@ -1,4 +1,4 @@
-"""The numbers of a study: one entry each, their CSV file and their Markdown table."""
+"""Entries of a study from values of seeds and queries; their CSV file and Markdown table."""
 
 import csv
 import dataclasses
@@ -45,8 +45,8 @@ def summarise(
     Args:
       variant, condition, level, metric: as of `Entry`.
       values: [S, N], NaN where a query does not count: the mean over seeds of the mean over
-        queries, and the interval of its difference. Or [S], for numbers that are not of queries
-        (seconds, bytes): their difference has no interval.
+        queries, and the interval of its difference. Or [S], for measurements that are not of
+        queries (seconds, bytes): their difference has no interval.
       reference: what the reference has, of the same shape; None: this is the reference.
       groups: [N], as of `paired_bootstrap`.
       clusters: [N], the source videos of the queries, as of `paired_bootstrap`.
@@ -164,7 +164,7 @@ def markdown_table(
 
 
 def aligned_table(head: Sequence[str], lines: Iterable[Sequence[str]], *, names: int = 1) -> str:
-    """A table of Markdown: so many columns of names, then numbers, which stand right.
+    """A table of Markdown: columns of names, then numbers, aligned to the right.
 
     Cells may hold any text without line breaks.
     """

@@ -276,7 +276,7 @@ def test_our_side_is_measured_row_by_row(scripts, tmp_path):
         assert [side.ask("epoch", calls=1)["seconds"] > 0 for _ in range(2)] == [True, True]
         # Another request ends the training, and is answered.
         annotations = str(tmp_path / "features" / "highlight_val_release.jsonl")
-        numbers = side.ask("prepare_scoring", predictions=str(predictions), annotations=annotations)
-        assert 0 <= numbers["numbers"]["MR-full-mAP"] <= 100
+        scored = side.ask("prepare_scoring", predictions=str(predictions), annotations=annotations)
+        assert 0 <= scored["metrics"]["MR-full-mAP"] <= 100
     finally:
         side.close()
