@@ -32,7 +32,14 @@ paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 # Shapes and types in signatures are checked wherever a test calls or traces a function.
 install_import_hook(
-    [f"flashvtg_jax.{room}" for room in ("models", "losses", "decoding", "metrics")],
+    [
+        "flashvtg_jax.models",
+        "flashvtg_jax.losses",
+        "flashvtg_jax.decoding",
+        "flashvtg_jax.metrics.arithmetic",
+        "flashvtg_jax.metrics.highlight_detection",
+        "flashvtg_jax.metrics.moment_retrieval",
+    ],
     f"{tests.typechecking.__name__}.typechecker",
 )
 

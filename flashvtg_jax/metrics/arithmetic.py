@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 
 
-def percent(fraction: float) -> float:
+def percent(fraction: float | Float[np.ndarray, ""]) -> float:
     """A fraction as a percentage with two decimals, as results are published."""
     return float(f"{100 * fraction:.2f}")
 

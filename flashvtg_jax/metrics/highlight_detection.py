@@ -200,7 +200,7 @@ def _ranking(saliency: np.ndarray, clips: int) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-def _trapezoid_average_precision(ranked: Bool[np.ndarray, "... L"]) -> np.ndarray:
+def _trapezoid_average_precision(ranked: Bool[np.ndarray, "... L"]) -> np.ndarray | np.floating:
     """Sum of recall step x mean of the previous and the current precision (1 at first).
 
     Args:

@@ -180,8 +180,8 @@ def _fractions_by_range(
 
 
 def _named(
-    name: str, precision: np.ndarray, reached: np.ndarray, iou: np.ndarray
-) -> dict[str, np.ndarray]:
+    name: str, precision: np.ndarray, reached: np.ndarray, iou: np.ndarray | np.floating
+) -> dict[str, np.ndarray | np.floating]:
     """The metrics of a range by name, [...], from [..., T], [..., R] and [...]."""
     metrics = {f"MR-{name}-mAP": precision.mean(axis=-1)}
     for index, threshold in enumerate(AP_THRESHOLDS):

@@ -8,7 +8,7 @@ from flashvtg_jax.metrics.highlight_detection import DOMAINS_MEAN
 from flashvtg_jax.metrics.moment_retrieval import FULL_RANGE
 from flashvtg_jax.metrics.names import domain_names, range_names
 
-Metric = float | tuple[float, float]  # a tuple (from JSON a list): mean and standard deviation
+Metric = float | Sequence[float]  # a value, or its mean and standard deviation
 
 _PRECISION = ("MR-full-mAP", "MR-full-mAP@0.5", "MR-full-mAP@0.75")
 _SECTIONS = (
