@@ -8,6 +8,7 @@ No code in a file is ever run: pickled objects are refused in all formats.
 
 import contextlib
 import importlib
+import io
 import os
 import re
 import struct
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import IO, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +26,7 @@ from flashvtg_jax.data import hdf5
 from flashvtg_jax.errors import DataError
 
 T = TypeVar("T")
+ByteStream = io.BufferedIOBase
 
 SUFFIXES = (".npz", ".npy", ".pt", *hdf5.SUFFIXES)
 USUAL_KEYS = ("features", "last_hidden_state")  # read if a file has several arrays
@@ -143,7 +145,7 @@ def feature_header(
 
 
 @contextlib.contextmanager
-def _open_array(path: Path, key: str | None) -> Iterator[tuple[Callable[[], IO[bytes]], int]]:
+def _open_array(path: Path, key: str | None) -> Iterator[tuple[Callable[[], ByteStream], int]]:
     """Opens the array `key` of a `.npz` file, or a `.npy` file: (opened, size in bytes).
 
     `opened()` returns a stream at its start; another call ends the use of the stream before.
@@ -159,7 +161,7 @@ def _open_array(path: Path, key: str | None) -> Iterator[tuple[Callable[[], IO[b
             else:
                 stream = stack.enter_context(path.open("rb"))
 
-                def from_start() -> IO[bytes]:
+                def from_start() -> ByteStream:
                     stream.seek(0)
                     return stream
 
@@ -177,7 +179,7 @@ def _read_numpy(path: Path, key: str | None, width: int | None, spatial: bool) -
         return _from_start(opened, lambda s: np.lib.format.read_array(s, allow_pickle=False))
 
 
-def _from_start(opened: Callable[[], IO[bytes]], read: Callable[[IO[bytes]], T]) -> T:
+def _from_start(opened: Callable[[], ByteStream], read: Callable[[ByteStream], T]) -> T:
     """Calls `read` with a stream at its start, again if it fails to parse the header.
 
     CPython before 3.11.8 sometimes fails to parse a literal, as headers are, while another thread
@@ -190,7 +192,7 @@ def _from_start(opened: Callable[[], IO[bytes]], read: Callable[[IO[bytes]], T])
 
 
 def _numpy_header(
-    path: Path, stream: IO[bytes], available: int, width: int | None, spatial: bool
+    path: Path, stream: ByteStream, available: int, width: int | None, spatial: bool
 ) -> FeatureHeader:
     """Returns the header of an open `.npy` stream; DataError if `available` bytes are too few."""
     shape, dtype, start = _npy_header(stream)
@@ -201,7 +203,7 @@ def _numpy_header(
     return header
 
 
-def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
+def _npy_header(stream: ByteStream) -> tuple[tuple[int, ...], np.dtype, int]:
     """Returns shape, dtype and the position of the first number of an open `.npy` stream."""
     try:
         start = stream.read(2)

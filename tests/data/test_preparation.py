@@ -174,7 +174,7 @@ def test_with_neither_nothing_is_done(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-# One's own data
+# Custom data sets
 
 
 def own(folder, **changes):

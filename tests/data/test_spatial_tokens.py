@@ -255,7 +255,7 @@ def test_less_than_one_token_is_refused_before_training(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """One's own data: two videos of 5 clips, one stream of 3 tokens, one of a single token."""
+    """A custom data set: two videos of 5 clips, one stream of 3 tokens, one of a single token."""
     rows = []
     for qid, vid in enumerate(("a", "b")):
         for stream, array in (

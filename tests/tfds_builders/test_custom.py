@@ -1,4 +1,4 @@
-"""One's own data, from a folder to a data set that is read like all others."""
+"""Custom data sets, from a folder to a built data set."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What one's own feature files may look like, and what is said of those that cannot be used."""
+"""Feature files of custom data sets, and the errors for those that cannot be used."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a folder of one's own features and annotations is taken for."""
+"""How a folder of features and annotations is inspected."""
 
 import numpy as np
 import pytest
