@@ -2,10 +2,9 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-
-from flashvtg_jax.models.flashvtg import FlashVTG
 
 
 def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:
@@ -13,11 +12,11 @@ def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:
     return (width,) if spatial_tokens == 1 else (spatial_tokens, width)
 
 
-def init_params(model: FlashVTG, key: jax.Array, video_dim: int, query_dim: int) -> Any:
+def init_params(model: nn.Module, key: jax.Array, video_dim: int, query_dim: int) -> Any:
     """Initial parameters of `model`.
 
     Args:
-      model: whose parameters are wanted.
+      model: a `FlashVTG`, or a module that is called as one.
       key: for the random initialisation.
       video_dim: width of a clip's features, without the temporal endpoints; with several spatial
         tokens, of one token.
