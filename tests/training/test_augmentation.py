@@ -8,6 +8,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,17 +42,16 @@ LOSS = SimpleNamespace(negative_pairs=True)
 MOVING_KINDS = ("noise", "repeated_clips", "shuffled_blocks")
 
 
-class ShownVideo:
+class ShownVideo(nn.Module):
     """In place of a model: gives back the video it gets, and a number of dropout's key."""
 
     spatial_tokens = 1
 
-    def init(self, *args):
-        return {"params": {"w": jnp.ones(())}}
-
-    def apply(self, variables, video, video_mask, query, query_mask, **kwargs):
-        draw = jax.random.uniform(kwargs["rngs"]["dropout"])
-        return variables["params"]["w"] * video, draw
+    @nn.compact
+    def __call__(self, video, video_mask, query, query_mask, train=False, with_negatives=False):
+        weight = self.param("w", nn.initializers.ones, ())
+        draw = jax.random.uniform(self.make_rng("dropout")) if train else 0.0
+        return weight * video, draw
 
 
 @pytest.fixture
@@ -129,7 +129,11 @@ def test_dropout_is_what_it_is_without_augmentation(make_step):
         assert plain["dropout"] == augmented["dropout"]
         np.testing.assert_array_equal(plain["video"], batch.video)
     by_hand = jax.random.fold_in(jax.random.key(5), 2)
-    assert plain["dropout"] == jax.random.uniform(by_hand)
+    inputs = (batch.video, batch.video_mask, batch.query, batch.query_mask)
+    _, draw = ShownVideo().apply(
+        {"params": state.params}, *inputs, train=True, rngs={"dropout": by_hand}
+    )
+    assert plain["dropout"] == draw
 
 
 @pytest.mark.parametrize("kind", MOVING_KINDS)

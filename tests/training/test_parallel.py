@@ -231,7 +231,7 @@ def test_a_mesh_has_the_devices_in_the_order_of_processes():
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        (7, [(0, 0), (0, 1), (0, 4), (1, 2), (1, 3), (1, 6)]),
+        (6, [(0, 0), (0, 1), (0, 4), (1, 2), (1, 3), (1, 6)]),
         (4, [(0, 0), (0, 1), (1, 2), (1, 3)]),
         (2, [(0, 0), (1, 2)]),
     ],
