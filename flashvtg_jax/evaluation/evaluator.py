@@ -30,9 +30,9 @@ from flashvtg_jax.data.perturbation import (
 from flashvtg_jax.data.pipeline import evaluation_batches, evaluation_plan
 from flashvtg_jax.data.source import SplitSource
 from flashvtg_jax.decoding import decode_as_evaluated, non_max_suppression, num_moments
-from flashvtg_jax.distributed.preemption import StoppedError
 from flashvtg_jax.distributed.processes import from_first, is_first
 from flashvtg_jax.distributed.sharding import put_batch, replicated, split_rows
+from flashvtg_jax.distributed.stop_signal import StoppedError
 from flashvtg_jax.evaluation.results import Metrics, Predictions, Results, has_ground_truth
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.metrics.scoring_settings import configured_scoring

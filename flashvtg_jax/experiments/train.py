@@ -14,7 +14,6 @@ from flashvtg_jax.config import apply_overrides, config_to_json
 from flashvtg_jax.config_checks import check_config
 from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.data.training_notes import training_notes
-from flashvtg_jax.distributed.preemption import Interrupted, StopSignal
 from flashvtg_jax.distributed.processes import (
     all_or_none,
     by_first,
@@ -23,6 +22,7 @@ from flashvtg_jax.distributed.processes import (
     is_first,
 )
 from flashvtg_jax.distributed.sharding import make_mesh
+from flashvtg_jax.distributed.stop_signal import Interrupted, StopSignal
 from flashvtg_jax.evaluation.results import Metrics
 from flashvtg_jax.experiments.lock import locked
 from flashvtg_jax.experiments.opening import (
@@ -45,7 +45,6 @@ from flashvtg_jax.experiments.workdir import (
     data_folder,
     open_fields,
 )
-from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.feeding import SplitCaches
 from flashvtg_jax.training.hooks.hook import Hook
 from flashvtg_jax.training.hooks.profiling import Profile
@@ -110,7 +109,7 @@ def train(
     # What can be known to be wrong before anything is written.
     with all_or_none():
         check_config(config)
-        build_model(config.model)
+
         make_mesh(config.train.batch_size)
         runs = plan_runs(config, workdir)
         check_kind(workdir, several)

@@ -16,7 +16,6 @@ from flashvtg_jax.data.batch import Batch, feature_widths
 from flashvtg_jax.data.device_cache import CachedSplit, DeviceCache, Draw, TakeBatch
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.distributed.pmap import PmapStep
-from flashvtg_jax.distributed.preemption import Interrupted, StoppedError, StopSignal
 from flashvtg_jax.distributed.processes import by_first
 from flashvtg_jax.distributed.sharding import (
     AXIS,
@@ -27,6 +26,7 @@ from flashvtg_jax.distributed.sharding import (
     split_rows,
     state_shardings,
 )
+from flashvtg_jax.distributed.stop_signal import Interrupted, StoppedError, StopSignal
 from flashvtg_jax.evaluation.evaluator import Evaluator
 from flashvtg_jax.evaluation.results import Results, write_results
 from flashvtg_jax.models.flashvtg import build_model

@@ -14,7 +14,7 @@ import pytest
 
 import flashvtg_jax.cli
 from flashvtg_jax.cli.main import COMMANDS, main, make_parser
-from flashvtg_jax.distributed.preemption import Interrupted
+from flashvtg_jax.distributed.stop_signal import Interrupted
 
 
 @pytest.fixture(scope="module")

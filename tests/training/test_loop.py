@@ -16,7 +16,7 @@ import pytest
 
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.config import config_to_json
-from flashvtg_jax.distributed.preemption import Interrupted, StopSignal
+from flashvtg_jax.distributed.stop_signal import Interrupted, StopSignal
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
 from flashvtg_jax.evaluation.results import Results
 from flashvtg_jax.experiments import train as train_module

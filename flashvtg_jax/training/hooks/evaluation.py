@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flashvtg_jax.distributed.preemption import StoppedError
+from flashvtg_jax.distributed.stop_signal import StoppedError
 from flashvtg_jax.evaluation.results import Results
 from flashvtg_jax.training.hooks.hook import Hook, Training
 from flashvtg_jax.training.hooks.progress import Progress
