@@ -35,8 +35,8 @@ from measuring import errors_in_a_line, int_list, make_parser, random_batch, wri
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.distributed.sharding import split_rows, state_shardings
-from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.state import TrainState, param_count
+from flashvtg_jax.training.trainer import Trainer
 
 MODES = {
     "jit": {"parallel.mode": "jit", "parallel.shard_state": False},
@@ -86,25 +86,25 @@ def main() -> None:
 
 def param_shapes(config: ml_collections.ConfigDict) -> Any:
     """Returns the parameters of a configuration's model, shapes only."""
-    return _program(config, "jit", 1)[1].params
+    return _trainer(config, "jit", 1)[1].params
 
 
-def _program(
+def _trainer(
     config: ml_collections.ConfigDict, mode: str, count: int
-) -> tuple[Program, TrainState]:
+) -> tuple[Trainer, TrainState]:
     """Returns the functions of training on the first devices, and the shapes of their state."""
-    # A program for batches of n rows takes n devices; what is compiled for it has more rows.
+    # A trainer for batches of n rows takes n devices; what is compiled for it has more rows.
     config = apply_overrides(config, {**MODES[mode], "train.batch_size": count})
-    program = Program(config, 1, steps_per_epoch=100)
-    return program, jax.eval_shape(program.init, np.zeros((), np.uint32))
+    trainer = Trainer(config, steps_per_epoch=100)
+    return trainer, jax.eval_shape(trainer.init, np.zeros((), np.uint32))
 
 
 def measure(config: ml_collections.ConfigDict, mode: str, count: int, rows: int) -> dict[str, Any]:
     """Returns what one step on `count` devices exchanges, in bytes of each device."""
     start = time.perf_counter()
-    program, state = _program(config, mode, count)
+    trainer, state = _trainer(config, mode, count)
     params = state.params
-    places = state_shardings(state, program.mesh, shard_state=mode == "shard_state")
+    places = state_shardings(state, trainer.mesh, shard_state=mode == "shard_state")
     split = [
         array.size
         for array, place in zip(
@@ -114,9 +114,9 @@ def measure(config: ml_collections.ConfigDict, mode: str, count: int, rows: int)
     ]
     found = []
     if count > 1:
-        arguments = shapes(program, mode, state, places, random_batch(config, 1), rows)
+        arguments = shapes(trainer, mode, state, places, random_batch(config, 1), rows)
         found = collectives(
-            program.step.lower(*arguments).compile(compiler_options=QUICK).as_text()
+            trainer.step.lower(*arguments).compile(compiler_options=QUICK).as_text()
         )
     taken = [c for c in found if c.branch != NEVER_TAKEN]
     groups: dict[str, list[Collective]] = {"parameters": [], "negatives": [], "batch": []}
@@ -143,16 +143,16 @@ def measure(config: ml_collections.ConfigDict, mode: str, count: int, rows: int)
 
 
 def shapes(
-    program: Program, mode: str, state: TrainState, places: TrainState, batch: Batch, rows: int
+    trainer: Trainer, mode: str, state: TrainState, places: TrainState, batch: Batch, rows: int
 ) -> tuple[TrainState, Batch]:
     """Returns the arguments of a step, shapes only, where they live; of `batch` the rows' shape."""
-    count = program.mesh.size
+    count = trainer.mesh.size
     struct = jax.ShapeDtypeStruct
     if mode == "pmap":  # an axis of devices in front
         state = jax.tree.map(lambda a: struct((count, *a.shape), a.dtype), state)
         return state, jax.tree.map(lambda a: struct((count, rows, *a.shape[1:]), a.dtype), batch)
     state = jax.tree.map(lambda a, p: struct(a.shape, a.dtype, sharding=p), state, places)
-    place = split_rows(program.mesh)
+    place = split_rows(trainer.mesh)
     return state, jax.tree.map(
         lambda a: struct((rows * count, *a.shape[1:]), a.dtype, sharding=place), batch
     )

@@ -35,19 +35,20 @@ from measuring import (
 )
 
 from flashvtg_jax.config import apply_overrides, load_config
+from flashvtg_jax.data.batch import feature_widths
 from flashvtg_jax.data.build.building import build
-from flashvtg_jax.data.build.preparation import complete_config
 from flashvtg_jax.data.device_cache import DeviceCache
 from flashvtg_jax.data.pipeline import evaluation_batches
+from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.data.synthetic.features import synthesize
-from flashvtg_jax.distributed.sharding import make_mesh, put_everywhere, replicated
+from flashvtg_jax.distributed.sharding import make_mesh, replicate, replicated
 from flashvtg_jax.evaluation.evaluator import Evaluator, Results, apply_and_decode
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
 from flashvtg_jax.system.memory import check_fits
-from flashvtg_jax.training.state import feature_widths, init_params
 
 QUERIES, QUERIES_CPU = 1550, 256  # QVHighlights' validation split has 1550
 
@@ -127,7 +128,7 @@ def measure_size(
         first_seconds = time.perf_counter() - start
         seconds = timed(lambda: evaluator.evaluate(everywhere, source), repeats)
         # As training evaluates: features stay on the device.
-        cache = DeviceCache(source, config, partial(put_everywhere, mesh=mesh))
+        cache = DeviceCache(source, config, partial(replicate, mesh=mesh))
         kept = timed(lambda: evaluator.evaluate(everywhere, source, cache=cache), repeats)
     return {
         "first_seconds": first_seconds,
@@ -181,7 +182,7 @@ def score(
 ) -> None:
     """Scores predictions as an evaluation does, without NMS and with it."""
     for predictions in (results.predictions, results.predictions_nms):
-        if predictions and results.numbers:
+        if predictions and results.metrics:
             evaluate_predictions(predictions, annotations, clip_length=config.clip_length)
 
 

@@ -28,9 +28,10 @@ from measuring import (
 )
 
 from flashvtg_jax.config import load_config
+from flashvtg_jax.data.batch import feature_widths
 from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.prediction.predictor import Predictor
-from flashvtg_jax.training.state import feature_widths, init_params
 
 
 def main() -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import jax
 import ml_collections
 
-from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.data.batch import Batch, feature_widths
 from flashvtg_jax.evaluation.evaluator import apply_and_decode
 from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.system.memory import check_fits
-from flashvtg_jax.training.state import feature_widths, init_params, init_state, make_optimizer
+from flashvtg_jax.training.optimizer import make_optimizer
+from flashvtg_jax.training.state import init_state
 from flashvtg_jax.training.step import TrainStep, make_train_step
 
 

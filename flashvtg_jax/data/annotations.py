@@ -1,15 +1,14 @@
-"""Annotation files: one JSON object a query, checked line by line before anything else starts.
+"""Annotation files: one JSON object for each query, checked line by line.
 
 The format is QVHighlights': `qid`, `query`, `vid`, `duration` (seconds), and, where a data set has
 them, `relevant_windows` ([[start, end], ...], seconds) with `relevant_clip_ids` and
-`saliency_scores` (one list of annotators' ratings a clip), or `label` (one list of ratings a clip)
-and `domain` (the part of the data set that a video belongs to).
+`saliency_scores` (a list of the annotators' ratings for each of these clips), or `label` (a list of
+ratings for each clip of the video) and `domain` (the part of the data set that a video is in).
 """
 
 import collections
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,14 +30,12 @@ LABEL_FIELDS = {
     "binary": ("label",),
 }
 
-Placed = tuple[str, Mapping[str, Any]]  # where a line stands, "file:line", and the line
+Placed = tuple[str, Mapping[str, Any]]  # the place of a line, "file:line", and the line
 
 _SALIENCY_FIELDS = ("relevant_clip_ids", "saliency_scores")
 
-# What `label` holds for each clip, by kind of labels, in words.
+# What `label` holds for each clip, by kind of labels, for error messages.
 _LABEL_VALUES = {"ratings": "numbers from 1 to 5", "binary": "one number, 0 or 1,"}
-
-_TRAILING_TIMES = re.compile(r"_\d+(\.\d+)?_\d+(\.\d+)?$")
 
 
 def load_annotations(
@@ -51,21 +48,21 @@ def load_annotations(
 ) -> list[dict[str, Any]]:
     """Reads an annotation file and checks every line of it.
 
-    Windows may reach to the end of the last clip (a 149.3 s video has 75 clips of 2 s), clip ids
-    one beyond it: they are cut to the video later. Ids and windows of a line must agree.
+    Windows may end with the last clip (a video of 149.3 s has 75 clips of 2 s), clip ids may be one
+    larger than the last: they are cut to the video later. Ids and windows of a line must agree.
 
     Args:
       path: file of JSON lines.
       clip_length: seconds.
       label_clip_length: seconds of the clips that `relevant_clip_ids` count; None: clip_length.
-      labels: a key of `LABEL_FIELDS`: every line must carry these labels. None: labels are
-        checked where there are any, and are on every line or on none.
-      domains: every line must carry one of these as `domain`; () takes any name, or none.
+      labels: a key of `LABEL_FIELDS`: every line must have these labels. None: labels are optional,
+        but every line must have them or none.
+      domains: every line must have one of these as `domain`; () takes any name, or none.
 
     Raises:
-      DataError: the file is missing, empty or not JSON lines, or lines that cannot be used: up to
-        ten of them in one message, each as "file:line: what is wrong". What tells that the file is
-        one of another data set is said of its first line only, with the number of such lines.
+      DataError: the file is missing, empty or not JSON lines, or has lines that cannot be used: up
+        to ten of them in one message, each as "file:line: problem". Problems that point to the file
+        of another data set are reported for the first such line, with the number of lines.
     """
     rows = read_json_lines(path)
     check_annotations(
@@ -93,18 +90,15 @@ def check_annotations(
     labels: str | None = None,
     domains: Sequence[str] = (),
 ) -> None:
-    """Checks annotation lines, as `load_annotations` those of a file.
+    """Checks annotation lines as `load_annotations` does, whose other arguments and errors it has.
 
     Args:
-      name: of all lines together.
+      name: of the file or files, for errors about all lines.
       lines: with their places.
-      clip_length: as the others, as for `load_annotations`.
-      label_clip_length: likewise.
-      labels: likewise.
-      domains: likewise.
-
-    Raises:
-      DataError: as `load_annotations`.
+      clip_length: see `load_annotations`.
+      label_clip_length: see `load_annotations`.
+      labels: see `load_annotations`.
+      domains: see `load_annotations`.
     """
     problems = _wrong_file_problems(lines, labels, domains)
     first_place: dict[str, str] = {}
@@ -126,7 +120,7 @@ def check_annotations(
                     f"{place}: {field} of {annotators} annotators, but of {expected} in {first}; "
                     "every line needs as many"
                 )
-        # As text: 7 and "7" would be looked for in the same feature file.
+        # As text: 7 and "7" name the same feature file.
         qid = str(row.get("qid"))
         if "qid" in row and first_place.setdefault(qid, place) != place:
             problems.append(
@@ -145,9 +139,9 @@ def check_annotations(
 
 
 def check_lines_agree(lines: Iterable[Placed]) -> None:
-    """Raises DataError when lines that share a feature file contradict each other.
+    """Raises DataError if lines that share a feature file contradict each other.
 
-    One id is one query, and one video has one duration, within a file and across all of them.
+    In all files together, a qid has one query and a video one duration.
     """
     queries: dict[str, tuple[str, str]] = {}
     durations: dict[str, tuple[str, float]] = {}
@@ -167,23 +161,15 @@ def check_lines_agree(lines: Iterable[Placed]) -> None:
 
 
 def unusable_character(id_: str | int) -> str | None:
-    """Returns a character of a qid or vid that the name of its feature file cannot have, if any."""
-    # None may lead out of the features' folder.
+    """Returns a character of a qid or vid that its feature file's name cannot contain, if any."""
+    # A path must not lead out of the folder of the features.
     return next((character for character in "/\\\0" if character in str(id_)), None)
 
 
-def youtube_id(vid: str) -> str:
-    """Returns the source video of a QVHighlights excerpt: `vid` without its two trailing times.
-
-    "NUsG9BgSes0_210.0_360.0" gives "NUsG9BgSes0"; an id without times is returned as it is.
-    """
-    return _TRAILING_TIMES.sub("", vid)
-
-
 def _common_labels(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Returns the label fields that some line carries: the other lines must carry them, too."""
+    """Returns the label fields of some line: the other lines must have them, too."""
     found = {field for row in rows for field, value in row.items() if value is not None}
-    if found & set(_SALIENCY_FIELDS):  # one means nothing without the other
+    if found & set(_SALIENCY_FIELDS):  # they need each other
         found |= set(_SALIENCY_FIELDS)
     return tuple(field for field in (*LABEL_FIELDS["qvhighlights"], "label") if field in found)
 
@@ -191,7 +177,7 @@ def _common_labels(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 def _wrong_file_problems(
     lines: Sequence[Placed], labels: str | None, domains: Sequence[str]
 ) -> list[str]:
-    """Returns what tells that a file is of another data set: each thing once."""
+    """Returns the signs that a file belongs to another data set, each sign once."""
     required = LABEL_FIELDS[labels] if labels else _common_labels([row for _, row in lines])
     first: dict[str, str] = {}  # place and problem, by what is wrong
     counts: collections.Counter[str] = collections.Counter()
@@ -208,7 +194,7 @@ def _wrong_file_problems(
 def _signs_of_another_set(
     row: dict[str, Any], labels: str | None, required: Sequence[str], domains: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    """Yields (what is wrong, the same in words) for a line that another data set would have."""
+    """Yields (kind of problem, message) for a line that looks like one of another data set."""
     for field in required:
         if row.get(field) is None:
             found = [name for fields in LABEL_FIELDS.values() for name in fields if row.get(name)]
@@ -323,7 +309,7 @@ def latest_end(duration: float, clip_length: float) -> float:
 def _saliency_problems(
     row: dict[str, Any], duration: float, clip_length: float, windows: list[list[float]]
 ) -> Iterator[str]:
-    """Yields what is wrong with ids and ratings; windows are those to compare them with."""
+    """Yields what is wrong with ids and ratings; they are compared with `windows`."""
     ids, scores = row.get("relevant_clip_ids"), row.get("saliency_scores")
     if ids is None or scores is None:
         return
@@ -379,7 +365,7 @@ def _shortened(values: list[Any]) -> str:
 
 
 def _rating_table_problems(table: list[Any], field: str) -> Iterator[str]:
-    """Yields what is wrong with lists of ratings, one list a clip, all equally long."""
+    """Yields what is wrong with a list of ratings for each clip, all of the same length."""
     for ratings in table:
         if not isinstance(ratings, list) or not ratings:
             yield f"{field} holds {ratings!r}; expected a list of annotators' ratings for each clip"

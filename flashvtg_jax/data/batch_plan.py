@@ -1,30 +1,30 @@
-"""Which examples share a batch, at which padded length: a pure function of (seed, epoch).
+"""Which examples share a batch, and its padded length: a pure function of (seed, epoch).
 
-Nothing here reads features or knows of processes: the plan is global, and a process takes its
-contiguous share of every batch's rows, so that a run gives the same sequence of batches whatever
-the number of processes, and can be continued from any step without replaying the ones before.
+The plan is about global batches; a process takes a contiguous share of the rows of each. A run
+therefore has the same batches whatever the number of processes, and can resume at any step without
+repeating the steps before it.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from flashvtg_jax.errors import ConfigError, DataError
 
-PADDING_ROW = -1  # stands for "no example" in the rows of a batch
+PADDING_ROW = -1  # a row of a batch without an example
 
 
 class PlannedBatch(NamedTuple):
-    """One global batch before anything is read.
+    """One global batch.
 
     length: clips that every row is padded to, one of the buckets.
-    examples: [B] int64, row of the split for each row of the batch, `PADDING_ROW` at the end of a
-      batch that is not full.
+    examples: [B] int64, the row of the split for each row of the batch; `PADDING_ROW` at the end
+      of a batch that is not full.
     """
 
     length: int
@@ -32,21 +32,20 @@ class PlannedBatch(NamedTuple):
 
     def share(self, process_index: int, process_count: int) -> np.ndarray:
         """Returns the examples of one process: a contiguous part [B / process_count]."""
-        rows = len(self.examples) // process_count
-        return self.examples[process_index * rows : (process_index + 1) * rows]
+        return np.split(self.examples, process_count)[process_index]
 
 
 class BatchPlan:
     """The batches of every epoch of a split.
 
-    Examples go into batches from long to short, so that only where one bucket ends and the next
-    one begins a batch holds examples of both: no other batches of that number compute fewer clips.
-    An epoch has ceil(N / B) of them (N // B with `drop_last`) whatever the buckets, and at most
-    one has padding rows, the last of the shortest ones.
+    Examples go into batches from long to short, so a batch mixes two buckets only where one ends
+    and the next begins. No other division into as many batches computes fewer clips. An epoch has
+    ceil(N / B) batches (N // B with `drop_last`) whatever the buckets, and at most one of them has
+    padding rows: the last of the shortest ones.
 
-    The epoch alone determines in which order the lengths of its batches come; seed and epoch
-    determine which examples fill them. Runs that differ in nothing but the seed therefore compute
-    the same shapes at the same steps, and can be one program (see `shape_key`).
+    The epoch alone determines the order of the batches' lengths; seed and epoch determine which
+    examples fill them. Runs that differ only in their seed compute the same shapes at the same
+    steps.
     """
 
     def __init__(
@@ -65,16 +64,16 @@ class BatchPlan:
           lengths: clips of each example [N], at most the last bucket.
           buckets: padded lengths, ascending.
           batch_size: rows of a global batch, B.
-          seed: together with the epoch it determines the order of the examples.
-          shuffle: without it, every epoch goes through the buckets from long to short, keeping
-            the order of the split within a bucket.
-          drop_last: leave out N mod B examples, other ones each epoch, instead of padding the last
-            batch.
+          seed: determines, with the epoch, the order of the examples.
+          shuffle: if False, every epoch goes through the buckets from long to short, in the order
+            of the split within a bucket.
+          drop_last: leave out N mod B examples, different ones each epoch, instead of padding the
+            last batch.
 
         Raises:
-          ConfigError: for buckets that do not ascend or do not cover the lengths, a batch size or
-            seed that cannot be used, or `drop_last` with fewer examples than a batch holds.
-          DataError: for a split without examples, or an example without clips.
+          ConfigError: buckets that do not ascend or are shorter than the longest example, a batch
+            size below 1, a seed below 0, or `drop_last` with fewer than B examples.
+          DataError: a split without examples, or an example without clips.
         """
         self.lengths = np.asarray(lengths, np.int64)
         self.buckets = checked_buckets(buckets)
@@ -105,31 +104,13 @@ class BatchPlan:
             )
         self._bucket_of = np.searchsorted(self.buckets, self.lengths, side="left")
         self._sizes = np.bincount(self._bucket_of, minlength=len(self.buckets))
-        # Worker threads ask for neighbouring steps: at an epoch's border two plans are in use.
+        # Worker threads work on neighbouring steps, which may belong to two epochs.
         self._cached_epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch, the same for every epoch."""
         return -(-(self.lengths.size - self._num_dropped) // self.batch_size)
-
-    @property
-    def shape_key(self) -> Hashable:
-        """What determines the lengths of all batches: equal keys, equal shapes at every step.
-
-        Plans of different seeds have equal keys, and so have plans of different examples whose
-        epochs are made of batches of the same lengths.
-        """
-        num_kept = self.lengths.size - self._num_dropped
-        if self._num_dropped and self.shuffle and np.count_nonzero(self._sizes) > 1:
-            # How many of which bucket are left out changes from epoch to epoch.
-            lengths, counts = np.asarray(self.buckets), self._sizes
-            lengths, counts = lengths[counts > 0], counts[counts > 0]
-        else:
-            descending = np.sort(np.asarray(self.buckets)[self._bucket_of[:num_kept]])[::-1]
-            lengths, counts = np.unique(descending[:: self.batch_size], return_counts=True)
-        made_of = tuple(zip(lengths.tolist(), counts.tolist(), strict=True))
-        return self.batch_size, self.shuffle, self.steps_per_epoch, made_of
 
     def batch(self, step: int) -> tuple[int, PlannedBatch]:
         """Returns the epoch that a global step belongs to, and its batch."""
@@ -144,13 +125,13 @@ class BatchPlan:
         num_kept = self.lengths.size - self._num_dropped
         if not self.shuffle:
             return self._packed(np.arange(num_kept))
-        # Four words that do not end in 0: numpy pads seeds with zeros, so that [seed, epoch] alone
-        # would be the generator of the labels of example 0, [seed, epoch, 0].
+        # Four numbers that do not end in 0: numpy pads seeds with zeros, so [seed, epoch] would be
+        # the generator that draws the labels of example 0, [seed, epoch, 0].
         of_epoch = np.random.default_rng([0, epoch, 0, 2])
         of_seed = np.random.default_rng([self.seed, epoch, 0, 1])
         examples = of_seed.permutation(self.lengths.size)
         if self._num_dropped:
-            # Slots, not examples: as many of each bucket whatever the seed, each equally often.
+            # How many of each bucket are dropped does not depend on the seed.
             slots = of_epoch.permutation(np.repeat(np.arange(len(self.buckets)), self._sizes))
             dropped = np.unique(slots[num_kept:], return_counts=True)
             bucket_of, keep = self._bucket_of[examples], np.ones(len(examples), bool)
@@ -158,14 +139,14 @@ class BatchPlan:
                 keep[np.flatnonzero(bucket_of == bucket)[-number:]] = False
             examples = examples[keep]
         packed = self._packed(examples)
-        # Batches of one length keep their order: the one that is not full stays the last of them.
+        # Batches of one length keep their order: a batch that is not full stays the last of them.
         lengths = of_epoch.permutation([batch.length for batch in packed])
         position = np.argsort(-lengths, kind="stable")  # of each packed batch
         return tuple(packed[k] for k in np.argsort(position))
 
     def _packed(self, examples: np.ndarray) -> tuple[PlannedBatch, ...]:
         """Packs examples from long buckets to short ones, the last batch padded."""
-        # Long first computes the fewest clips: the batch that is not full is the shortest.
+        # Long ones first: then the batch that is not full is the shortest.
         examples = examples[np.argsort(-self._bucket_of[examples], kind="stable")]
         batches = []
         for start in range(0, len(examples), self.batch_size):
@@ -180,7 +161,7 @@ def checked_buckets(buckets: Sequence[int]) -> tuple[int, ...]:
     """Returns the buckets as a tuple of ints.
 
     Raises:
-      ConfigError: when they are not positive, or do not ascend.
+      ConfigError: they are not positive, or do not ascend.
     """
     edges = tuple(int(edge) for edge in buckets)
     ascending = all(low < high for low, high in itertools.pairwise(edges))
@@ -200,24 +181,22 @@ def default_buckets(
 ) -> tuple[int, ...]:
     """Returns at most `max_buckets` bucket lengths for which `BatchPlan` computes the fewest clips.
 
-    Exact, by dynamic programming over the distinct lengths (the last bucket is the longest); with
-    as few buckets as reach that number.
+    The choice is exact, by dynamic programming over the distinct lengths, and has no more buckets
+    than needed. The last bucket is the longest length.
 
     Args:
       lengths: clips of each example [N].
       max_buckets: shapes that may be compiled.
       batch_size: rows of a batch, B. With 1 every example is padded to its own bucket.
-      groups: a name for each example [N]; those of one name have a plan of their own. None: all
-        have one.
+      groups: a name for each example [N]; examples of each name have a plan of their own. None:
+        there is one plan.
 
     Raises:
-      DataError: for no lengths at all.
-      ConfigError: for `max_buckets` or `batch_size` below 1.
+      DataError: there are no lengths.
+      ConfigError: `batch_size` is below 1.
     """
-    if max_buckets < 1 or batch_size < 1:
-        raise ConfigError(
-            f"max_buckets={max_buckets} and batch_size={batch_size} must be at least 1"
-        )
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size} must be at least 1")
     lengths = np.asarray(lengths, np.int64)
     if not lengths.size:
         raise DataError("no lengths to choose buckets for: the split has no examples")
@@ -227,19 +206,19 @@ def default_buckets(
     )
     histogram = np.zeros((names.size, values.size), np.int64)
     np.add.at(histogram, (group_of, length_of), 1)
-    # A plan has ceil(n / B) batches of at least a length, n examples being of at least that length.
-    # rows[j]: those of the batches that hold values[j] or longer.
+    # If n examples have at least some length, ceil(n / B) batches of a plan have at least it, too.
+    # rows[j]: rows of the batches of length values[j] or longer.
     longer = histogram[:, ::-1].cumsum(axis=1)[:, ::-1]
     rows = (-(-longer // batch_size) * batch_size).sum(axis=0)
 
-    # clips[j]: the fewest computed clips, counting at most values[j] of a row, with the buckets so
-    # far, values[j] being one of them.
+    # clips[j]: the fewest clips computed with the buckets so far, one of which is values[j], if at
+    # most values[j] clips of a row count.
     clips = rows[0] * values
     previous: list[np.ndarray] = []
     for _ in range(min(max_buckets, values.size) - 1):
         extended, choice = clips.copy(), np.full(values.size, -1)
         for j in range(1, values.size):
-            # The bucket before is values[i], i < j: what is longer has values[j] - values[i] more.
+            # The bucket before is values[i], i < j: longer rows have values[j] - values[i] more.
             candidates = clips[:j] + rows[1 : j + 1] * (values[j] - values[:j])
             best = int(candidates.argmin())
             if candidates[best] < extended[j]:
@@ -251,17 +230,17 @@ def default_buckets(
 
     edges = [values.size - 1]
     for choice in reversed(previous):
-        # -1: this prefix was already as good with one bucket fewer.
+        # -1: one bucket fewer was as good.
         if choice[edges[-1]] >= 0:
             edges.append(int(choice[edges[-1]]))
     return tuple(int(values[edge]) for edge in reversed(edges))
 
 
 def padding_fraction(lengths: Sequence[int] | np.ndarray, buckets: Sequence[int]) -> float:
-    """Returns the fraction of computed clips that are padding, each example at its own bucket.
+    """Returns the fraction of padding clips, each example padded to its own bucket.
 
     Raises:
-      ConfigError: when the last bucket does not cover the longest example.
+      ConfigError: the last bucket is shorter than the longest example.
     """
     edges, lengths = np.asarray(checked_buckets(buckets)), np.asarray(lengths, np.int64)
     bucket_of = np.searchsorted(edges, lengths, side="left")
@@ -271,9 +250,9 @@ def padding_fraction(lengths: Sequence[int] | np.ndarray, buckets: Sequence[int]
 
 
 def plan_clips(plan: BatchPlan, epochs: int = 1) -> tuple[int, int]:
-    """Returns the clips computed in whole epochs of a plan, and those of them that are valid.
+    """Returns how many clips epochs of a plan compute, and how many of these are valid.
 
-    Computed are all rows of every batch at the length of the batch, rows without an example too.
+    Padding rows are computed, too, at the length of their batch.
     """
     computed = valid = 0
     for epoch in range(epochs):
@@ -284,6 +263,6 @@ def plan_clips(plan: BatchPlan, epochs: int = 1) -> tuple[int, int]:
 
 
 def plan_padding(plan: BatchPlan, epochs: int = 1) -> float:
-    """Returns the fraction of the clips computed in whole epochs of a plan that are padding."""
+    """Returns the fraction of padding among the clips that epochs of a plan compute."""
     computed, valid = plan_clips(plan, epochs)
     return 1.0 - valid / computed

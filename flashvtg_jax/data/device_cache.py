@@ -1,14 +1,13 @@
-"""A split kept on the devices: batches are gathered there, and the host sends row numbers alone.
+"""A split kept on the devices: batches are gathered there, the host only sends row numbers.
 
-Features are kept as they are stored, often float16, all videos one after another without padding;
-a batch is gathered, padded and normalised on the device and equals the pipeline's to rounding.
+Features are kept as they are stored, often float16, one video after another without padding. A
+batch is gathered, padded and normalised on the device and equals the pipeline's up to rounding.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
-from flashvtg_jax.data.batch import Batch, clip_shape
-from flashvtg_jax.data.batch_plan import PADDING_ROW, PlannedBatch
+from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.data.batch_plan import PADDING_ROW
 from flashvtg_jax.data.labels import Labeller
+from flashvtg_jax.data.normalization import normalize_on_device
 from flashvtg_jax.data.pipeline import (
     checked_widths,
     clip_counts,
@@ -30,6 +31,7 @@ from flashvtg_jax.data.pipeline import (
 )
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
+from flashvtg_jax.models.init import clip_shape
 from flashvtg_jax.system.memory import free_host_memory, free_memory
 from flashvtg_jax.system.progress import progress_bar
 
@@ -38,16 +40,16 @@ if TYPE_CHECKING:
 
     from flashvtg_jax.data.source import SplitSource
 
-_SHARE_OF_MEMORY = 0.25  # of what is free, that a split may take unasked
-_MOST_ROWS = 2**31  # clips of all examples: they are counted in int32
+_SHARE_OF_MEMORY = 0.25  # of the free memory: a larger split is cached on request only
+_MOST_ROWS = 2**31  # clips of all examples: indices are int32
 
 
 @flax.struct.dataclass
 class CachedSplit:
     """The arrays of a split of N examples, on every device.
 
-    streams: for each video stream [clips of all videos, width], as stored; the tokens of a clip,
-      where it has several, lie side by side.
+    streams: for each video stream [clips of all videos, width], as stored; several tokens of a clip
+      are side by side.
     words: [words of all queries, Dq], as stored.
     first_clip, num_clips: [N] int32, the video of each example in `streams`.
     first_word, num_words: [N] int32, its query in `words`.
@@ -74,7 +76,7 @@ class CachedSplit:
 
 @flax.struct.dataclass
 class Draw:
-    """What differs from batch to batch of B rows: the examples, and the clips drawn for them.
+    """The examples of a batch of B rows, and the clips drawn for them.
 
     example: [B] int32, as in `Batch`.
     row: [B] int32, its row in the whole split; -1 for padding rows of the batch.
@@ -89,7 +91,7 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True)
 class TakeBatch:
-    """Gathers batches of one shape, on the device and within a compiled program.
+    """Gathers batches of one shape within a compiled program.
 
     clips: L, clips that rows are padded to.
     words: Q, words that rows are padded to.
@@ -109,7 +111,7 @@ class TakeBatch:
         valid = draw.row >= 0
         row = jnp.maximum(draw.row, 0)
 
-        def spread(values, first, count, length):
+        def gather(values, first, count, length):
             mask = (jnp.arange(length) < count[row][:, None]) & valid[:, None]
             index = jnp.where(mask, first[row][:, None] + jnp.arange(length), 0)
             taken = values.at[index].get(mode="promise_in_bounds")
@@ -117,19 +119,19 @@ class TakeBatch:
 
         streams = []
         for stream, width in zip(split.streams, self.stream_widths, strict=True):
-            taken, video_mask = spread(stream, split.first_clip, split.num_clips, self.clips)
-            if self.spatial_tokens > 1:  # those stored, or one, which stands for all
+            taken, video_mask = gather(stream, split.first_clip, split.num_clips, self.clips)
+            if self.spatial_tokens > 1:  # all that are stored, or a single one, repeated below
                 taken = taken.reshape(*taken.shape[:2], -1, width)
             clip = clip_shape(self.spatial_tokens, width)
-            streams.append(jnp.broadcast_to(_normalized(taken), (*taken.shape[:2], *clip)))
-        query, query_mask = spread(split.words, split.first_word, split.num_words, self.words)
-        labels, _ = spread(split.saliency_labels, split.first_label, split.num_clips, self.clips)
+            streams.append(jnp.broadcast_to(normalize_on_device(taken), (*taken.shape[:2], *clip)))
+        query, query_mask = gather(split.words, split.first_word, split.num_words, self.words)
+        labels, _ = gather(split.saliency_labels, split.first_label, split.num_clips, self.clips)
         window_mask = jnp.arange(split.windows.shape[1]) < split.num_windows[row][:, None]
         window_mask &= valid[:, None]
         return Batch(
             video=jnp.concatenate(streams, axis=-1),
             video_mask=video_mask,
-            query=_normalized(query) if self.normalize_query else query.astype(jnp.float32),
+            query=normalize_on_device(query) if self.normalize_query else query.astype(jnp.float32),
             query_mask=query_mask,
             duration=jnp.where(valid, split.duration[row], 0),
             example=draw.example,
@@ -144,15 +146,8 @@ class TakeBatch:
         )
 
 
-def _normalized(features: chex.Array) -> chex.Array:
-    """Each row [..., width] by its L2 norm, as `flashvtg_jax.data.features.normalize` does it."""
-    features = features.astype(jnp.float32)
-    norm = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
-    return features / (norm + 1e-5)
-
-
 class DeviceCache:
-    """A whole split, whatever the domains that are selected of it, read once and kept on devices.
+    """A whole split, all its domains included, read once and kept on the devices.
 
     Attributes:
       split: the arrays, on devices.
@@ -165,7 +160,7 @@ class DeviceCache:
         self,
         source: SplitSource,
         config: ml_collections.ConfigDict,
-        place: Callable[[Any], Any],
+        put: Callable[[Any], Any],
         *,
         show_progress: bool = False,
     ):
@@ -174,12 +169,12 @@ class DeviceCache:
         Args:
           source: the split, or domains of it.
           config: the whole configuration; `data` is read.
-          place: puts numpy arrays on the devices.
-          show_progress: show a bar while the videos are read.
+          put: puts numpy arrays on the devices.
+          show_progress: show a progress bar while the videos are read.
 
         Raises:
           DataError: a row cannot be read, or its labels do not fit its clips.
-          ConfigError: widths or tokens that are not those of the data set.
+          ConfigError: widths or tokens other than those of the data set.
         """
         data = config.data
         source = source.select(())
@@ -227,7 +222,7 @@ class DeviceCache:
         padded = np.zeros((len(source), max(1, int(source.num_windows.max())), 2), np.float32)
         for row, own in enumerate(windows):
             padded[row, : len(own)] = own
-        self.split: CachedSplit = place(
+        self.split: CachedSplit = put(
             CachedSplit(
                 streams=tuple(streams),
                 words=np.concatenate(queries),
@@ -247,15 +242,19 @@ class DeviceCache:
         )
 
     def draw(
-        self, source: SplitSource, examples: np.ndarray, seed: int | None = None, epoch: int = 0
+        self,
+        source: SplitSource,
+        examples: Int[np.ndarray, " B"],
+        seed: int | None = None,
+        epoch: int = 0,
     ) -> Draw:
-        """Returns a batch in numbers, on the host.
+        """Returns the draw of a batch, on the host.
 
         Args:
-          source: of the split.
-          examples: [B] of the source, `PADDING_ROW` for padding rows.
-          seed: together with epoch and example it determines the clips that are drawn, as in
-            the pipeline; None: none are drawn, all are 0.
+          source: the split, or domains of it.
+          examples: [B] rows of the source, `PADDING_ROW` for padding rows.
+          seed: determines, with epoch and example, the clips that are drawn, as in the pipeline;
+            None: none are drawn, all are 0.
           epoch: see `seed`.
         """
         row = np.where(examples == PADDING_ROW, -1, source.rows[examples])
@@ -267,39 +266,26 @@ class DeviceCache:
         return Draw(example.astype(np.int32), row.astype(np.int32), clips[0], clips[1])
 
     def taking(self, clips: int) -> TakeBatch:
-        """Returns what gathers batches of so many clips."""
+        """Returns the function that gathers batches of `clips` clips."""
         return TakeBatch(clips, self.num_words, self.normalize_query, **self._clip_fields)
 
 
 def evaluation_draws(
-    sources: Sequence[SplitSource],
+    source: SplitSource,
     config: ml_collections.ConfigDict,
     cache: DeviceCache,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[tuple[int, list[Draw]]]:
-    """Returns the batches of `joint_evaluation_batches`: their clips, and a draw for each source.
-
-    Sources that have fewer batches end with padding rows.
-    """
-    plans = [evaluation_plan(source, config).epoch(0) for source in sources]
-    for planned in itertools.zip_longest(*plans):
-        size = next(len(batch.examples) for batch in planned if batch is not None)
-        none = PlannedBatch(0, np.full(size, PADDING_ROW))
-        batches = [batch or none for batch in planned]
-        yield (
-            max(batch.length for batch in batches),
-            [
-                cache.draw(source, batch.share(process_index, process_count))
-                for source, batch in zip(sources, batches, strict=True)
-            ],
-        )
+) -> Iterator[tuple[int, Draw]]:
+    """Returns the batches of `evaluation_batches`: the clips and the draw of each."""
+    for batch in evaluation_plan(source, config).epoch(0):
+        yield batch.length, cache.draw(source, batch.share(process_index, process_count))
 
 
 def cached_bytes(source: SplitSource, config: ml_collections.ConfigDict) -> int:
     """Returns the memory that a whole split takes on a device, without reading its features.
 
-    Those and the labels of the clips; the rest is a few numbers an example.
+    Features and labels of the clips count; the rest is small.
     """
     source = source.select(())
     counts = clip_counts(source, config)
@@ -315,21 +301,23 @@ def cached_bytes(source: SplitSource, config: ml_collections.ConfigDict) -> int:
 def is_worth_caching(
     source: SplitSource, config: ml_collections.ConfigDict, devices: Sequence[jax.Device]
 ) -> bool:
-    """Returns whether a split is to be kept on the devices: `config.data.cache_on_device`, or size.
+    """Returns whether to keep a split on the devices.
+
+    `config.data.cache_on_device` decides, or if it is None the memory that is free.
 
     Args:
       source: the split, or domains of it.
       config: the whole configuration.
-      devices: of this process, all of which get the split.
+      devices: of this process; each gets the whole split.
 
     Raises:
-      ConfigError: it is asked for, and there is not enough memory.
+      ConfigError: it is set to True and there is not enough memory.
     """
     wanted = config.data.cache_on_device
     if wanted is False:
         return False
     needed = cached_bytes(source, config)
-    # It is put together on the host; CPU devices have it there, too.
+    # The host assembles it; CPU devices keep it in the same memory.
     on_cpu = devices[0].platform == "cpu"
     places = {
         "the host": (needed * (1 + len(devices) * on_cpu), free_host_memory()),
@@ -344,14 +332,14 @@ def is_worth_caching(
         problem = f"has {_MOST_ROWS} clips of all queries or more, which cannot be numbered"
     if wanted and problem:
         raise ConfigError(
-            f"config.data.cache_on_device: {source.name} {problem}; leave it at None, then batches "
-            "are sent from the host where the data do not fit"
+            f"config.data.cache_on_device: {source.name} {problem}; set it to None: then the host "
+            "sends batches if the data do not fit"
         )
     return bool(wanted) or (problem is None and places[devices[0].device_kind][1] is not None)
 
 
 def _longest(source: SplitSource, counts: np.ndarray) -> np.ndarray:
-    """Returns the clips of each video that any example about it uses."""
+    """Returns the number of clips of each video that some example uses."""
     first_of, video_of = _distinct_videos(source.annotations())
     longest = np.zeros(len(first_of), np.int64)
     np.maximum.at(longest, video_of, counts)
@@ -359,12 +347,12 @@ def _longest(source: SplitSource, counts: np.ndarray) -> np.ndarray:
 
 
 def _distinct_videos(annotations: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a row of each video, and which video each row is about."""
+    """Returns the first row of each video, and the video of each row."""
     vids = [annotation["vid"] for annotation in annotations]
     _, first_of, video_of = np.unique(vids, return_index=True, return_inverse=True)
     return first_of, video_of
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:
-    """Returns where each of several arrays begins that lie one after another, int32."""
+    """Returns where each array begins if arrays of these lengths are concatenated, int32."""
     return (np.cumsum(lengths) - lengths).astype(np.int32)

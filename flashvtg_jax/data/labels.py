@@ -1,10 +1,10 @@
-"""Saliency labels and the clip pairs of the margin loss, drawn from one annotation line.
+"""Saliency labels and the clip pairs of the margin loss, from an annotation line.
 
 A label rule is a pure function `(annotation, clips) -> Labelled`; `LABEL_RULES` maps the values of
-`config.data.labels` to rules. What it finds is the same in every epoch, but for the clips that
-`Labelled.draw` picks with the generator handed in, which the pipeline seeds with (seed, epoch,
-example): a resumed run draws what the interrupted one would have drawn. `Labeller` applies the rule
-of a configuration, to videos that `config.data.max_clips` cuts, too.
+`config.data.labels` to rules. Labels are the same in every epoch; `Labelled.draw` draws the clip
+pairs with a generator that the pipeline seeds with (seed, epoch, example), so that a resumed run
+draws what the interrupted one would have drawn. `Labeller` applies the rule of a configuration,
+also to videos that `config.data.max_clips` cuts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Int32
 
 from flashvtg_jax.clips import rate_clips
 from flashvtg_jax.data.annotations import LABEL_FIELDS
@@ -21,7 +22,7 @@ from flashvtg_jax.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import ml_collections
 
-Pairs = tuple[np.ndarray, np.ndarray]
+Pairs = tuple[Int32[np.ndarray, " pairs"], Int32[np.ndarray, " pairs"]]
 
 
 class Clips(NamedTuple):
@@ -44,7 +45,7 @@ class Labelled(NamedTuple):
     draw: a generator -> positive_clips and negative_clips, [pairs] int32 each.
     """
 
-    saliency_labels: np.ndarray
+    saliency_labels: Float32[np.ndarray, " L"]
     draw: Callable[[np.random.Generator], Pairs]
 
 
@@ -67,8 +68,8 @@ def qvhighlights_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled
     Args:
       annotation: reads `relevant_clip_ids` (n ids), `saliency_scores` (n rows of ratings) and
         `duration` (seconds).
-      clips: of the video, L. Ids beyond the video stand for its last clip. Where ids count clips
-        of another length, `rate_clips` says which of these are relevant, and how much.
+      clips: of the video, L. Ids beyond the video stand for its last clip. If ids count clips of
+        another length, `rate_clips` computes which clips are relevant, and their labels.
 
     Returns:
       saliency_labels, 0 where nobody rated; positive_clips: the most salient relevant clip
@@ -77,7 +78,7 @@ def qvhighlights_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled
       relevant clip everything is 0.
 
     Raises:
-      DataError: when there are relevant clips and not exactly one row of ratings for each.
+      DataError: the number of relevant clips is not that of the rows of ratings.
     """
     clip_ids = np.asarray(annotation.get("relevant_clip_ids") or (), np.int64)
     if not clip_ids.size:
@@ -95,8 +96,8 @@ def qvhighlights_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled
         clip_ids, sums, clips.number, duration, clips.length, clips.label_length
     )
 
-    # Stable, so that ties fall the same way on every processor: the last of the most salient and
-    # the first of the least salient. numpy's default sort orders ties by its vector instructions.
+    # Stable, so that ties are the same on every processor: the last of the most salient and the
+    # first of the least salient. The order of ties in numpy's default sort depends on the CPU.
     order = np.argsort(sums, kind="stable")
     most_salient, least_salient = clip_ids[order[-1]], clip_ids[order[0]]
 
@@ -153,12 +154,11 @@ def window_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
 def rating_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
     """Labels of a TVSum annotation: the mean of ratings from 1 to 5, on the scale from 0 to 12.
 
-    That scale is the one of QVHighlights' sums, whatever the number of annotators. Nothing is
-    drawn.
+    The scale is that of QVHighlights' sums, whatever the number of annotators. Nothing is drawn.
 
     Args:
       annotation: reads `label`, a list of ratings for each clip.
-      clips: of the video, L; further rows do not count.
+      clips: of the video, L; further rows are ignored.
 
     Returns:
       saliency_labels; positive_clips: the last of the highest rated clips; negative_clips: the
@@ -176,7 +176,7 @@ def binary_labels(annotation: Mapping[str, Any], clips: Clips) -> Labelled:
 
     Args:
       annotation: reads `label`, a list with one number for each clip.
-      clips: of the video, L; further rows do not count.
+      clips: of the video, L; further rows are ignored.
 
     Returns:
       As `rating_labels`.
@@ -228,20 +228,20 @@ def label_rule(name: str) -> LabelRule:
 
 
 class LabelledExample(NamedTuple):
-    """What an annotation line says about the clips that are used of its video.
+    """The labels of an annotation line for the clips of its video that are used.
 
     labelled: their labels.
-    windows: [M, 2] float32, seconds; of a video that is cut, the parts that are left.
-    duration: seconds; of a video that is cut, those of its clips.
+    windows: [M, 2] float32, seconds; cut like the video.
+    duration: seconds; cut like the video.
     """
 
     labelled: Labelled
-    windows: np.ndarray
+    windows: Float32[np.ndarray, "M 2"]
     duration: float
 
 
 class Labeller:
-    """Labels annotation lines as a configuration says.
+    """Labels annotation lines by the rule of a configuration.
 
     Attributes:
       num_pairs: positive and negative clips of each example.
@@ -260,11 +260,11 @@ class Labeller:
 
         Args:
           annotation: the line.
-          num_clips: that are used of its video, L.
-          whole_clips: that its features have.
+          num_clips: clips of its video that are used, L.
+          whole_clips: clips that its features have.
 
         Raises:
-          DataError: ratings that do not fit the line's clips.
+          DataError: there are not as many ratings as clips.
         """
         config = self._config
         line = cut_line(annotation, num_clips, whole_clips, config) or annotation
@@ -284,16 +284,16 @@ def cut_line(
     whole_clips: int,
     config: ml_collections.ConfigDict,
 ) -> dict[str, Any] | None:
-    """Returns an annotation line about the first clips of its video; None if there are no others.
+    """Returns an annotation line cut to the first clips of its video; None if it is not cut.
 
-    Rows of features after the end of the video do not count. A clip lasts `config.clip_length`; of
-    a video with a `label` for each clip, its share of the duration. The line's duration, windows
-    and ratings end where the last of the clips ends.
+    Rows of features after the end of the video are ignored. A clip lasts `config.clip_length`; in a
+    video with a `label` for each clip, its share of the duration. Duration, windows and ratings of
+    the line are cut at the end of the last clip.
 
     Args:
       annotation: the line.
-      num_clips: that are used of its video.
-      whole_clips: that its features have.
+      num_clips: clips of its video that are used.
+      whole_clips: clips that its features have.
       config: reads `clip_length` and `data`.
     """
     duration, seconds = annotation["duration"], config.clip_length

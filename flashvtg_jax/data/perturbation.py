@@ -1,7 +1,7 @@
-"""Videos that are worse than they were: for studies of robustness, and as augmentation.
+"""Perturbations of videos, for studies of robustness and as augmentation.
 
-What becomes of a row follows from its key, its valid clips and the strength alone, never from the
-padding or the other rows. Strength 0 leaves every number as it is.
+The result for a row depends only on its key, its valid clips and the strength, not on the padding
+or the other rows. Strength 0 changes nothing, to the bit.
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.errors import ConfigError
 
-_MOST_CLIPS = 2**16  # the product of two clip numbers is to fit uint32
+_MOST_CLIPS = 2**16  # the product of two numbers of clips must fit uint32
+
+# Of one row:
+Video = Float[Array, "L *tokens Dv"]
+Mask = Bool[Array, " L"]
+Strength = Float[Array, ""]
+RowKey = Key[Array, ""]
 
 
 @flax.struct.dataclass
 class Perturbation:
-    """How the videos of a split are perturbed: each row by its own key, of `seed` and the row.
+    """How the videos of a split are perturbed; the key of each row comes from `seed` and the row.
 
     Attributes:
-      kind: one of `KINDS`; static where programs are compiled, unlike the others.
+      kind: one of `KINDS`; static in compiled programs, unlike the others.
       strength: from 0 to 1.
       seed: from 0 to 2^32 - 1.
     """
@@ -37,31 +44,32 @@ class Perturbation:
 
 
 def perturb_videos(
-    video: chex.Array,
-    video_mask: chex.Array,
+    video: Float[Array, "B L *tokens Dv"],
+    video_mask: Bool[Array, "B L"],
     kind: str,
-    strength: chex.Array | float,
-    keys: chex.PRNGKey,
+    strength: Float[Array, "*B"] | float,
+    keys: Key[Array, " B"],
     stream_widths: Sequence[int],
-) -> chex.Array:
-    """Perturbs each video by itself; labels and moments stay those of the video as it was.
+) -> Float[Array, "B L *tokens Dv"]:
+    """Perturbs each video by itself; labels and moments do not change.
 
     Args:
       video: [B, L, Dv] normalised features, streams side by side, 0 where padded; or
-        [B, L, S, Dv] of S spatial tokens, which are dropped, repeated and moved together.
+        [B, L, S, Dv] with S spatial tokens, which are dropped, repeated and moved together.
       video_mask: [B, L] bool, True for the first clips of each row.
       kind: one of `KINDS`:
         "noise": (1 - strength) x + strength n, scaled to norm 1, for each clip, stream and token x
-          that is not 0; n is a random direction. At 1 the features are noise alone.
+          that is not 0; n is a random direction. At 1 the features are pure noise.
         "dropped_clips": each clip is 0 with probability `strength`. At 1 all are.
-        "repeated_clips": each clip but the first shows, with probability `strength`, what the clip
-          before it shows. At 1 all show the first.
-        "frame_rate": 1 - strength of the clips are sampled evenly, at least one of them, and each
-          is held until the next. At 1 all show the first.
-        "shuffled_blocks": the clips of each block are shuffled; blocks of round(strength x clips)
-          clips, at least one, follow one another, the last may be shorter. At 1 all are shuffled.
-        "missing_stream": with probability `strength` one stream, each as likely, is 0 throughout.
-          At 1 every video lacks one.
+        "repeated_clips": each clip but the first repeats the clip before it with probability
+          `strength`. At 1 all repeat the first.
+        "frame_rate": 1 - strength of the clips are sampled evenly, at least one, and each is
+          repeated until the next. At 1 all repeat the first.
+        "shuffled_blocks": the video is divided into blocks of round(strength x clips) clips, at
+          least one (the last may be shorter), and the clips of each block are shuffled. At 1 all
+          clips are.
+        "missing_stream": with probability `strength` one stream, chosen uniformly, is 0 in all
+          clips. At 1 every video lacks one.
       strength: [] or [B], from 0 to 1.
       keys: [B] of `jax.random.key`, one for each row: see `row_keys`.
       stream_widths: of the streams, Dv in all.
@@ -78,13 +86,13 @@ def perturb_videos(
     return jax.vmap(perturb)(video, video_mask, strength, keys)
 
 
-def row_keys(key: chex.PRNGKey, rows: chex.Array) -> chex.PRNGKey:
-    """A key for each row [B] int32: the row's number decides it, not its place in the batch."""
+def row_keys(key: Key[Array, ""], rows: Int[Array, " B"]) -> Key[Array, " B"]:
+    """Returns a key for each row [B] int32, from its index in the split, not in the batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
 def perturb_split(batch: Batch, perturbation: Perturbation, stream_widths: Sequence[int]) -> Batch:
-    """The batch with perturbed videos: each example of the split as in any other batch."""
+    """Returns the batch with its videos perturbed; the same for an example in every batch."""
     keys = row_keys(jax.random.key(perturbation.seed), batch.example)
     video = perturb_videos(
         batch.video,
@@ -98,9 +106,9 @@ def perturb_split(batch: Batch, perturbation: Perturbation, stream_widths: Seque
 
 
 def augment_videos(
-    batch: Batch, kind: str, strength: float, keys: chex.PRNGKey, stream_widths: Sequence[int]
+    batch: Batch, kind: str, strength: float, keys: Key[Array, " B"], stream_widths: Sequence[int]
 ) -> Batch:
-    """The batch with each video perturbed as strongly as it draws, evenly from 0 to `strength`."""
+    """Returns the batch with each video perturbed by a strength drawn from 0 to `strength`."""
     draws, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     strengths = strength * jax.vmap(jax.random.uniform)(draws)
     video = perturb_videos(batch.video, batch.video_mask, kind, strengths, keys, stream_widths)
@@ -108,9 +116,9 @@ def augment_videos(
 
 
 def check_perturbation(kind: str, num_streams: int, *, name: str) -> None:
-    """Raises ConfigError for a kind that is not known, or that needs more streams than there are.
+    """Raises ConfigError for an unknown kind, or one that needs more streams than there are.
 
-    `name` is what the kind was given as, such as "config.data.augment".
+    `name` is that of the option, such as "config.data.augment".
     """
     if kind not in KINDS:
         raise ConfigError(f"{name} is {kind!r}; it knows {', '.join(KINDS)}")
@@ -123,21 +131,14 @@ def check_perturbation(kind: str, num_streams: int, *, name: str) -> None:
 
 
 def check_strength(strength: float, *, name: str) -> None:
-    """Raises ConfigError for a strength, given as `name`, that is not from 0 to 1."""
+    """Raises ConfigError for a strength outside 0 to 1; `name` is that of the option."""
     if not 0 <= strength <= 1:
         raise ConfigError(f"{name} is {strength}; it must be from 0 to 1")
 
 
-# Each takes one row: video [L, Dv] or [L, S, Dv], mask [L], strength [], its key.
-
-
 def _noise(
-    video: chex.Array,
-    mask: chex.Array,
-    strength: chex.Array,
-    key: chex.PRNGKey,
-    stream_widths: tuple[int, ...],
-) -> chex.Array:
+    video: Video, mask: Mask, strength: Strength, key: RowKey, stream_widths: tuple[int, ...]
+) -> Video:
     draw = partial(jax.random.normal, shape=video.shape[1:], dtype=video.dtype)
     edges = np.cumsum(stream_widths)[:-1]
     noise = jnp.split(jax.vmap(draw)(_clip_keys(key, mask)), edges, axis=-1)
@@ -149,42 +150,30 @@ def _noise(
         )
         for stream, direction in zip(jnp.split(video, edges, axis=-1), noise, strict=True)
     ]
-    # Without noise the norms would still be rounded.
+    # At strength 0 scaling would still round.
     return jnp.where(strength > 0, jnp.concatenate(streams, axis=-1), video)
 
 
 def _dropped_clips(
-    video: chex.Array,
-    mask: chex.Array,
-    strength: chex.Array,
-    key: chex.PRNGKey,
-    stream_widths: tuple[int, ...],
-) -> chex.Array:
+    video: Video, mask: Mask, strength: Strength, key: RowKey, stream_widths: tuple[int, ...]
+) -> Video:
     del stream_widths
     dropped = _clip_draws(key, mask) < strength
     return jnp.where(dropped.reshape(-1, *[1] * (video.ndim - 1)), 0, video)
 
 
 def _repeated_clips(
-    video: chex.Array,
-    mask: chex.Array,
-    strength: chex.Array,
-    key: chex.PRNGKey,
-    stream_widths: tuple[int, ...],
-) -> chex.Array:
+    video: Video, mask: Mask, strength: Strength, key: RowKey, stream_widths: tuple[int, ...]
+) -> Video:
     del stream_widths
     clip = jnp.arange(len(mask))
     repeated = (_clip_draws(key, mask) < strength) & (clip > 0)
-    return _shown(video, mask, jax.lax.cummax(jnp.where(repeated, 0, clip)))
+    return _take_clips(video, mask, jax.lax.cummax(jnp.where(repeated, 0, clip)))
 
 
 def _frame_rate(
-    video: chex.Array,
-    mask: chex.Array,
-    strength: chex.Array,
-    key: chex.PRNGKey,
-    stream_widths: tuple[int, ...],
-) -> chex.Array:
+    video: Video, mask: Mask, strength: Strength, key: RowKey, stream_widths: tuple[int, ...]
+) -> Video:
     del key, stream_widths
     chex.assert_axis_dimension_lt(video, 0, _MOST_CLIPS)
     count = mask.sum().astype(jnp.uint32)
@@ -192,31 +181,23 @@ def _frame_rate(
     count = jnp.maximum(count, 1)
     kept = jnp.clip(kept, 1, count)
     sample = jnp.arange(len(mask), dtype=jnp.uint32) * kept // count
-    first = (sample * count + kept - 1) // kept  # clip that shows this sample
-    return _shown(video, mask, first.astype(jnp.int32))
+    first = (sample * count + kept - 1) // kept  # first clip of this sample
+    return _take_clips(video, mask, first.astype(jnp.int32))
 
 
 def _shuffled_blocks(
-    video: chex.Array,
-    mask: chex.Array,
-    strength: chex.Array,
-    key: chex.PRNGKey,
-    stream_widths: tuple[int, ...],
-) -> chex.Array:
+    video: Video, mask: Mask, strength: Strength, key: RowKey, stream_widths: tuple[int, ...]
+) -> Video:
     del stream_widths
     clips = jnp.round(strength * mask.sum().astype(jnp.float32)).astype(jnp.int32)
     block = jnp.arange(len(mask)) // jnp.maximum(clips, 1)
-    block = jnp.where(mask, block, len(mask))  # padding stays behind
-    return _shown(video, mask, jnp.lexsort((_clip_draws(key, mask), block)))
+    block = jnp.where(mask, block, len(mask))  # padding stays last
+    return _take_clips(video, mask, jnp.lexsort((_clip_draws(key, mask), block)))
 
 
 def _missing_stream(
-    video: chex.Array,
-    mask: chex.Array,
-    strength: chex.Array,
-    key: chex.PRNGKey,
-    stream_widths: tuple[int, ...],
-) -> chex.Array:
+    video: Video, mask: Mask, strength: Strength, key: RowKey, stream_widths: tuple[int, ...]
+) -> Video:
     del mask
     draw, choice = jax.random.split(key)
     missing = jax.random.randint(choice, (), 0, len(stream_widths))
@@ -224,25 +205,25 @@ def _missing_stream(
     return jnp.where((of_stream == missing) & (jax.random.uniform(draw) < strength), 0, video)
 
 
-def _clip_keys(key: chex.PRNGKey, mask: chex.Array) -> chex.PRNGKey:
-    """A key for each clip [L], the same whatever the padding."""
+def _clip_keys(key: RowKey, mask: Mask) -> Key[Array, " L"]:
+    """Returns a key for each clip [L], the same whatever the padding."""
     return row_keys(key, jnp.arange(len(mask)))
 
 
-def _clip_draws(key: chex.PRNGKey, mask: chex.Array) -> chex.Array:
-    """A number from 0 up to 1 for each clip [L]."""
+def _clip_draws(key: RowKey, mask: Mask) -> Float[Array, " L"]:
+    """Draws a number from [0, 1) for each clip [L]."""
     return jax.vmap(jax.random.uniform)(_clip_keys(key, mask))
 
 
-def _shown(video: chex.Array, mask: chex.Array, clip: chex.Array) -> chex.Array:
-    """The video with another clip [L] in the place of each that is valid."""
+def _take_clips(video: Video, mask: Mask, clip: Int[Array, " L"]) -> Video:
+    """Returns the video with valid clips replaced by those of the indices `clip` [L]."""
     return video[jnp.where(mask, clip, jnp.arange(len(mask)))]
 
 
-def _unit(features: chex.Array) -> chex.Array:
-    """Each row [..., width] scaled to norm 1; 0 stays 0."""
+def _unit(features: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+    """Scales each row [..., width] to norm 1; 0 stays 0."""
     squares = jnp.square(features)
-    # In an order of our own: that of jnp.sum depends on how many rows there are, padding included.
+    # Summed in a fixed order: that of jnp.sum depends on the number of rows, padding included.
     while (width := squares.shape[-1]) > 1:
         half = width // 2
         halves = squares[..., :half] + squares[..., half : 2 * half]

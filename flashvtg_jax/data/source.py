@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from flashvtg_jax.data.build.build_command import build_command
-from flashvtg_jax.data.build.building import dataset_names, find_builder
-from flashvtg_jax.data.build.dataset_builder import FORMAT_VERSION, VIDEOS
+from flashvtg_jax.data.build_command import build_command
+from flashvtg_jax.data.dataset_names import is_custom
 from flashvtg_jax.errors import DataError
+
+FORMAT_VERSION = 1  # of the rows and metadata of built data sets
+VIDEOS = "videos"  # the split of videos, which the rows of the others refer to
 
 _CACHE_BYTES = 256 << 20
 
@@ -45,24 +47,25 @@ class SplitSource:
 
     Attributes:
       streams: width of each video stream, in order.
-      tokens: S, of the streams whose files had rows of S tokens, which lie side by side. (So may
-        those of other streams, whose files did not tell.) 1 of those joined from parts of a token.
+      tokens: S, of the streams whose files were [L, S, width]; their tokens are side by side. 1 for
+        streams that were joined from parts of a token. Other streams are missing: a row of theirs
+        may be one token or several.
       query_dim: width of the word features.
       num_clips: clips of each example, those of its shortest stream [N].
       num_words: words of each example [N].
       num_windows: relevant windows of each example [N].
       clip_length: seconds.
-      label_clip_length: seconds of the clips that ids and ratings count, where that was said when
-        the data set was built; else None.
+      label_clip_length: seconds of the clips that ids and ratings count, if it was given when the
+        data set was built; else None.
       labels: kind of labels, a key of `annotations.LABEL_FIELDS`.
-      stream_clips: clips of each example [N] in each stream (or in its labels, if fewer); {} where
-        the data set was built by a version that did not tell.
-      all_num_clips, all_num_words, all_stream_clips: the same of the whole split, whatever the
+      stream_clips: clips of each example [N] in each stream (or in its labels, if fewer); {} if the
+        data set was built by a version that did not record them.
+      all_num_clips, all_num_words, all_stream_clips: the same for the whole split, with all
         domains.
-      all_domains: domain of each of them; None where no domains were selected.
-      left_out: names of streams that were there and were not built.
+      all_domains: domain of each row of the whole split; None if no domains were selected.
+      left_out: names of streams that the files have and that were not built.
       resampled: whether the features of a video were interpolated at its clips.
-      rows: of the whole split, that these examples are [N].
+      rows: indices of these examples in the whole split [N].
       name: folder and name of the whole split.
     """
 
@@ -80,21 +83,19 @@ class SplitSource:
           folder: of one version of a built data set.
           split: name of the split.
           domains: as for `select`.
-          cache_bytes: of videos read that are kept for the next query about them; None keeps all,
-            and the queries with them.
+          cache_bytes: size of the cache of videos, for further queries about them; None keeps all
+            videos and queries.
         """
         self._select(_StoredSplit(folder, split, cache_bytes), domains)
 
     def select(self, domains: Sequence[str]) -> "SplitSource":
-        """Returns the rows of the whole split that are of some domains, in order.
-
-        The new source shares open files and cache with this one.
+        """Returns a source of some domains of the whole split; it shares files and cache.
 
         Args:
-          domains: values of the field "domain" of the annotations; none of them: all rows.
+          domains: values of the field "domain" of the annotations; (): all rows.
 
         Raises:
-          DataError: a domain that no row has.
+          DataError: no row has this domain.
         """
         source = object.__new__(SplitSource)
         source._select(self._stored, domains)
@@ -152,12 +153,12 @@ class SplitSource:
         return self._stored.query(int(self.rows[index]))
 
     def forget(self) -> None:
-        """Frees what is kept of videos and queries in host memory; it is read again if need be."""
+        """Clears the caches of videos and queries in host memory."""
         self._stored.video_cache.clear()
         self._stored.query_cache.clear()
 
     def rebuild_command(self) -> str:
-        """Returns the command that builds the data set again, with all streams that there are."""
+        """Returns the command that builds the data set again, with all streams of its files."""
         return self._stored.command(all_streams=True)
 
     def annotations(self) -> list[dict[str, Any]]:
@@ -171,7 +172,7 @@ class SplitSource:
         return f"SplitSource({stored.folder!r}, {stored.split!r}, {len(self)} examples{of})"
 
     def __reduce__(self):
-        # Opened again where it is unpickled: readers and locks stay in their process.
+        # Unpickling opens the split again: readers and locks cannot leave their process.
         stored = self._stored
         return _reopen, (stored.folder, stored.split, self._domains, stored.cache_bytes)
 
@@ -183,7 +184,7 @@ def _reopen(
 
 
 class _StoredSplit:
-    """A split's open files, and what is kept of them in memory."""
+    """The open files of a split, and their caches."""
 
     def __init__(self, folder: str | os.PathLike, split: str, cache_bytes: int | None):
         self.folder, self.split, self.cache_bytes = os.fspath(folder), split, cache_bytes
@@ -198,11 +199,11 @@ class _StoredSplit:
                 f"{self.command()}"
             ) from error
         self.video_cache = _Cache(cache_bytes)
-        # Queries are asked for once an epoch: a bounded cache would hold the wrong ones.
+        # Each query is read once an epoch: a bounded cache would only hold the wrong ones.
         self.query_cache = _Cache(None if cache_bytes is None else 0)
 
     def _open(self) -> None:
-        """Reads what is known of the split before its rows, and opens their files."""
+        """Reads the metadata and opens the files of the rows."""
         folder, split = self.folder, self.split
         builder = tfds.builder_from_directory(folder)
         metadata = self.metadata = dict(builder.info.metadata.items())
@@ -252,7 +253,7 @@ class _StoredSplit:
     @functools.cached_property
     def annotation_lines(self) -> list[str]:
         """The annotation lines of the split, in order."""
-        # Kept as text: evaluation asks again and again, and takes what it gets for its own.
+        # As text: every call of `annotations` returns new objects, which the caller may change.
         return [self._query(row)["annotation"] for row in range(len(self.num_clips))]
 
     @functools.cached_property
@@ -288,7 +289,7 @@ class _StoredSplit:
             ) from error
 
     def command(self, all_streams: bool = False) -> str:
-        """Returns the command that builds this data set again, as it was built."""
+        """Returns the command that builds this data set again, with the same options."""
         metadata = self.metadata
         some_streams = bool(metadata.get("left_out")) and not all_streams
         folder = Path(self.folder).absolute()  # data_dir/name/config/version
@@ -301,24 +302,23 @@ class _StoredSplit:
             manual_dir=metadata.get("manual_dir"),
             clip_length=metadata.get("clip_length"),
             label_clip_length=metadata.get("label_clip_length"),
-            widths=_other_widths(dataset, metadata) if metadata else None,
+            widths=_widths(dataset, metadata) if metadata else None,
             streams=list(metadata["streams"]) if some_streams else (),
             resample=metadata.get("resampled", False),
         )
 
 
-def _other_widths(dataset: str, metadata: Mapping[str, Any]) -> dict[str, int | None]:
-    """The feature widths of a built data set that are not the released ones, by name."""
-    if dataset not in dataset_names():
-        return {}  # one's own: the widths are those of the files
+def _widths(dataset: str, metadata: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the feature widths for the command line, by name."""
+    if is_custom(dataset):
+        return {}  # custom data sets take them from the files
     tokens = metadata.get("tokens", {})
     widths = {name: width // tokens.get(name, 1) for name, width in metadata["streams"].items()}
-    layout = find_builder(dataset)[1].layout
-    return layout.other_widths({**widths, "query": metadata["query_width"]})
+    return {**widths, "query": metadata["query_width"]}
 
 
 class _Cache:
-    """The rows read last, up to a number of bytes: many queries ask about the same video."""
+    """The rows read last, up to a number of bytes: many queries are about the same video."""
 
     def __init__(self, max_bytes: int | None):
         self._max_bytes = math.inf if max_bytes is None else max_bytes
@@ -333,7 +333,7 @@ class _Cache:
             self.num_bytes = 0
 
     def get(self, key: int) -> Any:
-        """Returns what was put there; None if it is not kept."""
+        """Returns a row, None if it is not in the cache."""
         with self._lock:
             if key not in self._rows:
                 return None

@@ -1,4 +1,4 @@
-"""What training leaves out or cuts of a data set, said before it starts."""
+"""Notes about what training cuts or leaves out of a data set, printed before it starts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ _ELEMENTS = 1 << 16  # of a table of moments and clips made at once: it fits the
 def training_notes(
     runs: Iterable[tuple[SplitSource, SplitSource, ml_collections.ConfigDict]],
 ) -> list[str]:
-    """Returns a line for each thing that runs leave out, cut or cannot learn of their data.
+    """Returns a line for each thing that runs leave out, cut or cannot learn.
 
     No features are read.
 
     Args:
-      runs: of each the split to learn from, the one to select the best checkpoint on, and the whole
-        configuration.
+      runs: for each its training split, its validation split and the whole configuration.
     """
     lines: list[str] = []
     for train, val, config in runs:
@@ -44,14 +43,15 @@ def training_notes(
             if source is train:
                 notes.append(_moments_without_point(examples, config))
             lines += [f"note: {name}: {note}" for note in itertools.chain(*notes)]
-    return list(dict.fromkeys(lines))  # runs that differ in their seed have the same
+    return list(dict.fromkeys(lines))  # runs that only differ in their seed have the same notes
 
 
 class _Example(NamedTuple):
-    """An annotation line, the clips that are used of its video, and what is left of its moments.
+    """An annotation line, and the part of its video that is used.
 
-    windows: seconds.
-    end: of what is used of a video that is cut, seconds; None where it is not.
+    clips: that are used.
+    windows: moments, cut to these clips; seconds.
+    end: of these clips, if the video is cut, seconds; else None.
     """
 
     row: dict[str, Any]
@@ -103,7 +103,7 @@ def _cut_queries(source: SplitSource, config: ml_collections.ConfigDict) -> Iter
 def _contradictions(
     examples: Sequence[_Example], config: ml_collections.ConfigDict
 ) -> Iterator[str]:
-    """Yields a line where ids contradict windows, for earlier versions built such data sets."""
+    """Yields a note if ids contradict windows: earlier versions built such data sets."""
     if config.data.labels != "qvhighlights":
         return
     seconds = config.data.label_clip_length or config.clip_length
@@ -157,7 +157,7 @@ class _Moment(NamedTuple):
 def _without_point(
     moments: Sequence[_Moment], strides: Sequence[float], config: ml_collections.ConfigDict
 ) -> list[_Moment]:
-    """Returns the moments that no point is assigned to, by the rule of the losses."""
+    """Returns the moments that the losses assign no point to."""
     spans = list(dict.fromkeys(moment[1:] for moment in moments))  # many queries share a moment
     if not spans:
         return []
@@ -180,7 +180,7 @@ def _without_point(
     without: set[tuple[float, float, int]] = set()
     for begin in range(0, len(spans), size):
         part = spans[begin : begin + size]
-        rows = np.zeros((size, 3), np.float32)  # all of one shape: the last ones may be nobody's
+        rows = np.zeros((size, 3), np.float32)  # of one shape: the last part may be padded
         rows[: len(part)] = part
         found = has_point(rows[:, :2], rows[:, 2])
         without.update(itertools.compress(part, ~np.asarray(found)))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-    from flashvtg_jax.prediction.inspection import Inspection
+    from flashvtg_jax.figures.inspected import Inspection
 
 MAX_MOMENTS = 8
 MAX_QUERIES = 20  # moment queries

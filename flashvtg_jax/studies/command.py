@@ -8,7 +8,7 @@ from pathlib import Path
 import ml_collections
 
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.evaluation.evaluator import check_writable
+from flashvtg_jax.evaluation.results import check_writable
 from flashvtg_jax.figures import studies as figures
 from flashvtg_jax.figures.entries import Entry
 from flashvtg_jax.files import write_atomically

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from flashvtg_jax.figures.entries import Entry
-from flashvtg_jax.metrics.per_query import metric_groups, per_query_numbers, score_iou_correlation
+from flashvtg_jax.metrics.per_query import metric_groups, per_query_metrics, score_iou_correlation
 from flashvtg_jax.metrics.scoring_settings import configured_clips
 from flashvtg_jax.studies.running import (
     Found,
@@ -159,7 +159,7 @@ def values_of(
             for row in predictions_of(subject, folder, show_progress=show_progress)
         ]
         clips = configured_clips(subject.config)
-        values = per_query_numbers(predictions, subject.annotations, **clips)
+        values = per_query_metrics(predictions, subject.annotations, **clips)
         seeds.append({name: values[name] for name in metrics if name in values})
     return stacked(seeds)
 

@@ -34,7 +34,7 @@ from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.evaluation.evaluator import Evaluator, apply_and_decode
 from flashvtg_jax.figures.entries import Entry
 from flashvtg_jax.files import write_atomically
-from flashvtg_jax.metrics.per_query import per_query_numbers
+from flashvtg_jax.metrics.per_query import per_query_metrics
 from flashvtg_jax.metrics.scoring_settings import configured_clips
 from flashvtg_jax.studies.comparisons import entry
 from flashvtg_jax.studies.long_video_data import (
@@ -326,7 +326,7 @@ class _Trial:
             lambda: jax.block_until_ready(self._compiled(params, self._batch))
         )
         found = self._evaluator.evaluate(params, self._source, show_progress=show_progress)
-        metrics = per_query_numbers(
+        metrics = per_query_metrics(
             found.predictions, self._source.annotations(), metrics=_SCORES, **self._clips
         )
         # JSON has no NaN.

@@ -12,7 +12,7 @@ import numpy as np
 
 from flashvtg_jax.data.perturbation import Perturbation
 from flashvtg_jax.figures.entries import Entry
-from flashvtg_jax.metrics.per_query import per_query_numbers
+from flashvtg_jax.metrics.per_query import per_query_metrics
 from flashvtg_jax.studies.comparisons import ABLATION_METRICS, Values, entry
 from flashvtg_jax.studies.running import Runs, Subject
 from flashvtg_jax.studies.trials import Trials
@@ -117,5 +117,5 @@ def _name(perturbation: Perturbation | None) -> str:
 def _metrics(
     predictions: list[dict], annotations: list[dict], clips: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    values = per_query_numbers(predictions, annotations, **clips)
+    values = per_query_metrics(predictions, annotations, **clips)
     return {metric: values[metric] for metric in ABLATION_METRICS if metric in values}

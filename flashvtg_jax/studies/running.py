@@ -11,20 +11,22 @@ import ml_collections
 import numpy as np
 
 from flashvtg_jax.config import apply_overrides
-from flashvtg_jax.data.build.preparation import complete_config, prepare_data
-from flashvtg_jax.data.pipeline import clip_counts, source_video
+from flashvtg_jax.config_checks import check_config
+from flashvtg_jax.data.pipeline import clip_counts
+from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
-from flashvtg_jax.evaluation.evaluator import evaluate, has_ground_truth
+from flashvtg_jax.evaluation.results import has_ground_truth
+from flashvtg_jax.experiments.evaluate import evaluate
 from flashvtg_jax.experiments.runs import plan_runs
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.experiments.workdir import check_workdir, data_folder, open_fields
 from flashvtg_jax.figures.entries import Entry
 from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.models.pyramid import level_length
 from flashvtg_jax.studies.variants import Variant
-from flashvtg_jax.training.checks import check_config
-from flashvtg_jax.training.loop import train
+from flashvtg_jax.video_ids import source_video
 
 # Folders of runs by name of the variant: seed by seed, and for each seed domain by domain.
 Runs = dict[str, list[Path]]

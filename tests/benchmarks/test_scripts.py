@@ -11,8 +11,10 @@ import pytest
 from benchmarks.flops import count_flops
 from benchmarks.measuring import SMOKE_CONFIG, batch_shapes
 from flashvtg_jax.config import load_config
+from flashvtg_jax.data.batch import feature_widths
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer
+from flashvtg_jax.training.optimizer import make_optimizer
+from flashvtg_jax.training.state import init_state
 from flashvtg_jax.training.step import make_train_step
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flashvtg_jax.clips import mean_ratings, num_video_clips
-from flashvtg_jax.data.annotations import check_lines_agree, load_annotations, placed, youtube_id
+from flashvtg_jax.data.annotations import check_lines_agree, load_annotations, placed
 from flashvtg_jax.errors import DataError
 
 ROW = {
@@ -263,20 +263,6 @@ def test_a_domain_is_one_of_those_there_are(write):
 def test_a_domain_is_a_name(write, domain):
     path = write({**BINARY, "domain": domain})
     assert problems(path) == [f"{path}:1: domain {domain!r}; expected a name"]
-
-
-@pytest.mark.parametrize(
-    ("vid", "source"),
-    [
-        ("NUsG9BgSes0_210.0_360.0", "NUsG9BgSes0"),
-        ("_6hnl_BrFvs_360.0_510.0", "_6hnl_BrFvs"),
-        ("-a_1_2_0.0_150.0", "-a_1_2"),
-        ("AO8RW", "AO8RW"),
-        ("s17-d69", "s17-d69"),
-    ],
-)
-def test_youtube_id_is_the_video_without_its_times(vid, source):
-    assert youtube_id(vid) == source
 
 
 @pytest.mark.parametrize(

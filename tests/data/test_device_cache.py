@@ -72,35 +72,20 @@ def test_training_batches_equal_those_of_the_pipeline(make_source, changes):
 def test_evaluation_batches_equal_those_of_the_pipeline():
     source, config = small_source(), small_config()
     cache = DeviceCache(source, config, jax.device_put)
-    draws = evaluation_draws([source], config, cache)
-    for (clips, (draw,)), batch in zip(draws, evaluation_batches(source, config), strict=True):
+    draws = evaluation_draws(source, config, cache)
+    for (clips, draw), batch in zip(draws, evaluation_batches(source, config), strict=True):
         taken = cache.taking(clips)(cache.split, draw)
         assert_close_batches(taken.replace(targets=None), batch.replace(targets=None))
-
-
-def test_a_source_with_fewer_batches_ends_with_padding_rows():
-    config = small_config()
-    long, short = small_source(21), small_source(5)
-    cache = DeviceCache(long, config, jax.device_put)
-    short = copy.copy(short)
-    short.rows = np.arange(5)
-    numbers = [
-        [d.example.tolist() for d in draws]
-        for _, draws in evaluation_draws([long, short], config, cache)
-    ]
-    assert len(numbers) == 3
-    assert [row[1] for row in numbers[1:]] == [[-1] * 8] * 2
-    assert sorted(i for row in numbers for i in row[0] if i >= 0) == list(range(21))
 
 
 def test_processes_share_the_rows_of_a_batch():
     source, config = small_source(), small_config()
     cache = DeviceCache(source, config, jax.device_put)
-    whole = list(evaluation_draws([source], config, cache))
-    parts = [list(evaluation_draws([source], config, cache, index, 2)) for index in range(2)]
-    for (clips, (draw,)), *shares in zip(whole, *parts, strict=True):
+    whole = list(evaluation_draws(source, config, cache))
+    parts = [list(evaluation_draws(source, config, cache, index, 2)) for index in range(2)]
+    for (clips, draw), *shares in zip(whole, *parts, strict=True):
         assert {share[0] for share in shares} == {clips}
-        together = np.concatenate([share[1][0].row for share in shares])
+        together = np.concatenate([share[1].row for share in shares])
         np.testing.assert_array_equal(together, draw.row)
 
 
@@ -143,8 +128,8 @@ def test_rows_are_those_of_the_whole_split_whatever_part_is_trained_on():
 def test_a_split_without_labels_is_kept_as_well():
     source, config = small_source(with_targets=False), small_config()
     cache = DeviceCache(source, config, jax.device_put)
-    draws = evaluation_draws([source], config, cache)
-    for (clips, (draw,)), batch in zip(draws, evaluation_batches(source, config), strict=True):
+    draws = evaluation_draws(source, config, cache)
+    for (clips, draw), batch in zip(draws, evaluation_batches(source, config), strict=True):
         assert_close_batches(cache.taking(clips)(cache.split, draw), batch)
 
 

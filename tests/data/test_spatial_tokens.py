@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.config import load_config
-from flashvtg_jax.data import features
+from flashvtg_jax.data import feature_files
 from flashvtg_jax.data.batch import BatchShape, Row, collate
 from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.build.layout import FileItem
-from flashvtg_jax.data.build.preparation import complete_config, prepare_data
 from flashvtg_jax.data.device_cache import DeviceCache, cached_bytes, evaluation_draws
-from flashvtg_jax.data.features import feature_header, read_feature, read_tokens
+from flashvtg_jax.data.feature_files import feature_header, read_feature, read_tokens
 from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline
+from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.data.synthetic.annotations import generate_annotations
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.data.synthetic.planting import Planting
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.evaluation.evaluator import evaluate
+from flashvtg_jax.experiments.evaluate import evaluate
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.interop.conversion import to_torch_file
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.prediction.files import predict_file, predict_pair
 from flashvtg_jax.prediction.predictor import Predictor
-from flashvtg_jax.training.loop import train
 from tests.data.memory_source import small_config, small_source
 from tests.training.conftest import TINY
 
@@ -110,7 +110,9 @@ def test_each_part_is_read_once(tmp_path, monkeypatch):
     paths = tmp_path / "rgb.pt", tmp_path / "flow.pt"  # whose headers are read with their numbers
     arrays = dict(zip(paths, (tokens_of(5, 4), tokens_of(5, 2)), strict=True))
     read = []
-    monkeypatch.setattr(features, "_read_torch", lambda path, _: read.append(path) or arrays[path])
+    monkeypatch.setattr(
+        feature_files, "_read_torch", lambda path, _: read.append(path) or arrays[path]
+    )
     joined = FileItem(paths, None, spatial=True).read(6)
     np.testing.assert_array_equal(
         joined.reshape(5, S, 6), np.concatenate(list(arrays.values()), axis=2)
@@ -195,8 +197,8 @@ def test_batches_gathered_on_the_device_are_those_of_the_pipeline():
     cache = DeviceCache(source, config, jax.device_put)
     widths = [stream.shape[1] for stream in cache.split.streams]
     assert widths == [6, 12]  # as stored: single tokens are repeated in the batch alone
-    draws = evaluation_draws([source], config, cache)
-    for (clips, (draw,)), batch in zip(draws, evaluation_batches(source, config), strict=True):
+    draws = evaluation_draws(source, config, cache)
+    for (clips, draw), batch in zip(draws, evaluation_batches(source, config), strict=True):
         taken = jax.jit(cache.taking(clips))(cache.split, draw)
         assert taken.video.shape == batch.video.shape == (8, clips, S, 10)
         np.testing.assert_allclose(taken.video, batch.video, rtol=1e-6, atol=1e-7)
@@ -253,7 +255,7 @@ def test_less_than_one_token_is_refused_before_training(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """One's own data: two videos of 5 clips, one stream of 3 tokens, one of a single token."""
+    """A custom data set: two videos of 5 clips, one stream of 3 tokens, one of a single token."""
     rows = []
     for qid, vid in enumerate(("a", "b")):
         for stream, array in (

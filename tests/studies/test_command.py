@@ -12,6 +12,7 @@ from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.studies import running
@@ -26,7 +27,6 @@ from flashvtg_jax.studies.variants import (
     robustness_variants,
     scale_variants,
 )
-from flashvtg_jax.training.loop import train
 from tests.studies.conftest import read_entries
 from tests.training.conftest import TINY
 
@@ -219,7 +219,7 @@ def test_commands_that_lack_something_say_what(arguments, capsys):
 )
 def test_options_that_the_study_of_labels_does_not_have_are_named(arguments, unused, capsys):
     assert main(["study", "label_correlation", "--output=w", *arguments]) == 2
-    assert f"it has no use for {unused} here" in capsys.readouterr().err
+    assert f"{unused} cannot be used here" in capsys.readouterr().err
 
 
 def test_a_work_directory_of_another_configuration_is_refused_before_training(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.config import load_config
-from flashvtg_jax.data.annotations import load_annotations, youtube_id
+from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.data.synthetic.annotations import (
     generate_annotations,
@@ -28,6 +28,7 @@ from flashvtg_jax.studies.long_videos import (
 )
 from flashvtg_jax.studies.running import train_variants
 from flashvtg_jax.system.memory import DoesNotFitError
+from flashvtg_jax.video_ids import youtube_id
 
 TINY = {
     "model.hidden_dim": 8,

@@ -1,4 +1,4 @@
-"""One's own data, from a folder to a data set that is read like all others."""
+"""Custom data sets, from a folder to a built data set."""
 
 import json
 import logging
@@ -13,8 +13,8 @@ import tensorflow_datasets as tfds
 from flashvtg_jax.cli.main import main
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.build.building import build, dataset_names, find_builder
-from flashvtg_jax.data.build.preparation import complete_config
 from flashvtg_jax.data.pipeline import evaluation_batches
+from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines

@@ -1,4 +1,4 @@
-"""What one's own feature files may look like, and what is said of those that cannot be used."""
+"""Feature files of custom data sets, and the errors for those that cannot be used."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from flashvtg_jax.cli.main import main
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.build.building import build
-from flashvtg_jax.data.build.preparation import complete_config, prepare_data
 from flashvtg_jax.data.pipeline import train_pipeline
+from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.resampling import resample
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import ConfigError, DataError

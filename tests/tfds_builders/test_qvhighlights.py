@@ -313,8 +313,8 @@ def test_the_report_goes_to_stderr(manual, data_dir, capsys):
     assert out == ""
     assert "train 4, val 2 queries of 5 videos" in err
     assert err.splitlines()[1:] == [
-        "note: train has 4 queries, 7218 were released: is the file whole?",
-        "note: val has 2 queries, 1550 were released: is the file whole?",
+        "note: train has 4 queries, 7218 were released: is the file complete?",
+        "note: val has 2 queries, 1550 were released: is the file complete?",
     ]
     assert str(data_dir) in err
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from flashvtg_jax.config import load_config
-from flashvtg_jax.data.build.preparation import prepare_data
+from flashvtg_jax.data.preparation import prepare_data
 from tests.training.conftest import TINY
 from tests.training.fault_plans import KINDS, Disturbance, Plan, leave_behind, make_plan
 from tests.training.run_comparison import compare_runs, finished_steps
@@ -47,7 +47,7 @@ SETTINGS = {
     "train.selection_metrics": ("MR-full-mIoU", "HL-min-VeryGood-mAP"),
 }
 STATUSES = {"kill": -signal.SIGKILL, "event": -signal.SIGKILL, "sigterm": 128 + signal.SIGTERM}
-_BEGINNING = re.compile(r"\d+ steps, .*device\(s\)(?:, continuing at step (\d+))?")
+_BEGINNING = re.compile(r"\d+ steps, .*device\(s\)(?:, resuming at step (\d+))?")
 
 
 @dataclasses.dataclass

@@ -10,7 +10,7 @@ import pytest
 
 from flashvtg_jax.cli.main import main
 from flashvtg_jax.data.build.building import build
-from flashvtg_jax.data.features import read_feature
+from flashvtg_jax.data.feature_files import read_feature
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines

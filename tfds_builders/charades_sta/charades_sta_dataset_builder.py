@@ -17,7 +17,7 @@ _COMMON = {
 
 
 class Builder(FeatureDatasetBuilder):
-    """Builder of Charades-STA; README.md beside this file says where each file belongs."""
+    """Builder of Charades-STA; see README.md beside this file for the files."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's convention)

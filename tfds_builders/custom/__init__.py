@@ -1,1 +1,1 @@
-"""One's own data: any features of videos and queries, and annotation lines about them."""
+"""Custom data sets: any features of videos and queries, with annotation lines about them."""

@@ -1,4 +1,4 @@
-"""One's own data, with whatever features lie in a folder."""
+"""Custom data sets, with the features of a folder."""
 
 import tensorflow_datasets as tfds
 
@@ -7,9 +7,9 @@ from flashvtg_jax.errors import ConfigError
 
 
 class Builder(FeatureDatasetBuilder):
-    """Builder of one's own data; README.md beside this file is the guide.
+    """Builder of custom data sets; README.md beside this file is the guide.
 
-    There is no list of configs: `flashvtg build` makes one for each name it is given.
+    There is no list of configs: `flashvtg build` makes one for each name.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -18,7 +18,7 @@ class Builder(FeatureDatasetBuilder):
         # TFDS's own would warn that the config is not in the list.
         if not isinstance(builder_config, FeatureConfig):
             raise ConfigError(
-                "one's own data are built with: flashvtg build --dataset=custom/NAME "
+                "custom data sets are built with: flashvtg build --dataset=custom/NAME "
                 "--manual_dir=DIR --clip_length=SECONDS"
             )
         return builder_config

@@ -20,7 +20,7 @@ _COMMON = {
 
 
 class Builder(FeatureDatasetBuilder):
-    """Builder of QVHighlights; README.md beside this file says where each file belongs."""
+    """Builder of QVHighlights; see README.md beside this file for the files."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's convention)

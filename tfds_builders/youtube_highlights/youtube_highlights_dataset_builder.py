@@ -7,7 +7,7 @@ from flashvtg_jax.data.build.layout import FeatureFiles, Layout
 
 
 class Builder(FeatureDatasetBuilder):
-    """Builder of YouTube Highlights; README.md beside this file says where each file belongs."""
+    """Builder of YouTube Highlights; see README.md beside this file for the files."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's convention)

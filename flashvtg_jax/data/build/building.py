@@ -1,4 +1,4 @@
-"""`flashvtg build`: a data set by name, whole or not at all."""
+"""`flashvtg build`: builds a data set, completely or not at all."""
 
 import collections
 import contextlib
@@ -22,17 +22,19 @@ import tensorflow_datasets as tfds
 
 from flashvtg_jax.clips import num_video_clips
 from flashvtg_jax.data.build import custom
-from flashvtg_jax.data.build.build_command import build_command
-from flashvtg_jax.data.build.dataset_builder import VIDEOS, FeatureConfig, FeatureDatasetBuilder
+from flashvtg_jax.data.build.dataset_builder import FeatureConfig, FeatureDatasetBuilder
 from flashvtg_jax.data.build.glove import GloveWords, count_unknown
 from flashvtg_jax.data.build.inventory import Inventory, take_inventory
 from flashvtg_jax.data.build.layout import parse_widths
-from flashvtg_jax.data.synthetic.folder import MANIFEST
+from flashvtg_jax.data.build.listing import is_synthetic
+from flashvtg_jax.data.build_command import build_command
+from flashvtg_jax.data.dataset_names import CUSTOM, check_custom_name, is_custom
+from flashvtg_jax.data.source import VIDEOS
 from flashvtg_jax.errors import ConfigError, DataError, first_lines
 
 _PACKAGE = "tfds_builders"
-_SLACK_BYTES = 64 << 20  # that must stay free beside the features, for annotations and metadata
-_USUAL_DEVIATION = 0.03  # of the length that rows add up to from the duration, in a whole data set
+_SLACK_BYTES = 64 << 20  # free space needed besides the features, for annotations and metadata
+_USUAL_DEVIATION = 0.03  # of rows times clip length from the duration, in the median video
 
 
 def build(
@@ -50,47 +52,46 @@ def build(
     resample: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Builds a data set from feature and annotation files, and says on stderr what it did.
+    """Builds a data set from feature and annotation files, and reports on stderr.
 
-    Everything that can be known is checked before anything is written; rows are written beside
-    the data set's place and moved there in one step, so that what is there is always whole.
+    All files are checked before anything is written. Rows are written to a temporary folder that is
+    then renamed, so a data set is always complete.
 
     Args:
-      dataset: "qvhighlights/slowfast_clip"; `dataset_names` lists all. "custom/NAME" is one's own
-        data, under any NAME.
+      dataset: "qvhighlights/slowfast_clip"; `dataset_names` lists all. "custom/NAME" is a custom
+        data set, under any NAME.
       manual_dir: folder with annotation files and feature folders, see the builder's README.
       data_dir: folder of all built data sets.
-      skip_missing: leave out queries for which feature files are missing, instead of stopping.
-      clip_windows: cut moments and ratings to their video, and leave out moments of which nothing
-        is left and queries without any other, instead of stopping; the lines are stored, and scored
+      skip_missing: leave out queries with missing feature files, instead of stopping.
+      clip_windows: cut moments and ratings to their video, and leave out moments outside it and
+        queries without other moments, instead of stopping. The lines are stored, and later scored
         against, as cut.
-      overwrite: build again what is already built; the old one stays until the new one is whole.
+      overwrite: build a data set again; the old one is replaced when the new one is complete.
       widths: feature widths other than the released ones, by name of the stream or "query":
         {"slowfast": 64, "query": 32}, or as text "slowfast=64,query=32". None as a width takes
-        the one that all files have. Of files [L, S, width], S spatial tokens a clip, it is the
-        width of one token; of files [L, S * width] that of all of them.
-      clip_length: seconds of video that a row of one's own features stands for; the other data
-        sets have theirs.
-      label_clip_length: seconds of the clips that `relevant_clip_ids` and `saliency_scores` of
-        one's own data count, if it is not that of the features.
-      streams: names of the video features to build, and to look at; none: all there are.
-      resample: one's own features are a fixed number a video, whatever its duration: interpolate
-        them at the clips of `clip_length` seconds.
-      progress: show bars and reports on stderr.
+        the width of the files. For files [L, S, width], with S spatial tokens a clip, it is the
+        width of one token; for files [L, S * width] that of all of them.
+      clip_length: seconds of video that a row of features stands for, for custom data sets only.
+      label_clip_length: seconds of the clips that `relevant_clip_ids` and `saliency_scores` of a
+        custom data set count, if it is another length.
+      streams: names of the video features to check and build; (): all.
+      resample: videos of a custom data set have a fixed number of features, whatever their
+        duration: interpolate them at the clips of `clip_length` seconds.
+      progress: show progress bars and the report on stderr.
 
     Returns:
       The folder of the data set, `data_dir/name/config/version`.
 
     Raises:
-      ConfigError: an unknown data set or stream name; a clip length that is missing or not for
-        this data set; features to resample of another data set than one's own, or of rated clips.
+      ConfigError: an unknown data set or stream; a clip length that is missing or not for this data
+        set; `resample` for another data set than a custom one, or for rated clips.
       DataError: annotations or feature files that cannot be used; no space left, or `data_dir`
         cannot be written.
     """
     builder_class, config = find_builder(dataset)
     custom.check_clip_length(dataset, clip_length, label_clip_length)
-    if resample and not custom.is_custom(dataset):
-        raise ConfigError(f"{dataset}: resample is for {custom.PLACEHOLDER} only.")
+    if resample and not is_custom(dataset):
+        raise ConfigError(f"{dataset}: resample is for {CUSTOM} only.")
     target = Path(data_dir).expanduser() / dataset / str(builder_class.VERSION)
     report = functools.partial(print, file=sys.stderr) if progress else lambda *_: None
     if (target / "dataset_info.json").exists():
@@ -129,7 +130,7 @@ def build(
         command=command,
     )
     origin = Path(manual_dir).expanduser().resolve()
-    if custom.is_custom(dataset):
+    if is_custom(dataset):
         for line in _clip_length_note(inventory):
             report(line)
     with _clear_write_errors(data_dir), _folder_beside(target) as folder:
@@ -141,7 +142,7 @@ def build(
             origin=str(origin),
             progress=progress,
         )
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints about downloads
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
             )
@@ -152,7 +153,7 @@ def build(
     num_queries = sum(map(len, inventory.queries.values()))
     for line in builder.flat.notes(len(inventory.videos), num_queries):
         report(line)
-    if not (origin / MANIFEST).exists():  # what was synthesised is of any size
+    if not is_synthetic(origin):  # synthetic data sets may have any size
         for line in _size_notes(inventory):
             report(line)
     return target
@@ -161,25 +162,25 @@ def build(
 def dataset_names() -> list[str]:
     """Returns the names of all data sets that can be built, "name/config", sorted.
 
-    "custom/NAME" among them stands for one's own data under any name.
+    "custom/NAME" stands for custom data sets of any name.
     """
     fixed = (
         f"{name}/{config.name}" for name in _packages() for config in _builder(name).BUILDER_CONFIGS
     )
-    return sorted([*fixed, custom.PLACEHOLDER])
+    return sorted([*fixed, CUSTOM])
 
 
 def find_builder(dataset: str) -> tuple[type[FeatureDatasetBuilder], FeatureConfig]:
     """Returns builder class and config of "name/config".
 
-    The config of one's own data, "custom/NAME", has no layout: its folder tells that.
+    The config of a custom data set has no layout: that depends on its folder.
 
     Raises:
-      ConfigError: there is none of this name; the nearest ones are named.
+      ConfigError: there is no data set of this name; the message suggests similar ones.
     """
     name, _, config_name = dataset.partition("/")
-    if custom.is_custom(dataset):
-        custom.check_name(dataset)
+    if is_custom(dataset):
+        check_custom_name(dataset)
         return _builder(name), FeatureConfig(name=config_name)
     if name in _packages():
         builder_class = _builder(name)
@@ -207,9 +208,9 @@ def _builder(name: str) -> type[FeatureDatasetBuilder]:
 
 @contextlib.contextmanager
 def _folder_beside(target: Path) -> Iterator[Path]:
-    """Makes a folder on the disk of `target` and removes it, whatever happens in between.
+    """Makes a temporary folder on the disk of `target` and removes it at the end.
 
-    A build that was killed could not: its folder, no longer locked by anyone, is removed here.
+    Folders of builds that were killed, whose locks are free, are removed as well.
     """
     root = target.parents[2]
     created = [path for path in (root, *root.parents) if not path.exists()]
@@ -229,12 +230,12 @@ def _folder_beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         for path in created:
             with contextlib.suppress(OSError):
-                path.rmdir()  # fails, as it should, once there is something in it
+                path.rmdir()  # fails if the folder is not empty, as intended
 
 
 @contextlib.contextmanager
 def _clear_write_errors(data_dir: str | os.PathLike) -> Iterator[None]:
-    """Turns errors of writing into one line for people."""
+    """Turns errors of writing into a DataError of one line."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: array_record's
@@ -267,11 +268,10 @@ def _check_sizes(builder: FeatureDatasetBuilder, inventory: Inventory) -> None:
 
 
 def _move(source: Path, target: Path, folder: Path) -> None:
-    """Moves a whole data set into its place, in exchange for the one that may be there."""
+    """Moves a complete data set to `target`, replacing the old one if there is one."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    # TFDS's note of the default config, for those who read with `tfds.builder`; one's own data
-    # have none.
-    note, written = (place.parents[1] / ".config" for place in (target, source))
+    # TFDS's file with the default config, for `tfds.builder`; custom data sets have none.
+    note, written = (path.parents[1] / ".config" for path in (target, source))
     if written.exists() and not note.exists():
         os.rename(written, note)
     replaced = folder / "replaced"
@@ -323,18 +323,19 @@ def _summary(dataset: str, inventory: Inventory, target: Path) -> Iterator[str]:
 
 
 def _size_notes(inventory: Inventory) -> Iterator[str]:
-    """Yields a line for each split of another size than released."""
+    """Yields a note for each split of another size than released."""
     for split, queries in inventory.queries.items():
         found = len(queries) + len(inventory.skipped[split])
         released = inventory.layout.released_rows.get(split, found)
         if found != released:
             yield (
-                f"note: {split} has {found} queries, {released} were released: is the file whole?"
+                f"note: {split} has {found} queries, {released} were released: is the file "
+                "complete?"
             )
 
 
 def _clip_length_note(inventory: Inventory) -> Iterator[str]:
-    """Yields a line if the rows of most videos add up to another length than they last."""
+    """Yields a note if rows times clip length are not the duration, in the median video."""
     clip_length = inventory.layout.clip_length
     durations = {
         query.video: query.annotation["duration"]
@@ -342,9 +343,9 @@ def _clip_length_note(inventory: Inventory) -> Iterator[str]:
         if inventory.layout.rated_clips(query.annotation) is None
     }
     ratios = []
-    for place, duration in durations.items():
-        rows = min(inventory.videos[place].num_clips)
-        # Whether the last clip, begun and not full, has a row is up to the backbone.
+    for video, duration in durations.items():
+        rows = min(inventory.videos[video].num_clips)
+        # The last clip, if it is not full, may have a row or not.
         rounded = abs(rows - num_video_clips(duration, clip_length)) <= 1
         ratios.append(1.0 if rounded else rows * clip_length / duration)
     ratio = statistics.median(ratios) if ratios else 1.0

@@ -1,4 +1,4 @@
-"""Annotation lines cut to their videos, for `build --clip_windows`."""
+"""Cuts annotation lines to their videos, for `build --clip_windows`."""
 
 import os
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ QUERY_LEFT_OUT, UNRATED = "queries left out", "ratings after the end of the vide
 
 
 class Change(NamedTuple):
-    """What was done to a line.
+    """A change of a line.
 
-    kind: one of those above, in words.
-    text: where, what, and why.
-    count: how many there are of this kind.
+    kind: one of the kinds above.
+    text: place, change and reason.
+    count: moments, queries or ratings changed.
     """
 
     kind: str
@@ -28,10 +28,10 @@ class Change(NamedTuple):
 def clip_lines(
     path: str | os.PathLike, rows: Sequence[Row], clip_length: float, label_clip_length: float
 ) -> tuple[list[Row], list[Change]]:
-    """Cuts moments and ratings to their videos, in place; other faults of lines stay.
+    """Cuts moments and ratings to their videos, in place; other problems of lines stay.
 
-    Moments that are empty, reversed or outside their video are left out, and queries that have no
-    other moments.
+    Moments that are empty, reversed or outside their video are left out, and queries without other
+    moments.
 
     Args:
       path: of the file, for the texts.
@@ -40,7 +40,7 @@ def clip_lines(
       label_clip_length: seconds of the clips that `relevant_clip_ids` count.
 
     Returns:
-      The lines that are left, and what was done.
+      The remaining lines, and the changes.
     """
     kept, changes = [], []
     for row in rows:
@@ -63,7 +63,7 @@ def clip_lines(
 
 
 def _clip_windows(row: Row, duration: float, clip_length: float) -> list[tuple[str, str]]:
-    """Cuts the windows of a line, and returns what was done: kind and words."""
+    """Cuts the windows of a line and returns the changes: kind and text."""
     windows, done, kept = row.get("relevant_windows"), [], []
     if not isinstance(windows, list):
         return done
@@ -86,7 +86,7 @@ def _clip_windows(row: Row, duration: float, clip_length: float) -> list[tuple[s
 
 
 def _clip_ratings(row: Row, num_clips: int) -> int:
-    """Leaves out ids, and their ratings, after the last clip; returns how many."""
+    """Removes ids after the last clip and their ratings; returns how many."""
     fields: list[Any] = [row.get("relevant_clip_ids"), row.get("saliency_scores")]
     if not all(isinstance(field, list) for field in fields) or len(fields[0]) != len(fields[1]):
         return 0
@@ -103,6 +103,6 @@ def _is_after(clip: Any, num_clips: int) -> bool:
 
 
 def unusable(window: Sequence[float]) -> str:
-    """Returns why no video has such a moment, two numbers; "": it may have."""
+    """Returns why a window [start, end] is no moment of any video; "" if it may be one."""
     start, end = window
     return "is empty" if start == end else "is reversed" if start > end else ""

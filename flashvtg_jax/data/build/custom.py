@@ -1,10 +1,10 @@
-"""One's own data, `custom/NAME`: the folder itself says which features and labels there are.
+"""Custom data sets, `custom/NAME`: features and labels are found by inspecting their folder.
 
-DIR/train.jsonl, val.jsonl, test.jsonl    those there are; or in DIR/annotations or DIR/data
+DIR/train.jsonl, val.jsonl, test.jsonl    one or more; or in DIR/annotations or DIR/data
 DIR/video/STREAM/{vid}.npz                a folder for each kind of features, or STREAM.h5
 DIR/query/{qid}.npz                       features of the words, or query.h5
 
-Arrays of the videos are [L, width], or [L, S, width] if a clip has S spatial tokens.
+Arrays of videos are [L, width], or [L, S, width] if clips have S spatial tokens.
 """
 
 import collections
@@ -16,27 +16,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.annotations import LABEL_FIELDS
-from flashvtg_jax.data.build import hdf5
 from flashvtg_jax.data.build.layout import FeatureFiles, Layout
 from flashvtg_jax.data.build.listing import list_files, what_is_there
-from flashvtg_jax.data.features import SUFFIXES
+from flashvtg_jax.data.dataset_names import CUSTOM, is_custom
+from flashvtg_jax.data.feature_files import SUFFIXES
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import numbered, read_json_lines
-
-BUILDER = "custom"  # in "custom/NAME"
-PLACEHOLDER = f"{BUILDER}/NAME"  # where the names of all data sets are listed
 
 _SPLITS = ("train", "val", "test")
 _VIDEO, _QUERY = "video", "query"  # folders below manual_dir
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-# Streams are fields of configurations, which know no dots, and items of tuples, which must not look
-# like numbers.
+# Streams are fields of configurations, which cannot contain dots, and items of tuples, which must
+# not look like numbers.
 _STREAM = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _TAKEN = ("annotation", "vid", "video_row", "query")  # fields of every row of a built data set
 
-# What a line says, in words, by its labels.
+# The fields of a line by its labels, for error messages.
 _DESCRIPTIONS = {
     "qvhighlights": "relevant_windows and saliency_scores",
     "windows": "relevant_windows alone",
@@ -45,42 +42,21 @@ _DESCRIPTIONS = {
 }
 
 
-def is_custom(dataset: str) -> bool:
-    """Returns whether a data set's name is one of one's own data."""
-    return dataset.partition("/")[0] == BUILDER
-
-
-def dataset_for(folder: str | os.PathLike) -> str:
-    """Returns "custom/NAME" for a folder: its name, "_" in place of characters that NAME lacks."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(folder).name).lstrip(".-")
-    return f"{BUILDER}/{name or 'data'}"
-
-
-def check_name(dataset: str) -> None:
-    """Raises ConfigError if NAME, in "custom/NAME", is not the name of a folder."""
-    name = dataset.partition("/")[2]
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"no data set {dataset!r}; one's own data are called {PLACEHOLDER}, NAME any word of "
-            "letters, digits, _ - and ."
-        )
-
-
 def check_clip_length(
     dataset: str, clip_length: float | None, label_clip_length: float | None = None
 ) -> None:
-    """Raises ConfigError for one's own data without a clip length, or another data set with one."""
+    """Raises ConfigError for a custom data set without a clip length, or another one with one."""
     given = {"clip_length": clip_length, "label_clip_length": label_clip_length}
     if not is_custom(dataset):
         for name, value in given.items():
             if value is not None:
                 raise ConfigError(
-                    f"{dataset} has a clip length of its own; {name} is for {PLACEHOLDER} only."
+                    f"{dataset} has a clip length of its own; {name} is for {CUSTOM} only."
                 )
     elif clip_length is None:
         raise ConfigError(
-            f"{dataset}: how many seconds of video is one row of its features? Say it with "
-            "clip_length (build --clip_length=2, train --config.clip_length=2)."
+            f"{dataset}: how many seconds of video is one row of its features? Set clip_length "
+            "(build --clip_length=2, train --config.clip_length=2)."
         )
     else:
         for name, value in given.items():
@@ -97,22 +73,22 @@ def custom_layout(
     label_clip_length: float | None = None,
     resample: bool = False,
 ) -> Layout:
-    """Inspects a folder of features and annotations: streams by alphabet, widths as in the files.
+    """Inspects a folder of features and annotations; streams are sorted, widths are not set.
 
     Args:
-      manual_dir: folder laid out as this module says.
-      clip_length: seconds of video that a row of the features stands for, or is to.
-      streams: those that are used, the only ones that are inspected; none: all there are.
+      manual_dir: folder as described above.
+      clip_length: seconds of video that a row of features stands for, after resampling if any.
+      streams: to inspect and use; (): all.
       label_clip_length: seconds of the clips that `relevant_clip_ids` count; None: clip_length.
       resample: as in `Layout`.
 
     Raises:
-      ConfigError: a clip length that is no number of seconds; one of rated clips where the lines
-        have none; a stream that is not there; features to resample where each clip has a rating.
-      DataError: no such folder, or none of videos, streams or queries in it; streams that cannot be
-        called so; no annotation file, or lines with different labels.
+      ConfigError: a clip length that is no number of seconds; a `label_clip_length` for lines
+        without clip ids; a stream that is not there; `resample` for lines that rate each clip.
+      DataError: the folder, or one for videos, streams or queries in it, is missing; a stream
+        cannot have its name; there is no annotation file, or lines have different labels.
     """
-    check_clip_length(PLACEHOLDER, clip_length, label_clip_length)
+    check_clip_length(CUSTOM, clip_length, label_clip_length)
     manual_dir = Path(manual_dir).expanduser()
     layout = _layout((), clip_length)
     paths = layout.find_annotations(manual_dir)
@@ -153,7 +129,7 @@ def custom_layout(
 
 
 def inspected(manual_dir: Path) -> list[Path]:
-    """Returns what `custom_layout` looks at: annotation files, and the folder of the streams."""
+    """Returns the paths that `custom_layout` inspects: annotation files, folder of the streams."""
     try:
         paths = list(_layout((), 1.0).find_annotations(manual_dir).values())
     except DataError:
@@ -162,19 +138,19 @@ def inspected(manual_dir: Path) -> list[Path]:
 
 
 def layout_to_write(widths: Mapping[str, int], clip_length: float) -> Layout:
-    """Returns the layout of features that are yet to be written, for annotations of any kind.
+    """Returns the layout of features that are to be written, for annotations of any kind.
 
     Args:
       widths: of the streams and of "query", by name.
       clip_length: seconds.
 
     Raises:
-      ConfigError: no streams or no query among the widths, or streams that cannot be called so.
+      ConfigError: `widths` has no stream, no "query", or a name that a stream cannot have.
     """
     names = [name for name in widths if name != _QUERY]
     if not names or _QUERY not in widths:
         raise ConfigError(
-            f"widths name the streams of {PLACEHOLDER}, one or more, and {_QUERY!r} "
+            f"widths name the streams of {CUSTOM}, one or more, and {_QUERY!r} "
             f"(--widths=resnet=128,clip=64,{_QUERY}=64), but these are "
             f"{', '.join(widths) or 'none'}."
         )
@@ -206,7 +182,7 @@ def _stream_folders(folder: Path) -> list[str]:
             f"{folder}: no such folder; the features of the videos belong there, in {expected}. "
             f"{what_is_there(folder)}"
         )
-    # Hidden ones are made by desktops and notebooks.
+    # Desktops and notebooks create hidden ones.
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
     files = [path.stem for path in paths if hdf5.is_file_for_all(path)]
     names = sorted({*files, *(path.name for path in paths if path.is_dir())})
@@ -228,14 +204,14 @@ def _name_problem(streams: Iterable[str]) -> str | None:
 
 
 def _usual_suffix(folder: Path) -> str:
-    """Returns the suffix that most files of a folder have, for errors to name files by."""
+    """Returns the suffix of most files of a folder, for file names in errors."""
     names = () if folder.is_file() else list_files(folder)
     counts = collections.Counter(os.path.splitext(name)[1] for name in names)
     return max(SUFFIXES, key=lambda suffix: counts[suffix])  # the first of equals
 
 
 def _find_labels(paths: Mapping[str, Path]) -> tuple[str, tuple[str, ...]]:
-    """Returns the kind of labels that the lines carry, and the splits that carry none."""
+    """Returns the kind of labels of the lines, and the splits without labels."""
     rows = {split: read_json_lines(path) for split, path in paths.items()}
     known: tuple[str, str] | None = None  # labels, and the line they were seen on
     unlabelled = []
@@ -288,7 +264,7 @@ def _labels_of(row: Mapping[str, Any], place: str) -> str | None:
 
 
 def _has_grades(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Returns whether labels hold anything but 0 and 1; what they may hold is checked later."""
+    """Returns whether labels have values other than 0 and 1; their range is checked later."""
     lists = (row["label"] for row in rows if isinstance(row.get("label"), list))
     clips = (clip for label in lists for clip in label if isinstance(clip, list))
     return any(rating not in (0, 1) for clip in clips for rating in clip)

@@ -1,8 +1,8 @@
-"""Feature files into a TFDS data set of ArrayRecord files, without TensorFlow.
+"""Writes feature files as a TFDS data set of ArrayRecord files, without TensorFlow.
 
-Every split of queries holds one row an annotation line; the split `videos` holds every video once,
-for many queries may ask about the same one. All splits share one set of features; what a row does
-not have is of length 0.
+The splits of queries have a row for each annotation line; the split `videos` has each video once,
+because many queries may be about one video. All splits have the same fields; fields that a row does
+not use have length 0.
 """
 
 import collections
@@ -23,11 +23,9 @@ from flashvtg_jax.data.build.flat_features import FlatFeatures
 from flashvtg_jax.data.build.glove import GloveWords
 from flashvtg_jax.data.build.inventory import Inventory, Query, Stream, Video, take_inventory
 from flashvtg_jax.data.build.layout import QUERY, Item, Layout
+from flashvtg_jax.data.source import FORMAT_VERSION, VIDEOS
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.system.progress import progress_bar
-
-FORMAT_VERSION = 1  # of the rows and metadata on disk
-VIDEOS = "videos"  # the split of videos
 
 # TFDS keeps the rows of a shard in memory until it is written.
 _SHARD_BYTES = 128 << 20
@@ -48,10 +46,10 @@ class FeatureConfig(tfds.core.BuilderConfig):
 
 
 class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """Base of all builders: a subclass brings `VERSION` and `BUILDER_CONFIGS`, nothing else.
+    """Base of all builders: a subclass only defines `VERSION` and `BUILDER_CONFIGS`.
 
-    Shard by shard, for TFDS's other builders sort their rows in temporary files of TensorFlow's
-    once a split exceeds a gigabyte, which most of these do.
+    It is shard-based because TFDS's other builders need TensorFlow to sort splits of more than a
+    gigabyte, as most of these are.
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = "See README.md: annotations and feature folders in manual_dir."
@@ -67,14 +65,14 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
         """Prepares a build.
 
         Args:
-          inventory: what to build; None takes it from TFDS's manual_dir when preparing, and then
-            takes released widths and types only, for TFDS fixes them here.
-          origin: folder to remember as the one that all this is from; None remembers none.
-          progress: show a bar.
-          **kwargs: data_dir, config, version, as all TFDS builders.
+          inventory: what to build; None: the files in TFDS's manual_dir, of released widths and
+            types only, which TFDS needs to know here.
+          origin: folder of the files, recorded in the metadata; None records none.
+          progress: show a progress bar.
+          **kwargs: data_dir, config, version, as for all TFDS builders.
         """
         self._inventory = inventory
-        self.flat = FlatFeatures()  # among those that were written
+        self.flat = FlatFeatures()  # among the features written
         self._origin = {} if origin is None else {"manual_dir": origin}
         self._progress = progress
         kwargs.setdefault("file_format", "array_record")
@@ -117,14 +115,14 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
                 if stream.dtype != stream.files.dtype:
                     raise DataError(
                         f"{dl_manager.manual_dir}: {stream.files.name} features are not "
-                        f"{stream.files.dtype}; build with `flashvtg build`, which takes other "
-                        "types, too."
+                        f"{stream.files.dtype}; build with `flashvtg build`, which accepts other "
+                        "types."
                     )
                 if stream.tokens > 1:
                     raise DataError(
                         f"{dl_manager.manual_dir}: {stream.files.name} features have "
-                        f"{stream.tokens} tokens a clip; build with `flashvtg build`, which takes "
-                        "them, too."
+                        f"{stream.tokens} tokens a clip; build with `flashvtg build`, which "
+                        "accepts them."
                     )
             self.info.metadata.update(_metadata(inventory))
         num_rows = sum(map(len, inventory.queries.values())) + len(inventory.videos)
@@ -146,17 +144,17 @@ class FeatureDatasetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True)
 
 
 class _DatasetInfo(tfds.core.DatasetInfo):
-    """TFDS's description of a data set that is in nobody's cloud storage."""
+    """TFDS's description of a data set, without its look-up in TFDS's cloud storage."""
 
     def initialize_from_bucket(self) -> None:
-        """Does nothing; TFDS's own leaves an empty temporary folder behind each time."""
+        """Does nothing; TFDS's version leaves an empty temporary folder behind."""
 
 
 class _UncompressedWriter(tfds.core.writer.ExampleWriter):
     """Writes ArrayRecord files without compression.
 
-    Compressing features saves 8% and makes reading four times slower (0.37 ms instead of 0.10 ms
-    for a video of 75 clips of SlowFast and CLIP).
+    Compression saves 8% and makes reading four times slower (0.37 ms instead of 0.10 ms for a video
+    of 75 clips of SlowFast and CLIP).
     """
 
     def write(self, path: os.PathLike, examples: Iterator[tuple[int, bytes]]) -> None:
@@ -169,16 +167,16 @@ class _UncompressedWriter(tfds.core.writer.ExampleWriter):
 
 
 def _tensor(stream: Stream, doc: str) -> tfds.features.Tensor:
-    """Returns the feature of one stream: raw bytes, where TFDS would widen float16 to float32."""
+    """Returns the feature of one stream, as bytes: otherwise TFDS widens float16 to float32."""
     return tfds.features.Tensor(
         shape=(None, stream.width), dtype=stream.dtype, encoding="bytes", doc=doc
     )
 
 
 def _metadata(inventory: Inventory) -> dict[str, Any]:
-    """Returns what a reader needs to know before it reads a row."""
+    """Returns the metadata that a reader needs before it reads a row."""
     layout = inventory.layout
-    # Of one joined from parts 1 is known, too: its rows cannot be cut into tokens later.
+    # Streams joined from parts have 1: their rows cannot be divided into tokens later.
     tokens = {
         stream.files.name: stream.tokens
         for stream in inventory.streams
@@ -188,7 +186,7 @@ def _metadata(inventory: Inventory) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "streams": {stream.files.name: stream.width for stream in inventory.streams},
-        **({"tokens": tokens} if tokens else {}),  # S; of other streams 1, as far as is known
+        **({"tokens": tokens} if tokens else {}),  # S; other streams have no known tokens
         "query_width": inventory.query.width,
         "clip_length": layout.clip_length,
         **({"label_clip_length": label_clip_length} if label_clip_length else {}),
@@ -200,8 +198,8 @@ def _metadata(inventory: Inventory) -> dict[str, Any]:
             split: {
                 "num_clips": [query.num_clips for query in queries],
                 "stream_clips": {
-                    stream.files.name: [query.stream_clips[place] for query in queries]
-                    for place, stream in enumerate(inventory.streams)
+                    stream.files.name: [query.stream_clips[index] for query in queries]
+                    for index, stream in enumerate(inventory.streams)
                 },
                 "num_words": [query.num_words for query in queries],
                 "num_windows": [
@@ -216,7 +214,7 @@ def _metadata(inventory: Inventory) -> dict[str, Any]:
 
 def _query_row(inventory: Inventory, flat: FlatFeatures, query: Query) -> dict[str, Any]:
     words = _read(inventory.query, query.item)
-    if not isinstance(inventory.query.files, GloveWords):  # whose unknown words are zeros
+    if not isinstance(inventory.query.files, GloveWords):  # there, unknown words are zeros
         flat.add(QUERY, query.annotation["qid"], words)
     empty = {s.files.name: np.empty((0, s.width), s.dtype) for s in inventory.streams}
     return empty | {
@@ -248,7 +246,7 @@ def _shards(
     as_row: Callable[[Any], dict[str, Any]],
     ticks: Iterator[int],
 ) -> list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]:
-    """Cuts `items` into shards of about `_SHARD_BYTES`, each a function that yields its rows."""
+    """Divides `items` into shards of about `_SHARD_BYTES`: functions that yield their rows."""
     ends = np.cumsum([size(item) for item in items]) // _SHARD_BYTES
     starts = [0, *(np.flatnonzero(np.diff(ends)) + 1).tolist(), len(items)]
     return [
@@ -264,11 +262,11 @@ def _rows(
     as_row: Callable[[Any], dict[str, Any]],
     ticks: Iterator[int],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (key, row) for `items` in order, reading their files ahead in threads."""
+    """Yields (key, row) for `items` in order; threads read their files ahead."""
     pool = concurrent.futures.ThreadPoolExecutor(_READ_THREADS)
     try:
         pending: collections.deque[concurrent.futures.Future] = collections.deque()
-        submitted, num_bytes = 0, 0  # the bytes are those of the pending ones
+        submitted, num_bytes = 0, 0  # bytes of the pending rows
         for done, item in enumerate(items):
             while submitted < min(len(items), done + _READ_AHEAD) and (
                 not pending or num_bytes + size(items[submitted]) <= _READ_AHEAD_BYTES
@@ -278,6 +276,6 @@ def _rows(
                 submitted += 1
             yield first + done, pending.popleft().result()
             num_bytes -= size(item)
-            next(ticks)  # moves the progress bar, which is one for all splits
+            next(ticks)  # all splits share one progress bar
     finally:
         pool.shutdown(cancel_futures=True)

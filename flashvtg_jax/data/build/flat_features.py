@@ -1,4 +1,4 @@
-"""Features that tell nothing: zeros, or the same in every row, as failed extractions leave them."""
+"""Finds features without information: zeros or constant, as failed extractions leave them."""
 
 import collections
 
@@ -14,7 +14,7 @@ SOME_ZEROS = "zeros in some clips"
 
 
 def flatness(features: np.ndarray) -> str | None:
-    """Returns what features [rows, width] are if they tell nothing: `ZEROS`, `CONSTANT` or None."""
+    """Returns `ZEROS` or `CONSTANT` for such features [rows, width], None for others."""
     if not features.any():
         return ZEROS
     if len(features) > 1 and (features == features[0]).all():
@@ -23,13 +23,13 @@ def flatness(features: np.ndarray) -> str | None:
 
 
 class FlatFeatures:
-    """Which features of a data set tell nothing, gathered from any thread while it is written."""
+    """Collects such features of a data set, from any thread, while it is written."""
 
     def __init__(self):
         self._ids: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
 
     def add(self, name: str, identifier: object, features: np.ndarray) -> None:
-        """Takes the features [rows, width] of a video, or of the words of a query.
+        """Checks the features [rows, width] of a video, or of the words of a query.
 
         Args:
           name: of the stream, or "query".
@@ -37,18 +37,18 @@ class FlatFeatures:
           features: as they are stored.
         """
         kind = flatness(features)
-        # A word that a table does not have is of zeros; a clip is not.
+        # Words without a vector are zeros; clips are not.
         if kind is None and name != QUERY and not features.any(axis=1).all():
             kind = SOME_ZEROS
         if kind is not None:
             self._ids[name, kind].append(str(identifier))
 
     def notes(self, num_videos: int, num_queries: int) -> list[str]:
-        """Returns a line for each kind of features and what is wrong with them.
+        """Returns a note for each stream and problem.
 
         Args:
-          num_videos: that were added.
-          num_queries: likewise.
+          num_videos: videos added.
+          num_queries: queries added.
         """
         notes = []
         for (name, kind), ids in sorted(self._ids.items()):

@@ -1,4 +1,4 @@
-"""Words as vectors of a table (GloVe) instead of one feature file a query."""
+"""Word vectors from a table (GloVe), instead of a feature file for each query."""
 
 import codecs
 import dataclasses
@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.data.build.listing import what_is_there
-from flashvtg_jax.data.features import FeatureHeader
-from flashvtg_jax.data.synthetic.folder import MANIFEST
+from flashvtg_jax.data.build.listing import is_synthetic, what_is_there
+from flashvtg_jax.data.feature_files import FeatureHeader
 from flashvtg_jax.errors import DataError
 
-# A table that lacks half of the words of a whole data set is not the table that was meant: almost
-# every word of English is in GloVe's. A few queries prove nothing.
+# A table without half of the words of a data set is a wrong one: GloVe has almost every English
+# word. Fewer words prove nothing.
 _MIN_WORDS_TO_JUDGE = 20
 
 Row = Mapping[str, Any]
@@ -22,18 +21,18 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class GloveWords:
-    """The words of the queries, looked up in a text file that all queries share.
+    """The words of the queries, looked up in one text file.
 
-    Each line of the file is a word and its numbers, with spaces between them. A query has a row for
-    each of its words, of zeros where the file does not have the word.
+    Each line of the file is a word and its numbers, separated by spaces. A query has a row for each
+    of its words, zeros if the file does not have the word.
 
     Attributes:
       name: of the features: "query".
       file: its name.
-      width: numbers a word; None takes that of the first line.
-      folders: below manual_dir, in which the file is looked for, in this order.
-      released: (lines, width) of the released file. One of this width with fewer lines was cut
-        short, unless `synthesize` made it.
+      width: numbers of a word; None takes that of the first line.
+      folders: below manual_dir that may contain the file, in order of preference.
+      released: (lines, width) of the released file. A file of this width with fewer lines is
+        incomplete, unless `synthesize` made it.
     """
 
     name: str
@@ -44,14 +43,14 @@ class GloveWords:
 
     @property
     def dtype(self) -> np.dtype:
-        """The type of the vectors: more digits are in the file than float16 holds."""
+        """The type of the vectors: the file has more digits than float16."""
         return np.dtype(np.float32)
 
     def find(self, manual_dir: Path, rows: Iterable[Row]) -> "FoundWords":
         """Reads the vectors of all words of annotation lines, in one pass over the file.
 
         Raises:
-          DataError: no such file, one of fewer lines than released, or as `read_vectors`.
+          DataError: the file is missing or has fewer lines than released; as `read_vectors`.
         """
         path = self.present(manual_dir)
         if path is None:
@@ -62,23 +61,23 @@ class GloveWords:
             )
         words = {word for row in rows for word in split_words(row["query"])}
         num_lines, width = self.released or (0, None)
-        released = width == self.width and not (manual_dir / MANIFEST).exists()
+        released = width == self.width and not is_synthetic(manual_dir)
         vectors = read_vectors(path, words, self.width, min_lines=num_lines if released else 0)
         return FoundWords(WordTable(path, vectors))
 
     def present(self, folder: Path) -> Path | None:
-        """Returns the file below `folder`, if it is there."""
+        """Returns the file below `folder`, None if there is none."""
         paths = (folder / subfolder / self.file for subfolder in self.folders)
         return next((path for path in paths if path.is_file()), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class WordTable:
-    """Vectors of some words, and the file they are from.
+    """Vectors of some words.
 
     Attributes:
-      path: of the file.
-      vectors: by word, all of one width; that of "" is of zeros and stands for unknown words.
+      path: of their file.
+      vectors: by word, all of one width; "" has zeros, for unknown words.
     """
 
     path: Path
@@ -96,7 +95,7 @@ class FoundWords:
         return WordsItem(self.table, split_words(row["query"]))
 
     def missing(self, row: Row) -> list[Path]:
-        """Returns nothing: the file is there, and words that it lacks are zeros."""
+        """Returns []: the file was found, and words that it lacks are zeros."""
         return []
 
 
@@ -108,7 +107,7 @@ class WordsItem:
     words: tuple[str, ...]
 
     def header(self, width: int | None) -> FeatureHeader:
-        """Returns the number of words and the width of the table, which was checked before."""
+        """Returns the header; `width` was checked when the table was read."""
         unknown = self.table.vectors[""]
         return FeatureHeader(len(self.words), len(unknown), unknown.dtype)
 
@@ -122,15 +121,15 @@ class WordsItem:
 
 
 def split_words(query: str) -> tuple[str, ...]:
-    """Returns the words of a query as the authors look them up: between spaces, in lower case.
+    """Returns the words of a query as the authors look them up: split at spaces, in lower case.
 
-    A full stop stays with its word, which GloVe then does not know.
+    A full stop stays part of its word, which GloVe then does not have.
     """
     return tuple(word.lower() for word in query.split())
 
 
 def count_unknown(items: Iterable[WordsItem]) -> tuple[int, int, int]:
-    """Returns how many different words queries have, are unknown, and are so though of letters."""
+    """Returns numbers of different words: all, unknown ones, unknown ones of letters only."""
     vectors = {word: item.table.vectors for item in items for word in item.words}
     unknown = [word for word, known in vectors.items() if word not in known]
     return len(vectors), len(unknown), sum(word.isalpha() for word in unknown)
@@ -139,23 +138,23 @@ def count_unknown(items: Iterable[WordsItem]) -> tuple[int, int, int]:
 def read_vectors(
     path: Path, words: Collection[str], width: int | None, *, min_lines: int = 0
 ) -> dict[str, np.ndarray]:
-    """Reads the vectors of some words from a table as GloVe's, line by line.
+    """Reads the vectors of some words from a table in GloVe's format.
 
-    The whole file is passed through, and every line counted out, whatever words are wanted: a file
-    that was cut short must not go unnoticed.
+    The whole file is read and the numbers of every line are counted, to notice a file that is cut
+    short.
 
     Args:
       path: text file; each line a word and its numbers.
-      words: those to read.
-      width: numbers a word; None takes that of the first line.
+      words: to read.
+      width: numbers of a word; None takes that of the first line.
       min_lines: fewer are an error.
 
     Returns:
       float32 [width] for each word that the file has, and zeros for "".
 
     Raises:
-      DataError: a file that cannot be read, is empty, has lines of another width or with something
-        else than finite numbers; or too few lines, or of the words, are in it.
+      DataError: a file that cannot be read, is empty, has lines of another width or without finite
+        numbers, has too few lines, or lacks too many of the words.
     """
     wanted = {word.encode(): word for word in words}
     vectors: dict[str, np.ndarray] = {}
@@ -164,7 +163,7 @@ def read_vectors(
         with open(path, "rb") as file:
             for num_lines, line in enumerate(file, start=1):
                 if num_lines == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)  # some editors put it there
+                    line = line.removeprefix(codecs.BOM_UTF8)  # some editors write it
                 word, _, numbers = line.rstrip().partition(b" ")
                 found = numbers.count(b" ") + 1 if numbers else 0
                 width = width or found
@@ -176,7 +175,7 @@ def read_vectors(
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     if not num_lines:
         raise DataError(f"{path}: empty; unpack or download it again.")
-    if not line.endswith(b"\n"):  # the cut may be inside the last number, which tells nothing
+    if not line.endswith(b"\n"):  # a cut within the last number is not noticed otherwise
         raise DataError(
             f"{path}:{num_lines}: the last line has no end: cut short? Unpack or download it again."
         )
@@ -192,7 +191,7 @@ def read_vectors(
 
 def _parse(path: Path, line: int, numbers: bytes) -> np.ndarray:
     try:
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # checked below
             vector = np.array(numbers.split(b" "), np.float64).astype(np.float32)
     except ValueError as error:
         raise DataError(
@@ -214,7 +213,7 @@ def _wrong_width(path: Path, line: int, width: int, found: int) -> DataError:
 def _check_coverage(
     path: Path, words: Collection[str], found: Collection[str], num_lines: int
 ) -> None:
-    """Raises for a file that was cut at the end of a line, early, or is of another language."""
+    """Raises DataError for a file that was cut at the end of a line, or of another language."""
     plain = [word for word in words if word.isalpha()]  # "it's" and "door." are not in GloVe
     num_found = sum(word in found for word in plain)
     if len(plain) >= _MIN_WORDS_TO_JUDGE and num_found < len(plain) / 2:

@@ -1,4 +1,4 @@
-"""What a build will read, known before anything is written: rows, files, lengths and types."""
+"""Checks everything that a build reads, before anything is written."""
 
 import collections
 import concurrent.futures
@@ -16,31 +16,31 @@ from flashvtg_jax.data.annotations import check_lines_agree, placed
 from flashvtg_jax.data.build.clipping import Change
 from flashvtg_jax.data.build.layout import QUERY, Features, Found, Item, Layout
 from flashvtg_jax.data.build.nearest_file import NearestFiles
-from flashvtg_jax.data.features import (
+from flashvtg_jax.data.build.resampled_features import FoundResampled
+from flashvtg_jax.data.feature_files import (
     ANOTHER_BACKBONE,
     TRANSPOSED,
     WITHOUT_BATCH_AXIS,
     FeatureHeader,
     WidthError,
 )
-from flashvtg_jax.data.resampling import FoundResampled
 from flashvtg_jax.errors import MAX_ERRORS, DataError, first_lines
 from flashvtg_jax.system.progress import progress_bar
 
-# Opening thousands of small files waits for the disk more than for the processor.
+# Opening thousands of small files is limited by the disk, not the processor.
 _THREADS = 8
 
-_MAX_UNRATED_CLIPS = 2  # by which features and ratings may differ; the longer ones are cut
-_MIN_LENGTHS_TO_JUDGE = 3  # of queries, of which fewer may be of as many backbones
+_MAX_UNRATED_CLIPS = 2  # difference of features and ratings, which are cut to the shorter
+_MIN_LENGTHS_TO_JUDGE = 3  # different ones; fewer could be widths of as many backbones
 _MAX_EXTRA_CLIPS = 1  # of one stream, or 10%: released SlowFast features have one more than CLIP
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """One kind of features, as the files at hand have it.
+    """One kind of features, as its files have it.
 
     Attributes:
-      files: where they are; `width` is set, to that of one token.
+      files: where they are; `width` is that of one token.
       dtype: float16 when all files are float16, else float32.
       tokens: S, of each row.
     """
@@ -51,7 +51,7 @@ class Stream:
 
     @property
     def width(self) -> int:
-        """Features a row, those of all its tokens."""
+        """Width of a row with all its tokens."""
         return self.tokens * self.files.width
 
 
@@ -66,14 +66,14 @@ class Video:
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """One annotation line: its words, and its video.
+    """An annotation line with its words and its video.
 
     Attributes:
       annotation: the line.
       item: features of its words.
-      num_words: of these.
-      video: place of its video among the videos.
-      stream_clips: of each stream, in order, that its labels have, too, where they tell clips.
+      num_words: rows of these.
+      video: index of its video.
+      stream_clips: clips of each stream, in order; at most those that its labels rate.
     """
 
     annotation: Mapping[str, Any]
@@ -84,7 +84,7 @@ class Query:
 
     @property
     def num_clips(self) -> int:
-        """The clips that all streams have."""
+        """Clips that all streams have."""
         return min(self.stream_clips)
 
 
@@ -98,8 +98,8 @@ class Inventory:
       query: of the words.
       videos: each once, in order of appearance.
       queries: for each split, in annotation order.
-      skipped: for each split the ids of queries left out, for a file of theirs is missing.
-      clipped: what was done to lines to cut them to their videos; None: they were not to be.
+      skipped: for each split the ids of queries left out because of missing files.
+      clipped: changes that cut lines to their videos; None if this was not asked for.
     """
 
     layout: Layout
@@ -137,20 +137,18 @@ def take_inventory(
     """Checks annotations and the headers of all feature files that they need.
 
     Args:
-      layout: where the files are and what must be in them.
-      manual_dir: folder that holds the annotation files and the feature folders.
-      skip_missing: leave out queries for which a file is missing, instead of stopping.
-      clip_windows: cut windows and ratings to their video, and leave out windows of which nothing
-        is left and queries without any other, instead of stopping.
-      progress: show a bar.
+      layout: where the files are and what they must contain.
+      manual_dir: folder of the annotation files and the feature folders.
+      skip_missing: leave out queries with missing files, instead of stopping.
+      clip_windows: see `building.build`.
+      progress: show a progress bar.
       command: the command that builds this, for advice.
 
     Raises:
       DataError: annotations that cannot be used; missing files, the first ten named and all
-        counted; files of another key, rank, width or type, of other tokens, without rows or cut
-        short, up to ten in one message; a split without any query left; videos whose streams
-        differ in length, or that have other lengths than their annotations or labels say, up to
-        ten in one message.
+        counted; files of another key, rank, width, type or number of tokens, without rows or cut
+        short, up to ten in one message; a split without queries left; videos whose streams differ
+        in length, or from their annotations or labels, up to ten in one message.
     """
     manual_dir = Path(manual_dir).expanduser()
     paths = layout.find_annotations(manual_dir)
@@ -170,7 +168,7 @@ def take_inventory(
     try:
         found[layout.query.name] = layout.query.find(manual_dir, lines)
     except DataError:
-        # Videos that are not there are told first: a table of words may only lack theirs.
+        # Missing videos are reported first: the words may be missing only because of them.
         _without_missing(manual_dir, rows, found, skip_missing, advice)
         raise
     rows, skipped = _without_missing(manual_dir, rows, found, skip_missing, advice)
@@ -187,10 +185,10 @@ def take_inventory(
     *streams, query = (_agree(files, headers[files.name]) for files in layout.feature_files)
 
     videos: dict[str, Video] = {}
-    places: dict[str, int] = {}
+    index_of: dict[str, int] = {}
     for row in itertools.chain(*rows.values()):
         if row["vid"] not in videos:
-            places[row["vid"]] = len(videos)
+            index_of[row["vid"]] = len(videos)
             items = tuple(found[stream.files.name].item(row) for stream in streams)
             num_clips = tuple(
                 headers[s.files.name][item].rows for s, item in zip(streams, items, strict=True)
@@ -204,7 +202,7 @@ def take_inventory(
         if (rated := layout.rated_clips(row)) is not None:
             stream_clips = tuple(min(clips, rated) for clips in stream_clips)
         num_words = headers[query.files.name][item].rows
-        return Query(row, item, num_words, places[row["vid"]], stream_clips)
+        return Query(row, item, num_words, index_of[row["vid"]], stream_clips)
 
     queries = {split: tuple(map(as_query, kept)) for split, kept in rows.items()}
     return Inventory(
@@ -225,7 +223,7 @@ def _without_missing(
     skip_missing: bool,
     advice: str,
 ) -> tuple[dict[str, list[Mapping[str, Any]]], dict[str, tuple[Any, ...]]]:
-    """Returns the rows that have all their files, and the ids of those that have not."""
+    """Returns the rows that have all their files, and the ids of the others."""
     missing: dict[Path, None] = {}  # an ordered set
     kept, skipped = {}, {}
     for split, split_rows in rows.items():
@@ -238,10 +236,9 @@ def _without_missing(
     if missing and not (skip_missing and all(kept.values())):
         num_skipped, num_rows = (sum(map(len, x.values())) for x in (skipped, rows))
         hint = NearestFiles().hint
-        # Hints read folders: only for those that are named.
+        # Hints list folders: only the paths that the message shows get one.
         names = [
-            f"{path}{hint(path)}" if place < MAX_ERRORS else str(path)
-            for place, path in enumerate(missing)
+            f"{path}{hint(path)}" if i < MAX_ERRORS else str(path) for i, path in enumerate(missing)
         ]
         empty = [split for split, split_rows in kept.items() if not split_rows]
         if empty:
@@ -259,7 +256,7 @@ def _without_missing(
 def _read_headers(
     wanted: Sequence[tuple[Features, Item]], progress: bool
 ) -> dict[str, dict[Item, FeatureHeader]]:
-    """Returns all headers by name of the features, or raises what is wrong with the files."""
+    """Returns all headers by name of the features. Raises DataError for wrong files."""
 
     def read(pair: tuple[Features, Item]) -> FeatureHeader | DataError:
         files, item = pair
@@ -283,46 +280,46 @@ def _read_headers(
                     headers[name][item] = header
                     continue
                 problems[name].append((item, header))
-                if len(problems[name]) > MAX_ERRORS:  # enough; the next kind of features
+                if len(problems[name]) > MAX_ERRORS:  # go on with the next kind of features
                     for other in results:
                         other.cancel()
                     break
     finally:
-        # Neither many bad files nor Ctrl-C wait for all the others.
+        # After errors or Ctrl-C, do not wait for the other files.
         pool.shutdown(cancel_futures=True)
     if problems:
-        raise DataError("\n".join(_told(problems, headers)))
+        raise DataError("\n".join(_messages(problems, headers)))
     return headers
 
 
-def _told(
+def _messages(
     problems: Mapping[str, Sequence[tuple[Item, DataError]]],
     headers: Mapping[str, Mapping[Item, FeatureHeader]],
 ) -> list[str]:
-    """Returns what is wrong with files, a line each; once where all have one other width."""
-    told, widths = [], {}
+    """Returns a line for each problem; one line if all files have the same wrong width."""
+    messages, widths = [], {}
     for name, bad in problems.items():
         found = {error.width if isinstance(error, WidthError) else None for _, error in bad}
         if not headers.get(name) and len(found) == 1 and None not in found:
             (widths[name],) = found
-            told.append(f"{bad[0][1]} All {name} files that were read have this width.")
+            messages.append(f"{bad[0][1]} All {name} files that were read have this width.")
         else:
-            told += [str(error) for _, error in bad]
-    if len(told) > MAX_ERRORS:  # reading stopped there
-        told[MAX_ERRORS:] = ["... and more; correct these first."]
+            messages += [str(error) for _, error in bad]
+    if len(messages) > MAX_ERRORS:  # reading stopped there
+        messages[MAX_ERRORS:] = ["... and more; correct these first."]
     if widths:
         pairs = ",".join(f"{name}={width}" for name, width in widths.items())
-        told.append(
+        messages.append(
             f"if that is meant: --widths={pairs} (flashvtg build), or config.data.video_widths and "
             "config.data.query_width"
         )
-    return told
+    return messages
 
 
 def _agree(files: Features, headers: Mapping[Item, FeatureHeader]) -> Stream:
-    """Returns the width, tokens and type of one kind of features, which all its files share.
+    """Returns the stream of files that share width, tokens and type.
 
-    Raises DataError for a file of another width, or of other tokens, than most.
+    Raises DataError for a file that differs from most in width or tokens.
     """
     ((width, _),) = collections.Counter(h.width for h in headers.values()).most_common(1)
     ((tokens, _),) = collections.Counter(h.tokens for h in headers.values()).most_common(1)
@@ -349,7 +346,7 @@ def _check_axes(
     headers: Mapping[str, Mapping[Item, FeatureHeader]],
     rows: Iterable[Mapping[str, Any]],
 ) -> None:
-    """Raises for arrays whose axes are not those of rows and width, where lengths tell so."""
+    """Raises DataError for arrays that are transposed or have a batch axis, by their lengths."""
     problems: dict[str, None] = {}  # an ordered set
     of_videos = {row["vid"]: row for row in rows}.values()
     for files in layout.streams:
@@ -364,7 +361,7 @@ def _check_axes(
                 problems[f"{item}: shape {shape}, of {expected} clips. {WITHOUT_BATCH_AXIS}"] = None
             elif vary and header.tokens == 1 and lengths_agree(header.width, expected):
                 problems[f"{item}: shape {shape}, of {expected} clips: {TRANSPOSED}"] = None
-    # Nobody knows how many rows a query has; but they differ, and the width does not.
+    # The rows of a query are unknown; but their number varies, and the width does not.
     words = headers[layout.query.name]
     shapes = {(header.rows, header.width) for header in words.values()}
     counts = [len(set(axis)) for axis in zip(*shapes, strict=True)]
@@ -380,7 +377,7 @@ def _check_axes(
 
 
 def _expected_clips(layout: Layout, row: Mapping[str, Any]) -> int:
-    """Returns the clips that a line's video has by its labels, or by its duration."""
+    """Returns the clips of a line's video according to its labels, or its duration."""
     return layout.rated_clips(row) or num_video_clips(row["duration"], layout.clip_length)
 
 
@@ -390,7 +387,7 @@ def _check_lengths(
     videos: Mapping[str, Video],
     rows: Iterable[Mapping[str, Any]],
 ) -> None:
-    """Raises for videos whose streams differ in length, or are of another length than annotated."""
+    """Raises DataError for videos whose streams differ in length, or from the annotations."""
     problems: dict[str, None] = {}  # an ordered set: many lines may be about one video
     for row in rows:
         video = videos[row["vid"]]
@@ -398,7 +395,7 @@ def _check_lengths(
         expected = _expected_clips(layout, row)
         if layout.rated_clips(row) is not None:
             known = "rated clips"
-            # A rating belongs to its clip: these lengths cannot differ by a share of the video.
+            # Each rating belongs to a clip: a difference of 10% is too much here.
             fits = abs(shortest - expected) <= _MAX_UNRATED_CLIPS
         else:
             known = f"clips of {layout.clip_length:g} s in {row['duration']:g} s"
@@ -411,8 +408,8 @@ def _check_lengths(
                 + "; they were extracted at different clip lengths, or one is cut short."
             )
         elif not fits:
-            place = video.num_clips.index(shortest)
-            item, width = video.items[place], streams[place].width
+            index = video.num_clips.index(shortest)
+            item, width = video.items[index], streams[index].width
             problem = (
                 f"{item}: {shortest} rows, but the annotations say {expected} {known}; extracted "
                 "at another clip length, or cut short?"

@@ -1,4 +1,4 @@
-"""Where the files of a data set lie as they were released, and what must be in them."""
+"""The layout of a released data set: where its files are, and what they must contain."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from flashvtg_jax.clips import lengths_agree
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.annotations import LABEL_FIELDS, check_annotations, placed
-from flashvtg_jax.data.build import hdf5
 from flashvtg_jax.data.build.clipping import Change, clip_lines
 from flashvtg_jax.data.build.listing import list_files, what_is_there
-from flashvtg_jax.data.features import (
+from flashvtg_jax.data.feature_files import (
     SUFFIXES,
     FeatureHeader,
     WidthError,
@@ -23,16 +23,16 @@ from flashvtg_jax.data.features import (
 from flashvtg_jax.errors import ConfigError, DataError, first_lines
 from flashvtg_jax.json_lines import read_json_lines
 
-# An annotation file is looked for in these subfolders of manual_dir, in this order.
+# Subfolders of manual_dir that may contain annotation files, in order of preference.
 ANNOTATION_FOLDERS = (".", "annotations", "data")
 
-QUERY = "query"  # what the features of the words are called, beside the streams of the videos
+QUERY = "query"  # name of the features of the words, besides the streams of the videos
 
 Row = Mapping[str, Any]
 
 
 class Item(Protocol):
-    """The features of one video, or of the words of one query. Hashable; its text names files."""
+    """The features of a video, or of the words of a query. Hashable; `str` gives the files."""
 
     def header(self, width: int | None) -> FeatureHeader:
         """Returns rows, width and dtype without reading numbers; DataError as `feature_header`."""
@@ -42,19 +42,19 @@ class Item(Protocol):
 
 
 class Found(Protocol):
-    """The features of one kind that there are in a manual_dir."""
+    """The features of one kind in a manual_dir."""
 
     def item(self, row: Row) -> Item | None:
-        """Returns what an annotation line needs, None where something is missing."""
+        """Returns the features for an annotation line, None if a file is missing."""
 
     def missing(self, row: Row) -> list[Path]:
-        """Returns the files that an annotation line needs and that are not there."""
+        """Returns the missing files of an annotation line."""
 
 
 class Features(Protocol):
     """One kind of features: those of a video stream, or of the words of the queries.
 
-    `FeatureFiles` and `glove.GloveWords` are the two there are.
+    Implemented by `FeatureFiles` and `glove.GloveWords`.
     """
 
     name: str
@@ -62,33 +62,33 @@ class Features(Protocol):
     dtype: np.dtype  # as released
 
     def find(self, manual_dir: Path, rows: Iterable[Row]) -> Found:
-        """Looks for the features that annotation lines need.
+        """Finds the features for annotation lines.
 
         Raises:
-          DataError: nothing of this kind is there, or it cannot be read.
+          DataError: there are no features of this kind, or they cannot be read.
         """
 
     def present(self, folder: Path) -> Path | None:
-        """Returns a file or folder with any features of this kind below `folder`, if any."""
+        """Returns a file or folder below `folder` with features of this kind, None if none is."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureFiles:
-    """One feature file for each video, or for each query; or several, side by side.
+    """A feature file for each video, or for each query; or several files with parts of a row.
 
     Attributes:
       name: of the stream: "slowfast"; for the words of the queries "query".
-      pattern: path below manual_dir without suffix, with a field of the annotation line in it:
+      pattern: path below manual_dir without suffix, with a field of the annotation line:
         "slowfast_features/{vid}".
       key: name of the array in a `.npz` file; None takes the only one, or a usual one.
-      width: features a row, or of each of its tokens in arrays [L, S, width]; None where any width
-        will do, as long as all files agree.
-      suffix: of the released files. Files of the same names in the other formats are read, too.
-      parts: endings of the names, before the suffix, of the files that hold a share of the
-        features each: ("_rgb", "_opt"). They are concatenated along the width, token by token;
-        in [L, S * width] nobody knows where tokens begin, so those of parts are [L, S, width].
-      also: further (pattern, key), where other packs keep the same features. The first one whose
-        folder is there is read.
+      width: of a row, or of each of its tokens in arrays [L, S, width]; None takes any width that
+        all files have.
+      suffix: of the released files. Files of the same names in other formats are read as well.
+      parts: endings, before the suffix, of the files with a part of each row: ("_rgb", "_opt").
+        They are concatenated along the width, token by token. Tokens of parts must therefore be
+        arrays [L, S, width]: [L, S * width] does not say where tokens begin.
+      also: further (pattern, key) of the same features in other packs. The first one with a folder
+        is read.
     """
 
     name: str
@@ -120,14 +120,14 @@ class FeatureFiles:
         return PurePosixPath(self.pattern).name.format(**row)
 
     def suffixes(self) -> tuple[str, ...]:
-        """Returns the suffixes to look for, the released one first."""
+        """Returns the suffixes that files may have, the released one first."""
         return (self.suffix, *(suffix for suffix in SUFFIXES if suffix != self.suffix))
 
     def find(self, manual_dir: Path, rows: Iterable[Row]) -> "FoundFiles":
-        """Returns the files that there are for annotation lines.
+        """Returns the files for annotation lines.
 
         Raises:
-          DataError: their folder is not there, or cannot be listed.
+          DataError: their folder is missing or cannot be listed.
         """
         places = self._places()
         sources = [(place, path) for place in places if (path := place.source(manual_dir))]
@@ -144,16 +144,16 @@ class FeatureFiles:
             ) from error
 
     def source(self, manual_dir: Path) -> Path | None:
-        """Returns the folder of the files, or else the HDF5 file in its place, if there is any."""
+        """Returns the folder of the files, or the HDF5 file in its place; None without either."""
         folder = manual_dir / self.folder
         paths = [folder]
         if folder != manual_dir:
             paths += [folder.with_name(folder.name + suffix) for suffix in hdf5.SUFFIXES]
-        # Packs are kept beside the folder that they were unpacked to: the folder comes first.
+        # A pack may be kept beside the folder that it was unpacked to: the folder comes first.
         return next((path for path in paths if path.is_dir() or hdf5.is_file_for_all(path)), None)
 
     def present(self, folder: Path) -> Path | None:
-        """Returns the folder or file below `folder` with anything where these belong, if any."""
+        """Returns the folder or file below `folder` that has such features, None if none has."""
         paths = filter(None, (place.source(folder) for place in self._places()))
         return next((path for path in paths if path.is_file() or any(path.iterdir())), None)
 
@@ -164,15 +164,22 @@ class FeatureFiles:
 
 @dataclasses.dataclass(frozen=True)
 class FoundFiles:
-    """The feature files of one kind that there are, or the arrays of an HDF5 file for all."""
+    """The feature files of one kind in a folder, or the arrays of an HDF5 file for all.
+
+    Attributes:
+      files: the kind.
+      source: the folder, or the file.
+      paths: below it, by name.
+      suffixes: of the names, best first.
+    """
 
     files: FeatureFiles
-    source: Path  # the folder, or the file
-    places: Mapping[str, Sequence[Path]]  # below it, by name
-    suffixes: tuple[str, ...]  # of the names, best first
+    source: Path
+    paths: Mapping[str, Sequence[Path]]
+    suffixes: tuple[str, ...]
 
     def item(self, row: Row) -> "FileItem | None":
-        """Returns the files of an annotation line, None where one is missing.
+        """Returns the files for an annotation line, None if one is missing.
 
         Raises:
           DataError: two folders have a file of the same name.
@@ -183,19 +190,19 @@ class FoundFiles:
         return FileItem(tuple(paths), self.files.key, self.files.spatial)
 
     def missing(self, row: Row) -> list[Path]:
-        """Returns the files that an annotation line needs and that are not there."""
+        """Returns the missing files of an annotation line."""
         pairs = zip(self.files.parts, self._paths(row), strict=True)
         stem, suffix = self.files.stem(row), self.suffixes[0]
         return [self.source / (stem + part + suffix) for part, path in pairs if path is None]
 
     def _paths(self, row: Row) -> list[Path | None]:
-        """Returns the file of each part; of several formats the released one wins."""
+        """Returns the file of each part, of the released format if there are several."""
         stem = self.files.stem(row)
         return [self._path([stem + part + x for x in self.suffixes]) for part in self.files.parts]
 
     def _path(self, names: Sequence[str]) -> Path | None:
-        """Returns the file of the first name that is in the folder itself, or in one within it."""
-        found = [path for name in names for path in self.places.get(name, ())]
+        """Returns the file of the first name in the folder itself, or else in one within it."""
+        found = [path for name in names for path in self.paths.get(name, ())]
         here = [path for path in found if path.parent == self.source]
         if len(found) > 1 and not here and found[0].name == found[1].name:
             raise DataError(f"{found[0]}, {found[1]}: which one is meant? Move the other away.")
@@ -209,7 +216,7 @@ class FileItem:
     Attributes:
       paths: one for each part.
       key: name of the array in a `.npz` file, as for `read_feature`.
-      spatial: take arrays [rows, S, width], too.
+      spatial: accept arrays [rows, S, width].
     """
 
     paths: tuple[Path, ...]
@@ -217,11 +224,11 @@ class FileItem:
     spatial: bool = False
 
     def header(self, width: int | None) -> FeatureHeader:
-        """Reads rows, width and dtype; the parts' shortest, their sum and their widest.
+        """Returns the header; of parts the fewest rows, the sum of widths and the widest dtype.
 
         Raises:
-          DataError: as `feature_header`; parts of very different length, of other tokens, or with
-            the tokens of a row side by side, if `width` tells.
+          DataError: as `feature_header`; parts that differ in length or tokens, or with tokens side
+            by side, as far as `width` shows it.
         """
         if len(self.paths) == 1:
             return feature_header(self.paths[0], self.key, width, self.spatial)
@@ -229,10 +236,10 @@ class FileItem:
         return self._joined(headers, width)
 
     def read(self, width: int | None) -> np.ndarray:
-        """Reads the features [rows, tokens * width], parts side by side and cut to the shortest.
+        """Reads the features [rows, tokens * width], parts side by side, cut to the shortest.
 
         Raises:
-          DataError: as `read_feature`; as `header`.
+          DataError: as `read_feature` and `header`.
         """
         if len(self.paths) == 1:
             return read_feature(self.paths[0], self.key, width, self.spatial)
@@ -242,7 +249,7 @@ class FileItem:
         return np.concatenate([part[:rows] for part in parts], axis=2).reshape(rows, -1)
 
     def _joined(self, headers: Sequence[FeatureHeader], width: int | None) -> FeatureHeader:
-        """Returns the header of the parts side by side, or raises what does not fit."""
+        """Returns the header of parts side by side. Raises DataError if they do not fit."""
         rows = [header.rows for header in headers]
         if not lengths_agree(min(rows), max(rows)):
             raise DataError(
@@ -266,7 +273,7 @@ class FileItem:
             )
             flat, rest = divmod(found, width)
             if self.spatial and tokens[0] == 1 and not rest:
-                # Joined as they are, they would be cut into tokens of one part each.
+                # Dividing them after joining would make tokens of one part each.
                 problem += (
                     f" Or {flat} tokens a row, side by side? Tokens of parts must be arrays "
                     f"[L, {flat}, width]."
@@ -281,23 +288,22 @@ class FileItem:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The released layout of one data set with one set of features.
+    """The released layout of a data set with one set of features.
 
     Attributes:
-      annotations: for each split the names its file may have, best first. Splits without a file
-        are not built.
+      annotations: for each split the names that its file may have, best first. Splits without a
+        file are not built.
       streams: the video features, in the order in which they are concatenated.
       query: the features of the words.
       clip_length: seconds.
       label_clip_length: seconds of the clips that ids and ratings count; None: clip_length.
       labels: kind of labels, a key of `annotations.LABEL_FIELDS`.
-      unlabelled_splits: splits that may come without labels.
+      unlabelled_splits: splits that may have no labels.
       released_rows: queries of each split as released, for the report.
-      domains: the values that the field `domain` of an annotation line may have; () where the data
-        set is not divided into domains.
+      domains: the values of the field `domain` of annotation lines; () for a data set without
+        domains.
       left_out: names of further streams, which are not used.
-      resample: read a fixed number of features a video, spread over its duration, as one row for
-        each clip.
+      resample: videos have a fixed number of features: interpolate a row for each clip.
     """
 
     annotations: Mapping[str, tuple[str, ...]]
@@ -319,18 +325,18 @@ class Layout:
 
     @property
     def rated(self) -> bool:
-        """Whether the labels are a list with a row for each clip, which tells the clips."""
+        """Whether the labels have a row for each clip, so that the number of clips is known."""
         return "label" in LABEL_FIELDS[self.labels]
 
     def rated_clips(self, row: Row) -> int | None:
-        """Returns the clips that the labels of a line rate one by one; None if they do not."""
+        """Returns the number of clips that the labels of a line rate; None for other labels."""
         return len(row["label"]) if self.rated and row.get("label") else None
 
     def with_widths(self, widths: Mapping[str, int | None]) -> "Layout":
         """Returns this layout with other feature widths.
 
         Args:
-          widths: by name of a stream, or "query"; None takes the width that the files have.
+          widths: by name of a stream, or "query"; None takes the width of the files.
 
         Raises:
           ConfigError: a name that the layout does not have, or a width that is not positive.
@@ -352,7 +358,7 @@ class Layout:
         )
 
     def with_streams(self, names: Sequence[str]) -> "Layout":
-        """Returns this layout with some of its streams, in its order; of no names, all of them.
+        """Returns this layout with some of its streams, in its order; () keeps all.
 
         Raises:
           ConfigError: a name that the layout does not have.
@@ -369,7 +375,7 @@ class Layout:
         return dataclasses.replace(self, streams=kept, left_out=left_out)
 
     def other_widths(self, widths: Mapping[str, int | None]) -> dict[str, int | None]:
-        """Returns those of some feature widths, by known names, that are not the layout's own."""
+        """Returns the feature widths that differ from those of the layout."""
         own = {files.name: files.width for files in self.feature_files}
         return {name: width for name, width in widths.items() if width != own[name]}
 
@@ -377,7 +383,7 @@ class Layout:
         """Returns the annotation file of each split that has one in `manual_dir`.
 
         Raises:
-          DataError: there is no such folder, or none of the files in it.
+          DataError: the folder is missing, or has none of the files.
         """
         if not manual_dir.is_dir():
             raise DataError(
@@ -403,11 +409,7 @@ class Layout:
         return found
 
     def load_annotations(self, split: str, path: Path) -> list[dict[str, Any]]:
-        """Reads the annotation file of a split and checks every line of it.
-
-        Args:
-          split: of the file.
-          path: of the file.
+        """Reads and checks the annotation file of a split.
 
         Raises:
           DataError: as `annotations.load_annotations`.
@@ -419,13 +421,13 @@ class Layout:
     def load_clipped_annotations(
         self, split: str, path: Path
     ) -> tuple[list[dict[str, Any]], list[Change]]:
-        """Reads an annotation file as `load_annotations`, its lines cut to their videos.
+        """Reads an annotation file as `load_annotations` and cuts its lines to their videos.
 
         Returns:
-          The lines that are left, and what was done to them.
+          The remaining lines, and the changes.
 
         Raises:
-          DataError: as `load_annotations`; no line is left.
+          DataError: as `load_annotations`; no line remains.
         """
         label_clip_length = self.label_clip_length or self.clip_length
         rows = read_json_lines(path)
@@ -454,7 +456,7 @@ class Layout:
 
 
 def parse_widths(text: str) -> dict[str, int]:
-    """Reads "slowfast=64,clip=32,query=32", as it is written on a command line.
+    """Parses widths from a command line: "slowfast=64,clip=32,query=32".
 
     Raises:
       ConfigError: text of another form.

@@ -1,15 +1,15 @@
-"""What lies where a feature file is missing: the one that was probably meant, what differs."""
+"""Finds the file that was probably meant where a feature file is missing, and what differs."""
 
 import re
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from flashvtg_jax.data.build import hdf5
+from flashvtg_jax.data import hdf5
 from flashvtg_jax.data.build.listing import list_files
-from flashvtg_jax.data.features import SUFFIXES
+from flashvtg_jax.data.feature_files import SUFFIXES
 
-# Endings that are no part of an id: of feature files, read or not, and of the videos themselves.
+# Endings that are not part of an id: those of feature files, and of the videos themselves.
 _ENDINGS = re.compile(
     r"(\.(npz|npy|pt|pth|h5|hdf5|pkl|pickle|mat|bin|csv|txt|json|safetensors|tar|gz|zip|"
     r"mp4|avi|mkv|webm|mov|flv|m4v|mpe?g|wmv|3gp|wav|mp3))+ *$",
@@ -20,13 +20,13 @@ _FORMS = {True: "composed (NFC)", False: "decomposed (NFD)"}
 
 
 class NearestFiles:
-    """Finds the nearest files for any number of missing ones; each folder is listed once."""
+    """Finds similar files for missing ones; each folder is listed once."""
 
     def __init__(self):
         self._folders: dict[tuple[Path, bool], dict[str, Path]] = {}  # files by `_core`
 
     def hint(self, path: Path) -> str:
-        """Returns what is there instead of a missing file, and how it differs; "" if nothing."""
+        """Returns the name of a similar file and how it differs; "" if there is none."""
         for folder, deep in ((path.parent, True), (path.parent.parent, False)):
             if found := self._files(folder, deep).get(_core(path)):
                 place = "" if deep else f" in {folder}"
@@ -44,7 +44,7 @@ class NearestFiles:
                     paths = [path for path in folder.iterdir() if path.is_file()]
             except (OSError, ValueError):
                 paths = []
-            paths.sort(reverse=True)  # so that the first of several stays
+            paths.sort(reverse=True)  # the first of several is kept
             self._folders[folder, deep] = {_core(path): path for path in paths}
         return self._folders[folder, deep]
 
@@ -54,7 +54,7 @@ class _Name(NamedTuple):
 
     prefix: str
     stem: str
-    video: str  # the ending of the video's file name, which some ids and files keep
+    video: str  # ending of the video file, which some ids and files keep
     suffix: str  # of the file
 
 
@@ -69,13 +69,13 @@ def _parts(path: Path) -> _Name:
 
 
 def _core(path: Path) -> str:
-    """Returns what is left of a name without all in which names usually differ."""
+    """Returns a name without the parts in which names usually differ."""
     stem = _parts(path).stem.strip().casefold()
     return str(int(stem)) if stem.isascii() and stem.isdigit() else stem
 
 
 def _differences(wanted: Path, found: Path) -> list[str]:
-    """Says how the name of a file, of the same core, differs from the one that is wanted."""
+    """Returns how the name of a file differs from the wanted one, which has the same core."""
     one, other = _parts(wanted), _parts(found)
     differences = []
     suffix = other.suffix.strip()

@@ -1,4 +1,4 @@
-"""Annotation files of other data sets, as released, into the lines that `custom` reads."""
+"""Converts released annotation files of other data sets to lines for custom data sets."""
 
 import collections
 import dataclasses
@@ -19,21 +19,21 @@ from flashvtg_jax.data.build.released_formats import (
 from flashvtg_jax.errors import ConfigError, DataError, first_lines
 from flashvtg_jax.json_lines import write_json_lines
 
-# Seconds that a moment may reach over the ends of its video: times and durations are rounded, in
-# Charades-STA to 0.1 s. Such moments are cut and counted.
+# Seconds by which a moment may exceed its video: times and durations are rounded, in Charades-STA
+# to 0.1 s. Such moments are cut and counted.
 ROUNDING = 0.1
 
 
 @dataclasses.dataclass
 class Conversion:
-    """What `convert_annotations` did.
+    """The result of `convert_annotations`.
 
     Attributes:
       rows: the lines written.
-      places: where the query of each row stands in the released files.
-      rounded: moments cut because they reached up to `ROUNDING` over the ends of their video.
-      cut: the same by more than that, "place: what was wrong" for each.
-      left_out: queries without a sentence or a moment, likewise.
+      places: the place of each row's query in the released files.
+      rounded: number of moments cut that exceeded their video by at most `ROUNDING`.
+      cut: moments cut that exceeded it by more, each as "place: problem".
+      left_out: queries without a sentence or a moment, in the same form.
     """
 
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -43,7 +43,7 @@ class Conversion:
     left_out: list[str] = dataclasses.field(default_factory=list)
 
     def summary(self) -> str:
-        """Returns how many lines there are, of how many videos, and how long those are."""
+        """Returns the numbers of queries and videos, and lengths of videos and moments."""
         durations = list({row["vid"]: row["duration"] for row in self.rows}.values())
         queries = f"{_count(len(self.rows), 'query')}, {_count(len(durations), 'video')}"
         text = f"{queries}; median video {statistics.median(durations):.1f} s"
@@ -56,7 +56,7 @@ class Conversion:
         )
 
     def notes(self) -> list[str]:
-        """Returns what was changed and what is odd in the released files, in words."""
+        """Returns notes about what was changed, and about repeated queries."""
         notes = []
         if self.rounded:
             notes.append(
@@ -71,7 +71,7 @@ class Conversion:
         repeated = sum(count for count in counts.values() if count > 1)
         if repeated:
             notes.append(
-                f"{repeated} queries have the video and the sentence of another one; each keeps "
+                f"{repeated} queries have the same video and sentence as another one; each keeps "
                 "its own line and moment"
             )
         return notes
@@ -85,26 +85,24 @@ def convert_annotations(
     durations: Sequence[str | os.PathLike] = (),
     clip_windows: bool = False,
 ) -> Conversion:
-    """Writes the queries of released files, in their order, as annotation lines of `custom`.
+    """Writes the queries of released files, in order, as annotation lines for custom data sets.
 
-    Blanks around sentences are left out. A qid is the key of the format, "_", and the number of the
-    query among those of this key, from 0; queries that are left out are counted, so that ids do not
+    Blanks around sentences are removed. A qid is the key of the format, "_", and the number of the
+    query among those of this key, from 0. Queries that are left out are counted, so ids do not
     depend on `clip_windows`.
 
     Args:
       source: format of the files, a key of `READERS`.
       files: one or more.
-      output: file of JSON lines to write, whole or not at all.
-      durations: files with the seconds of each video, for formats that lack them; as
-        `read_durations` takes them.
-      clip_windows: cut moments to their video and leave out what is empty then, and queries
-        without a sentence. Otherwise these are errors.
+      output: file of JSON lines to write, completely or not at all.
+      durations: files with the seconds of each video, for formats without; see `read_durations`.
+      clip_windows: cut moments to their video, and leave out moments outside it and queries without
+        a sentence. Otherwise these are errors.
 
     Raises:
-      ConfigError: `durations` are missing, or given to a format that has its own; `output` is one
-        of the files.
-      DataError: files that cannot be read or are of another format, and queries that cannot be
-        used: up to ten of them in one message, each with its place.
+      ConfigError: `durations` are missing, or the format has its own; `output` is one of the files.
+      DataError: files that cannot be read or have another format; queries that cannot be used, up
+        to ten of them in one message, each with its place.
     """
     given = {os.path.realpath(path) for path in (*files, *durations)}
     if os.path.realpath(output) in given:
@@ -118,7 +116,7 @@ def convert_annotations(
         left_out = ": all are left out" if queries else ""
         raise DataError(f"{', '.join(map(str, files))}: no queries to write{left_out}")
     lines = list(zip(conversion.places, conversion.rows, strict=True))
-    # Clips of a millisecond: moments lie in their video, whatever clips will last.
+    # Clips of a millisecond: moments must be within their video, whatever the clip length.
     check_annotations(source, lines, clip_length=1e-3)
     check_lines_agree(lines)
     write_json_lines(output, conversion.rows)
@@ -153,7 +151,7 @@ def _with_durations(
 
 
 def _convert(queries: Sequence[ReleasedQuery], clip_windows: bool) -> Conversion:
-    """Checks all queries; returns the rows of those to keep. Raises DataError for the others."""
+    """Checks all queries and returns the rows to keep. Raises DataError for wrong queries."""
     labelled = any(query.window is not None for query in queries)
     numbers: collections.Counter[str] = collections.Counter()
     conversion = Conversion()
@@ -192,7 +190,7 @@ def _convert(queries: Sequence[ReleasedQuery], clip_windows: bool) -> Conversion
 
 
 def _problem(query: ReleasedQuery) -> str:
-    """Returns what is wrong with a query in a way that clipping does not help; "": nothing."""
+    """Returns a problem of a query that clipping does not solve; "" if there is none."""
     window, duration = query.window, query.duration
     if query.problem:
         return query.problem
@@ -210,15 +208,15 @@ def _problem(query: ReleasedQuery) -> str:
 
 
 def _usable_part(query: ReleasedQuery, labelled: bool) -> tuple[list[float] | None, str]:
-    """Returns what is left of the moment within its video, and what was wrong with the query.
+    """Returns the part of the moment within its video, and a problem of the query.
 
     Args:
       query: without a `_problem`.
       labelled: whether queries of these files have moments.
 
     Returns:
-      The moment, None if the query is of no use ([] of queries without moments), and words, "" if
-      nothing was wrong but for rounding.
+      The moment, None for a query to leave out ([] if queries have no moments); and the problem, ""
+      if there is none besides rounding.
     """
     if not (query.query or "").strip():
         return None, f"query {query.query!r}; expected a sentence"

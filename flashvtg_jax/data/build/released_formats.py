@@ -1,6 +1,6 @@
-"""Annotation files of other data sets, as released: a function for each format.
+"""Reads released annotation files of other data sets, with a function for each format.
 
-What a query holds is not checked here but by `released_annotations`, in one place for all formats.
+`released_annotations` checks the queries, for all formats in one place.
 """
 
 import csv
@@ -20,16 +20,16 @@ from flashvtg_jax.json_lines import read_utf8
 
 @dataclasses.dataclass(frozen=True)
 class ReleasedQuery:
-    """A sentence about a video, not yet checked: fields hold what the file holds.
+    """A sentence about a video, with the unchecked values of the file.
 
     Attributes:
-      place: where it stands, "FILE:LINE" or "FILE: path in JSON".
-      key: what the qid begins with, before "_" and a number.
+      place: in the files, "FILE:LINE" or "FILE: path in JSON".
+      key: the qid without "_" and a number at the end.
       vid: id of the video.
-      query: the sentence; None, or blanks, where there is none.
-      window: [start, end] in seconds; None: not given, as in test splits.
-      duration: of the video in seconds; None: stands in another file.
-      problem: what is wrong with its form, in words; "": nothing.
+      query: the sentence; None or blanks if there is none.
+      window: [start, end] in seconds; None if there is none, as in test splits.
+      duration: of the video in seconds; None if it is in another file.
+      problem: of its form; "" if there is none.
     """
 
     place: str
@@ -42,7 +42,7 @@ class ReleasedQuery:
 
 
 def read_charades_txt(text: str, name: str) -> Iterator[ReleasedQuery]:
-    """Reads Charades-STA's text files: "VID START END##sentence" a line, in seconds."""
+    """Reads Charades-STA's text files: lines "VID START END##sentence", in seconds."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -86,10 +86,10 @@ def read_activitynet_captions(text: str, name: str) -> Iterator[ReleasedQuery]:
 
 
 def read_ego4d_nlq(text: str, name: str) -> Iterator[ReleasedQuery]:
-    """Reads Ego4D's natural language queries: the clip is what is searched, its uid is the vid.
+    """Reads Ego4D's natural language queries; the video is the clip, its id the clip's uid.
 
-    The key is the annotation's uid; with the number of the query it names a query in Ego4D's
-    challenge. Queries of a test split have no times.
+    The key is the annotation's uid: Ego4D's challenge identifies a query by that and its number.
+    Queries of a test split have no times.
     """
     for i, video in enumerate(_list(_parse_json(text, name), "videos", name)):
         for j, clip in enumerate(_list(video, "clips", f"{name}: videos[{i}]")):
@@ -115,20 +115,18 @@ READERS: dict[str, Callable[[str, str], Iterator[ReleasedQuery]]] = {
     "ego4d_nlq": read_ego4d_nlq,
 }
 
-# Formats that say nothing of how long videos are, and where that stands instead.
+# Formats without the durations of videos, and the option to give them with.
 WITHOUT_DURATIONS = {
     "charades_txt": "--durations=Charades_v1_train.csv, for the test split Charades_v1_test.csv"
 }
 
 
 def read_durations(paths: Iterable[str | os.PathLike]) -> dict[str, float]:
-    """Reads the seconds of each video from files: CSV with columns id and length, or JSON.
-
-    JSON is {vid: seconds}.
+    """Reads the seconds of each video from CSV files (columns id, length) or JSON ({vid: seconds}).
 
     Raises:
       DataError: a file that cannot be read or has other columns; a length that is no number, or
-        that contradicts another one of this video.
+        contradicts another one of this video.
     """
     durations: dict[str, float] = {}
     for path in paths:
@@ -195,6 +193,6 @@ def _list(parent: Any, key: str, place: str) -> list[Any]:
 
 
 def _clip_duration(clip: Mapping[str, Any]) -> float | None:
-    """Returns the seconds of an Ego4D clip, without what subtraction adds in the last digits."""
+    """Returns the seconds of an Ego4D clip, without the rounding errors of the subtraction."""
     start, end = clip.get("video_start_sec"), clip.get("video_end_sec")
     return round(end - start, 6) if is_number(start) and is_number(end) else None

@@ -1,4 +1,4 @@
-"""Annotation lines like those of QVHighlights, generated: same format, same statistics."""
+"""Generates annotation lines with the format and the statistics of QVHighlights."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from flashvtg_jax.errors import ConfigError
 
 CLIP_LENGTH = 2  # seconds
 MAX_CLIPS = 75  # of a video as QVHighlights has them
-_STRETCH_SECONDS = MAX_CLIPS * CLIP_LENGTH  # of a long video that there is a query about
+_STRETCH_SECONDS = MAX_CLIPS * CLIP_LENGTH  # part of a long video that one query is about
 
 # Measured on QVHighlights' 7218 training lines.
 _SHARE_OF_FULL_VIDEOS = 0.97  # 150 s; the others last 120 to 148 s
@@ -42,14 +42,14 @@ def generate_annotations(
 ) -> list[dict[str, Any]]:
     """Generates annotation lines in QVHighlights' format.
 
-    Videos of 75 clips of 2 s (a few are shorter), mostly one query a video, 1 to 5 windows a
-    query, and three annotators' ratings from 0 to 4 for every clip of the windows, higher in the
-    middle of a window.
+    Videos have 75 clips of 2 s (a few are shorter) and mostly one query, queries 1 to 5 windows.
+    Every clip of the windows has three annotators' ratings from 0 to 4, higher in the middle of a
+    window.
 
     Args:
       num_queries: lines to generate.
       seed: of everything random; other seeds give other videos.
-      first_qid: id of the first query; the others count on.
+      first_qid: id of the first query; the others follow.
     """
     rng = np.random.default_rng([seed, first_qid])
     videos = _videos(rng)
@@ -66,16 +66,16 @@ def generate_long_annotations(
 ) -> list[dict[str, Any]]:
     """Generates annotation lines in QVHighlights' format about videos of any length.
 
-    A video has one query for each 2.5 minutes, so that moments are as dense at each length. Which
-    stretch of 2.5 minutes has the windows of which query is random; within it they lie as
-    `generate_annotations` draws them, and no other query's do. One seed gives the same queries,
-    windows and ratings at each length, in stretches of other videos: what differs is the length.
+    A video has one query for each 2.5 minutes, so moments are equally dense at each length. Each
+    query has a random stretch of 2.5 minutes for itself, with windows as `generate_annotations`
+    draws them. A seed gives the same queries, windows and ratings at each length, only in other
+    stretches: videos differ in nothing but their length.
 
     Args:
       num_queries: lines to generate.
-      minutes: that each video lasts.
+      minutes: of each video.
       seed: of everything random.
-      first_qid: id of the first query; the others count on.
+      first_qid: id of the first query; the others follow.
 
     Returns:
       The lines, ordered by qid.
@@ -94,7 +94,7 @@ def generate_long_annotations(
             f"{num_queries} queries; expected a multiple of {stretches}, which a video of "
             f"{minutes:g} minutes has"
         )
-    # A third number sets these generators apart from those of `generate_annotations`.
+    # The third number makes these generators differ from those of `generate_annotations`.
     rng = np.random.default_rng([seed, first_qid, 1])
     place_rng = np.random.default_rng([seed, first_qid, 2, stretches])
     duration = stretches * _STRETCH_SECONDS
@@ -111,7 +111,7 @@ def generate_long_annotations(
 
 
 def _moved(row: dict[str, Any], clips: int) -> dict[str, Any]:
-    """An annotation line whose moments come so many clips later."""
+    """Returns an annotation line with its moments moved back by some clips."""
     seconds = clips * CLIP_LENGTH
     return row | {
         "relevant_clip_ids": [clip + clips for clip in row["relevant_clip_ids"]],
@@ -145,13 +145,13 @@ def _row(rng: np.random.Generator, qid: int, vid: str, num_clips: int) -> dict[s
 
 
 def _windows(rng: np.random.Generator, num_clips: int) -> list[tuple[int, int]]:
-    """Draws windows [start, end) in clips: in order, at least a clip apart."""
+    """Draws windows [start, end) in clips, in order, at least a clip apart."""
     count = 1 + int(rng.choice(5, p=_WINDOWS_PER_QUERY))
     spread = np.exp(_LOG_SPREAD[count - 1] * rng.standard_normal(count))
     lengths = np.clip(np.rint(_MEDIAN_CLIPS[count - 1] * spread), 1, num_clips).astype(int)
     while lengths.sum() + count - 1 > num_clips:
         lengths[lengths.argmax()] -= 1
-    # What is left is spread over the gaps: before, between (one clip is taken already), after.
+    # The rest is divided among the gaps: before, between (a clip more each) and after windows.
     free = num_clips - lengths.sum() - (count - 1)
     shares = rng.dirichlet(np.ones(count + 1))
     if rng.random() < _SHARE_FROM_START:
@@ -165,7 +165,7 @@ def _windows(rng: np.random.Generator, num_clips: int) -> list[tuple[int, int]]:
 
 def _ratings(rng: np.random.Generator, windows: list[tuple[int, int]]) -> np.ndarray:
     """Draws three annotators' ratings 0..4 of all clips in the windows, [clips, 3]."""
-    level = 3.0 + 0.7 * rng.standard_normal(3)  # annotators agree little on the level
+    level = 3.0 + 0.7 * rng.standard_normal(3)  # annotators differ in their level
     parts = []
     for start, end in windows:
         position = (np.arange(end - start) + 0.5) / (end - start)

@@ -1,7 +1,7 @@
-"""`flashvtg synthesize`: feature files in a released layout for any annotation file.
+"""`flashvtg synthesize`: writes feature files in a released layout for any annotation file.
 
-Builders, annotations and other people's code can so be run without the feature packs; `planting`
-says what is in the features.
+With them, builders, annotations and other programs can be tried without the released features.
+`planting` describes the features.
 """
 
 import functools
@@ -22,9 +22,10 @@ from flashvtg_jax.data.build import custom
 from flashvtg_jax.data.build.building import find_builder
 from flashvtg_jax.data.build.glove import GloveWords, split_words
 from flashvtg_jax.data.build.layout import FeatureFiles, Layout, parse_widths
+from flashvtg_jax.data.build.listing import MANIFEST, is_synthetic
+from flashvtg_jax.data.dataset_names import is_custom
 from flashvtg_jax.data.synthetic.annotations import CLIP_LENGTH, generate_annotations
 from flashvtg_jax.data.synthetic.folder import (
-    MANIFEST,
     Content,
     Item,
     SyntheticFolder,
@@ -36,7 +37,7 @@ from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 
 _EXTRA_ROWS = {"slowfast": 1}  # released SlowFast files have a clip more than CLIP's
-_MAX_STRENGTH = 100.0  # beyond it nothing changes but that float16 may overflow
+_MAX_STRENGTH = 100.0  # above it only float16 overflows
 
 Row = Mapping[str, Any]
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
@@ -59,27 +60,27 @@ def synthesize(
 ) -> Path:
     """Writes features with planted moments, and their annotation files, ready for `build`.
 
-    It may be called again for another annotation file of the same data set, and continues where
-    it was interrupted: what is there already is not written again.
+    It can be called again for another annotation file of the same data set, or to continue after
+    an interruption: existing files are not written again.
 
     Args:
-      output: folder, to be given to `build` as manual_dir.
-      annotations: one or more annotation files in the format of the data set, whose names tell
-        the split (that of the release, or one with "train", "val" or "test" in it). They are
-        copied into `output`. None generates a train and a val file with QVHighlights' statistics.
-      limit: lines of each annotation file to use, from the first; None uses all.
+      output: folder, the manual_dir of `build`.
+      annotations: annotation files in the format of the data set. The name of each must be that of
+        the release, or contain "train", "val" or "test", for its split. They are copied to
+        `output`. None generates a train and a val file with QVHighlights' statistics.
+      limit: number of lines of each annotation file to use, from the first; None uses all.
       dataset: whose layout to write, "name/config".
-      strength: size of what is planted beside the noise: at 0.3 a moment's clips are hard to tell
-        from others, at 1 easy, at 0 impossible. At most 100.
+      strength: size of what is planted relative to the noise: at 0.3 the clips of a moment are hard
+        to distinguish from others, at 1 easy, at 0 impossible. At most 100.
       seed: of everything random, from 0.
       widths: feature widths other than the released ones, as for `build`; for "custom/NAME" those
         of all streams and of "query".
       clip_length: seconds, for "custom/NAME" only.
       num_train: queries to generate for the train split, without `annotations`.
       num_val: the same for the val split.
-      spatial_tokens: S, of each clip of all streams: their files are [L, S, width] if it is above
-        1, with the topic of a clip in one of its tokens.
-      progress: show bars and a report on stderr.
+      spatial_tokens: S, of each clip in all streams. Files are [L, S, width] if it is above 1, and
+        one token of each clip has its topic.
+      progress: show progress bars and a report on stderr.
 
     Returns:
       `output`.
@@ -87,15 +88,15 @@ def synthesize(
     Raises:
       ConfigError: an unknown data set or stream, or arguments that are out of range or exclude
         each other.
-      DataError: annotations that cannot be used; `output` holds features that are real or were
-        made with other settings, or cannot be written.
+      DataError: annotations that cannot be used; `output` has real features, or those of other
+        settings, or cannot be written.
     """
     layout = _layout(dataset, widths, clip_length)
     settings = _settings(dataset, layout, strength, seed, spatial_tokens)
     output = Path(output).expanduser()
     if annotations is None:
         if limit is not None:
-            raise ConfigError("limit goes with annotation files; without, set num_train, num_val.")
+            raise ConfigError("limit is for annotation files; without them set num_train, num_val.")
         splits = _generated(layout, seed, num_train, num_val)
         targets = {split: output / layout.annotations[split][0] for split in splits}
     else:
@@ -105,7 +106,7 @@ def synthesize(
         _check_targets(layout, targets, paths, limit)
 
     with SyntheticFolder(output, layout, settings) as folder:
-        # A video may have queries in files of earlier calls, too: all their topics go in.
+        # Videos contain the topics of all their queries, also of those from earlier calls.
         earlier = _earlier_rows(layout, output, targets)
         files = earlier | {str(targets[split]): rows for split, rows in splits.items()}
         check_lines_agree(line for path, rows in files.items() for line in placed(path, rows))
@@ -145,16 +146,16 @@ def check_generated(
     clip_length: float | None = None,
     spatial_tokens: int = 1,
 ) -> None:
-    """Checks that `output`, where it still is there, is what `synthesize` generates with these.
+    """Checks that `output`, if it still exists, was generated with these settings.
 
     Raises:
-      ConfigError: it was made with other settings, or of other sizes.
+      ConfigError: it was made with other settings or sizes.
       DataError: its files cannot be read.
     """
     output, layout = Path(output), _layout(dataset, widths, clip_length)
-    if not (output / MANIFEST).exists():
+    if not is_synthetic(output):
         return
-    one = {"spatial_tokens": 1}  # which no manifest names
+    one = {"spatial_tokens": 1}  # manifests leave it out
     found = one | read_manifest(output / MANIFEST)["settings"]
     wanted = one | _settings(dataset, layout, strength, seed, spatial_tokens)
     for split, size in (("train", num_train), ("val", num_val)):
@@ -190,7 +191,7 @@ def _layout(
 def _settings(
     dataset: str, layout: Layout, strength: float, seed: int, spatial_tokens: int
 ) -> dict[str, Any]:
-    """Returns all that the features depend on, beside the annotations."""
+    """Returns everything that the features depend on, besides the annotations."""
     if not 0 <= strength <= _MAX_STRENGTH:
         raise ConfigError(f"strength {strength}; expected a number from 0 to {_MAX_STRENGTH:g}.")
     if seed < 0:
@@ -205,8 +206,8 @@ def _settings(
     }
     if spatial_tokens > 1:
         settings["spatial_tokens"] = int(spatial_tokens)
-    # The others have theirs by name.
-    return settings | ({"clip_length": layout.clip_length} if custom.is_custom(dataset) else {})
+    # Other data sets have a fixed clip length.
+    return settings | ({"clip_length": layout.clip_length} if is_custom(dataset) else {})
 
 
 def _generated(layout: Layout, seed: int, num_train: int, num_val: int) -> dict[str, list[Row]]:
@@ -244,13 +245,13 @@ def _paths_by_split(layout: Layout, annotations: Paths) -> dict[str, Path]:
 
 
 def _name(layout: Layout, split: str, path: Path) -> str:
-    """Returns the name that the builder looks for: that of the file itself, where it is one."""
+    """Returns the name to write: that of the file, if the builder accepts it."""
     names = layout.annotations[split]
     return path.name if path.name in names else names[0]
 
 
 def _split_of(layout: Layout, path: Path) -> str:
-    """Returns the split that an annotation file is of, by its name."""
+    """Returns the split of an annotation file from its name."""
     for split, names in layout.annotations.items():
         if path.name in names:
             return split
@@ -259,7 +260,7 @@ def _split_of(layout: Layout, path: Path) -> str:
         return named[0]
     released = ", ".join(names[0] for names in layout.annotations.values())
     raise ConfigError(
-        f"{path}: its name does not tell the split; rename it to one of {released}, or to a name "
+        f"{path}: its name does not show the split; rename it to one of {released}, or to a name "
         f"with one of {', '.join(layout.annotations)} in it."
     )
 
@@ -267,23 +268,23 @@ def _split_of(layout: Layout, path: Path) -> str:
 def _check_targets(
     layout: Layout, targets: Mapping[str, Path], paths: Mapping[str, Path], limit: int | None
 ) -> None:
-    """Raises when a file given would be replaced by a part of it, or never be read."""
+    """Raises ConfigError if an input would be cut, or a split have two files."""
     for path, target in itertools.product(paths.values(), targets.values()):
         if limit is not None and target.exists() and path.exists() and target.samefile(path):
-            raise ConfigError(f"{path}: limit would cut this very file; choose another output.")
+            raise ConfigError(f"{path}: limit would cut this file itself; choose another output.")
     for split, target in targets.items():
         for name in layout.annotations[split]:
             if name != target.name and target.with_name(name).exists():
                 raise ConfigError(
                     f"{target.with_name(name)}: already the {split} split of this output, which "
-                    f"cannot have {target.name} besides; choose another output, or remove it."
+                    f"cannot have {target.name} as well; choose another output, or remove it."
                 )
 
 
 def _earlier_rows(
     layout: Layout, output: Path, targets: Mapping[str, Path]
 ) -> dict[str, list[Row]]:
-    """Returns the annotation files of earlier calls, of splits that this one does not write."""
+    """Returns the annotations of earlier calls, of splits that this call does not write."""
     return {
         str(output / name): layout.load_annotations(split, output / name)
         for split, names in layout.annotations.items()
@@ -293,7 +294,7 @@ def _earlier_rows(
 
 
 def _topics(layout: Layout) -> str:
-    """Returns what the topic of a query is to follow from, see `Planting.topics`."""
+    """Returns `Planting.topics` for a layout."""
     if isinstance(layout.query, GloveWords):
         return "words"
     return "windows" if layout.labels == "windows" else "query"
@@ -307,14 +308,14 @@ def _video_items(
     rows: Sequence[Row],
     earlier: Sequence[Row],
 ) -> list[Item]:
-    """Returns the videos of `rows`; `earlier` rows only add to them."""
+    """Returns the videos of `rows`; `earlier` rows add their topics."""
     about: dict[str, list[Row]] = {row["vid"]: [] for row in rows}
     for row in itertools.chain(rows, earlier):
         if row["vid"] in about:
             about[row["vid"]].append(row)
     items = []
     for vid, lines in about.items():
-        lines.sort(key=lambda row: str(row["qid"]))  # the order of the calls does not matter
+        lines.sort(key=lambda row: str(row["qid"]))  # whatever the order of the calls
         paths = [p for files in layout.streams for p in paths_to_write(files, output, lines[0])]
         make = functools.partial(_video, layout.streams, planting, spatial_tokens, lines)
         items.append(Item(f"vid {vid}", _fingerprint(lines), tuple(paths), make))
@@ -342,14 +343,14 @@ def _query_items(
     rows: Sequence[Row],
     earlier: Sequence[Row],
 ) -> list[Item]:
-    """Returns the queries of `rows`; or the words of these and of `earlier` rows, in one file."""
+    """Returns the queries of `rows`; or one file with the words of these and `earlier` rows."""
     if isinstance(query, GloveWords):
         lines = itertools.chain(rows, earlier)
         words = sorted({word for row in lines for word in split_words(row["query"])})
         make = functools.partial(_words, planting, words, query.width)
         return [Item("words", _fingerprint(words), (output / query.file,), make)]
     items = []
-    # A query may be in several files, as long as it is the same one: it is written once.
+    # The same query may be in several annotation files.
     for row in {str(row["qid"]): row for row in rows}.values():
         paths = tuple(paths_to_write(query, output, row))
         fingerprint = _fingerprint([row["query"], planting.topic_name(row)])
@@ -364,7 +365,7 @@ def _query(files: FeatureFiles, planting: Planting, row: Row) -> list[Content]:
 
 
 def _words(planting: Planting, words: Sequence[str], width: int) -> list[Content]:
-    """Returns the text of a file of word vectors, with as many digits as GloVe's has."""
+    """Returns the text of a file of word vectors, with as many digits as GloVe's file."""
     lines = []
     for word in words:
         numbers = " ".join(f"{number:.5g}" for number in planting.word(word, width))

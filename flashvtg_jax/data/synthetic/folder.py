@@ -1,4 +1,4 @@
-"""The folder that `flashvtg synthesize` writes into, and its manifest, which tells whose it is."""
+"""The output folder of `flashvtg synthesize`, and its manifest."""
 
 import concurrent.futures
 import contextlib
@@ -14,15 +14,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from flashvtg_jax.data.build.layout import FeatureFiles, Layout
+from flashvtg_jax.data.build.listing import MANIFEST
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.system.progress import progress_bar
 
-MANIFEST = "synthetic.json"  # in the output folder: how its features were made
-
 _THREADS = 4
 
-# What goes into one file: text, or arrays by key.
+# The content of a file: text, or arrays by key.
 Content = bytes | Mapping[str, np.ndarray]
 
 
@@ -32,9 +31,9 @@ class Item:
 
     Attributes:
       name: in the manifest.
-      fingerprint: of everything that the features depend on, beside the settings.
+      fingerprint: of everything that the features depend on, besides the settings.
       paths: of the files.
-      make: returns what goes into each file.
+      make: returns the content of each file.
     """
 
     name: str
@@ -44,9 +43,9 @@ class Item:
 
 
 class SyntheticFolder:
-    """The output folder, locked to the layout and settings it was begun with.
+    """The output folder for features of one layout and settings.
 
-    Entering it raises DataError for a folder that holds real features, or those of other settings.
+    Entering it raises DataError for a folder with real features, or with those of other settings.
     """
 
     def __init__(self, path: Path, layout: Layout, settings: Mapping[str, Any]):
@@ -78,12 +77,12 @@ class SyntheticFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Also after an error or Ctrl-C: the next call continues here.
+        # After an error or Ctrl-C as well: the next call continues from there.
         with contextlib.suppress(DataError):
             self._save_manifest()
 
     def write(self, items: Sequence[Item], progress: bool) -> int:
-        """Writes what is not there yet and returns how many items that was."""
+        """Writes the items that are not there yet, and returns how many."""
         with _write_errors(self._path):
             for folder in {path.parent for item in items for path in item.paths}:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -124,10 +123,9 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def paths_to_write(files: FeatureFiles, output: Path, row: Mapping[str, Any]) -> list[Path]:
-    """Returns the file of each part for an annotation line, under its released name.
+    """Returns the file of each part for an annotation line, with its released name.
 
-    Where `.pt` files were released and there is no PyTorch, it is a `.npy` file, which the builders
-    read as well.
+    Without PyTorch, `.npy` files, which the builders read as well, replace `.pt` files.
     """
     suffix = files.suffix
     if suffix == ".pt" and importlib.util.find_spec("torch") is None:
@@ -136,7 +134,7 @@ def paths_to_write(files: FeatureFiles, output: Path, row: Mapping[str, Any]) ->
 
 
 def save(path: Path, content: Content) -> None:
-    """Writes arrays to a `.npz` file, or the first of them to a `.npy` or `.pt` file; or text."""
+    """Writes text, arrays to a `.npz` file, or the first array to a `.npy` or `.pt` file."""
     with _replacing(path) as file:
         if isinstance(content, bytes):
             file.write(content)
@@ -154,7 +152,7 @@ def save(path: Path, content: Content) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file beside `path` that becomes `path` when it is whole."""
+    """Opens a temporary file that is renamed to `path` when it is complete."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -1,17 +1,17 @@
-"""Random features with moments planted in them: numbers only, no files.
+"""Makes random features with moments planted in them.
 
-Every query has a topic, a direction in a space of 16 dimensions. Its words carry the topic through
-one fixed random map, the clips of its moments through another one for each stream, the more so the
-higher they are rated. All clips also carry what their video and their scene look like, and noise.
-Half of the other scenes have topics of their own, so that it takes the query to tell which scene is
-meant. What is learned from some queries, the maps, holds for all others.
+Every query has a topic, a direction in a space of 16 dimensions. A fixed random map adds the topic
+to the query's words, and another map for each stream adds it to the clips of the query's moments,
+scaled by their ratings. All clips also contain a direction of their video, one of their scene, and
+noise. Half of the other scenes have topics of their own, so that the query is needed to find the
+right scene. The maps, which are what can be learned, are the same for all queries.
 
-Where a data set is divided into domains, a video carries the topic of its query all the time, and
-its highlights another topic besides, which all videos of a domain share and the words do not know:
-so that four videos tell what a highlight is, and which query is about which video.
+In data sets with domains, all clips of a video contain the topic of its query. Its highlights also
+contain a topic that all videos of the domain share and that the words do not have: four videos are
+enough to learn the highlights of a domain, and which query is about which video.
 
-Where clips have several spatial tokens, all of them look like their video and scene, and one of
-them, another one in each clip, shows the clip's topic: the same place in all streams.
+If clips have several spatial tokens, all of them contain the directions of video and scene. The
+topic of a clip is in one token, which changes from clip to clip and is the same in all streams.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ from flashvtg_jax.data.build.glove import split_words
 
 _TOPIC_DIMENSIONS = 16
 _ROW_NORM = 10.0  # released features carry norms around 10
-_MAX_WORDS = 77  # of CLIP's text encoder, with the marks of start and end
+_MAX_WORDS = 77  # of CLIP's text encoder, with the tokens of start and end
 
-# Sizes beside the noise, which is of norm 1.
+# Sizes relative to the noise, which has norm 1.
 _VIDEO_SIZE = 0.7
 _SCENE_SIZE = 0.5
 _COMMON_WORD_SIZE = 0.5
@@ -41,7 +41,7 @@ _SHARE_OF_SCENES_WITH_TOPIC = 0.5
 _RELEVANCE_OF_UNRATED = 0.8
 _LOWEST_RELEVANCE = 0.4  # of a clip of a moment that is rated 0
 
-# Words that are in sentences about anything tell next to nothing of what they are about.
+# Words that occur in any sentence have little of its topic.
 _COMMON_WORDS = (
     "a an and are as at be by for from he her his in into is it its of off on onto out over person "
     "she some somebody someone that the their them then there they this to up while with"
@@ -55,12 +55,12 @@ class Planting:
 
     Attributes:
       seed: of the maps and of everything else that is random.
-      strength: size of the topics beside the noise; 0 plants nothing.
+      strength: size of the topics relative to the noise; 0 plants nothing.
       clip_length: seconds.
-      topics: what the topic of a query follows from, if there are no domains. "query": from the
-        query itself, no two have the same. "windows": from the video and the windows, for where
-        each moment is described over and over (TACoS) all these sentences mean the same. "words":
-        it is the mean of those of its words, for features that know nothing but words.
+      topics: what determines the topic of a query, if there are no domains. "query": the query
+        itself; no two have the same. "windows": the video and the windows, for data sets that
+        describe each moment many times (TACoS). "words": the topic is the mean of those of its
+        words, for word vectors, which do not depend on the sentence.
     """
 
     seed: int
@@ -69,7 +69,7 @@ class Planting:
     topics: str = "query"
 
     def num_clips(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Returns the clips of the video that these annotation lines are about, L."""
+        """Returns the number of clips, L, of the video of these annotation lines."""
         return max(
             len(row["label"])
             if row.get("label")
@@ -78,11 +78,11 @@ class Planting:
         )
 
     def words(self, row: Mapping[str, Any], width: int) -> np.ndarray:
-        """Returns the word features of a query [Q, width] float16, Q words and two marks."""
+        """Returns the features of a query's words, with start and end, [Q, width] float16."""
         rng = self._rng("words", row["qid"], row["query"])
         num_words = min(len(row["query"].split()) + 2, _MAX_WORDS)
         share = rng.uniform(0.5, 1.5, num_words)
-        share[0] = 0.0  # the first mark precedes all words and knows none of them
+        share[0] = 0.0  # the start precedes all words, so it has no topic
         features = self._noise(rng, num_words, width)
         features += _COMMON_WORD_SIZE * self._direction("common word", "", width)
         topics = (self.strength * share[:, None] * self._topic(row)).astype(np.float32)
@@ -90,7 +90,7 @@ class Planting:
         return _scaled(features, 1.0 + _COMMON_WORD_SIZE**2)
 
     def word(self, word: str, width: int) -> np.ndarray:
-        """Returns the vector of a word [width] float16, the same in all queries."""
+        """Returns the vector of a word [width] float16, which is the same in all queries."""
         features = self._noise(self._rng("word", word), 1, width)
         features += _COMMON_WORD_SIZE * self._direction("common word", "", width)
         topic = (self.strength * self._word_topic(word)).astype(np.float32)
@@ -130,12 +130,12 @@ class Planting:
         return streams
 
     def places(self, rows: Sequence[Mapping[str, Any]], spatial_tokens: int) -> np.ndarray:
-        """Returns the token of each clip of a video that shows its topic [L]."""
+        """Returns, for each clip of a video, the index of the token with its topic [L]."""
         rng = self._rng("places", rows[0]["vid"], spatial_tokens)
         return rng.integers(spatial_tokens, size=self.num_clips(rows))
 
     def _storyline(self, rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns topic times strength of each clip [L, T] and the scene it belongs to [L]."""
+        """Returns topic times strength of each clip [L, T], and the scene of each clip [L]."""
         num_clips = self.num_clips(rows)
         relevance = np.stack([relevance_of(row, num_clips, self.clip_length) for row in rows])
         rng = self._rng("storyline", rows[0]["vid"])
@@ -155,9 +155,9 @@ class Planting:
         return (self.strength * topics).astype(np.float32), scene_of
 
     def topic_name(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """Returns what stands for the topic of a query; queries with equal names share it."""
+        """Returns a name for the topic of a query; queries with the same name share it."""
         if row.get("domain"):
-            return ("domain", row["domain"], row["query"])  # of YouTube Highlights all are "dog"
+            return ("domain", row["domain"], row["query"])  # YouTube Highlights: "dog" for all
         if self.topics == "words":
             return ("words", *split_words(row["query"]))
         if self.topics == "windows" and row.get("relevant_windows"):
@@ -165,21 +165,21 @@ class Planting:
         return (str(row["qid"]), row["query"])
 
     def _shown_topic(self, row: Mapping[str, Any]) -> np.ndarray:
-        """Returns the direction [T] that sets relevant clips apart from the others."""
+        """Returns the direction [T] that relevant clips have and others do not."""
         if row.get("domain"):
             return self._random_topic("highlights", row["domain"])
         return self._topic(row)
 
     def _topic(self, row: Mapping[str, Any]) -> np.ndarray:
-        """Returns the direction [T] that the query is about."""
+        """Returns the topic of a query [T]."""
         if self.topics == "words" and not row.get("domain"):
             words = split_words(row["query"])
             return _unit(np.sum([self._word_topic(word) for word in words], axis=0))
         return self._random_topic(*self.topic_name(row))
 
     def _word_topic(self, word: str) -> np.ndarray:
-        """Returns the part [T] that a word has in the topic of its query."""
-        bare = word.strip(string.punctuation) or word  # the last one has a full stop
+        """Returns the contribution of a word to the topic of its query [T]."""
+        bare = word.strip(string.punctuation) or word  # the last word has a full stop
         share = _SHARE_OF_COMMON_WORDS if bare in _COMMON_WORDS.split() else 1.0
         return share * self._random_topic("word", bare)
 
@@ -188,7 +188,7 @@ class Planting:
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 (a planting lives as long as its run)
     def _map(self, name: str, width: int) -> np.ndarray:
-        """Returns the map of topics into features [T, width]; it keeps lengths, on average."""
+        """Returns the map of topics into features [T, width]; it preserves norms on average."""
         rng = self._rng("map", name, width)
         matrix = rng.standard_normal((_TOPIC_DIMENSIONS, width), np.float32)
         return matrix / np.float32(np.sqrt(width))
@@ -201,17 +201,17 @@ class Planting:
         return rng.standard_normal((rows, width), np.float32) / np.float32(np.sqrt(width))
 
     def _rng(self, *names: object) -> np.random.Generator:
-        """Returns a generator of its own for everything that has a name."""
+        """Returns the generator for a name."""
         text = "\0".join(map(str, (self.seed, *names)))
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         return np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
 
 
 def relevance_of(row: Mapping[str, Any], num_clips: int, clip_length: float) -> np.ndarray:
-    """Returns how much each clip shows what the query asks for [L], from 0 to 1.
+    """Returns the relevance of each clip for a query [L], from 0 to 1.
 
-    The share of the clip inside the windows, times 0.4 to 1 by its ratings where there are any;
-    without windows the mean rating, from the video's lowest to its highest.
+    It is the share of the clip inside the windows, times 0.4 to 1 by its ratings if there are any;
+    with `label`, the mean rating scaled to 0 to 1.
 
     Args:
       row: annotation line.

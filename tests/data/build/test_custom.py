@@ -1,10 +1,10 @@
-"""What a folder of one's own features and annotations is taken for."""
+"""How a folder of features and annotations is inspected."""
 
 import numpy as np
 import pytest
 
-from flashvtg_jax.data.build import custom
 from flashvtg_jax.data.build.custom import custom_layout
+from flashvtg_jax.data.dataset_names import check_custom_name, dataset_for, is_custom
 from flashvtg_jax.data.synthetic.features import check_generated, synthesize
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
@@ -217,16 +217,16 @@ def test_half_of_the_saliency(folder, label, problem):
     ],
 )
 def test_a_folder_s_name_becomes_that_of_its_data_set(folder, name):
-    dataset = custom.dataset_for(folder)
+    dataset = dataset_for(folder)
     assert dataset == f"custom/{name}"
-    custom.check_name(dataset)
+    check_custom_name(dataset)
 
 
 @pytest.mark.parametrize("dataset", ["custom", "custom/", "custom/.a", "custom/a b", "custom/a/b"])
 def test_names_that_data_sets_cannot_have(dataset):
-    assert custom.is_custom(dataset)
+    assert is_custom(dataset)
     with pytest.raises(ConfigError, match="custom/NAME, NAME any word of letters, digits"):
-        custom.check_name(dataset)
+        check_custom_name(dataset)
 
 
 # Synthesised

@@ -11,7 +11,7 @@ from flashvtg_jax.data.build.flat_features import FlatFeatures
 from flashvtg_jax.data.build.glove import GloveWords, count_unknown, read_vectors, split_words
 from flashvtg_jax.data.build.inventory import Query, Stream
 from flashvtg_jax.data.build.layout import FeatureFiles
-from flashvtg_jax.data.features import FeatureHeader
+from flashvtg_jax.data.feature_files import FeatureHeader
 from flashvtg_jax.errors import DataError
 
 TABLE = """\

@@ -8,7 +8,7 @@ import pytest
 
 from flashvtg_jax.data.build.listing import list_files, what_is_there
 from flashvtg_jax.data.build.nearest_file import NearestFiles
-from flashvtg_jax.data.features import SUFFIXES
+from flashvtg_jax.data.feature_files import SUFFIXES
 
 NFC = unicodedata.normalize("NFC", "é")
 NFD = unicodedata.normalize("NFD", "é")

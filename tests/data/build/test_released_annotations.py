@@ -7,8 +7,8 @@ from importlib.resources import files as package_files
 
 import pytest
 
-from flashvtg_jax.cli.arguments import ANNOTATION_FORMATS, make_parser
-from flashvtg_jax.cli.main import main
+from flashvtg_jax.cli.annotations import FORMATS
+from flashvtg_jax.cli.main import main, make_parser
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.build.released_annotations import convert_annotations
@@ -74,7 +74,7 @@ def windows(rows):
 
 
 def test_every_format_of_the_command_has_a_reader():
-    assert list(READERS) == list(ANNOTATION_FORMATS)
+    assert list(READERS) == list(FORMATS)
 
 
 def test_charades_lines_get_their_durations_and_read_back(write, durations):
@@ -156,7 +156,7 @@ def test_ids_stay_unique_where_an_annotation_s_uid_comes_twice(write):
     files = [write(f"{i}.json", ego4d(asked("Where?", 1, 2))) for i in range(2)]
     done = convert_annotations("ego4d_nlq", files, "out.jsonl")
     assert [row["qid"] for row in done.rows] == ["u_0", "u_1"]
-    assert "2 queries have the video and the sentence of another one" in done.notes()[0]
+    assert "2 queries have the same video and sentence as another one" in done.notes()[0]
 
 
 def test_noisy_lines_are_an_error_with_their_places(write, durations):
@@ -315,7 +315,7 @@ def test_the_page_s_commands_are_understood():
             assert load_config(options.config, rest).clip_length > 0
         else:
             assert not rest
-    assert seen == {*ANNOTATION_FORMATS, "build", "synthesize", "train", "evaluate"}
+    assert seen == {*FORMATS, "build", "synthesize", "train", "evaluate"}
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,18 @@ import sys
 import numpy as np
 import pytest
 
-from flashvtg_jax.data.annotations import load_annotations, youtube_id
+from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.build.glove import read_vectors, split_words
-from flashvtg_jax.data.features import normalize, read_feature
+from flashvtg_jax.data.build.listing import MANIFEST
+from flashvtg_jax.data.feature_files import read_feature
+from flashvtg_jax.data.normalization import normalize
 from flashvtg_jax.data.synthetic import folder as synthetic_folder
 from flashvtg_jax.data.synthetic.annotations import generate_annotations
-from flashvtg_jax.data.synthetic.features import MANIFEST, synthesize
+from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.data.synthetic.planting import Planting, relevance_of
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
+from flashvtg_jax.video_ids import youtube_id
 
 WIDTHS = {"slowfast": 24, "clip": 20, "query": 16}
 TRAIN, VAL = "highlight_train_release.jsonl", "highlight_val_release.jsonl"
@@ -627,7 +630,7 @@ def test_the_split_of_a_file_must_be_told_by_its_name(tmp_path):
 def test_a_limit_does_not_cut_the_annotation_file_it_is_given(tmp_path):
     path = tmp_path / TRAIN
     write_json_lines(path, [rated(i, vid=f"v{i}") for i in range(3)])
-    with pytest.raises(ConfigError, match="would cut this very file"):
+    with pytest.raises(ConfigError, match="would cut this file itself"):
         small(tmp_path, annotations=path, limit=1)
     small(tmp_path, annotations=path)  # all of it is fine
     assert len(read_json_lines(path)) == 3
