@@ -23,15 +23,17 @@ JAX = [
     "flax>=0.12.9,<0.13; python_version >= '3.12'",
 ]
 
-# Lower bounds were tried on Python 3.11 and 3.12, as were the newest releases of November 2026.
+# Lower bounds were tried on Python 3.11 and 3.12, the newest releases of November 2026 on 3.11 and
+# 3.13.
 # Neither TensorFlow nor PyTorch is needed to build data sets, train, evaluate or predict.
 INSTALL_REQUIRES = [
     *JAX,
-    "absl-py>=2.3.1",
     "array_record>=0.8.1",
     "chex>=0.1.91",
+    "etils[epath]>=1.13",
     "grain>=0.2.15",
     "importlib_resources>=6.4",  # tensorflow-datasets imports it and does not say so
+    "jaxtyping>=0.3.11",
     "matplotlib>=3.11",  # writes Arabic and Indian scripts as they are written
     "ml_collections>=1.1",
     "numpy>=2.1",
@@ -57,6 +59,7 @@ EXTRAS = {
     "test": [
         *EXPORT,
         *HDF5,
+        "beartype>=0.23.1",
         "pytest>=8.3",
         "pytest-xdist>=3.7",
         "ruff>=0.17,<0.18",  # formatting differs from one minor release to the next
@@ -97,6 +100,7 @@ setup(
         "Operating System :: POSIX",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

@@ -11,6 +11,9 @@ from typing import Any
 import ml_collections
 from sides import Side
 
+from flashvtg_jax.data.build.building import build, find_builder
+from flashvtg_jax.data.synthetic.features import synthesize
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = "https://github.com/Zhuo-Cao/FlashVTG"
 # Of their checkout, what is used.
@@ -116,6 +119,24 @@ def their_commit(folder: Path) -> dict[str, str]:
     git = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
     done = subprocess.run(git, capture_output=True, text=True, check=False)
     return {"commit": done.stdout.strip()}
+
+
+def write_features(
+    config: ml_collections.ConfigDict, files: Mapping[str, Path], folder: Path
+) -> tuple[list[Path], Path]:
+    """Synthesise features for the annotation file of each split, and build our data set from them.
+
+    Features go into `folder`, the data set into `folder/data`. Returns the folders of the video
+    streams, in their order, and that of the words.
+    """
+    data, layout = config.data, find_builder(config.data.dataset)[1].layout
+    widths = {**data.video_widths, "query": data.query_width}
+    paths = list(files.values())
+    about = {"dataset": data.dataset, "widths": widths, "progress": False}
+    synthesize(folder, annotations=paths, seed=config.seed, **about)
+    build(about.pop("dataset"), folder, folder / "data", **about)
+    streams = {files.name: folder / files.folder for files in layout.streams}
+    return [streams[name] for name in data.video_streams], folder / layout.query.folder
 
 
 def their_options(

@@ -13,16 +13,15 @@ gradients and the all-gather of split parameters, "negatives" are the queries th
 neighbours, "batch" is the rest: a few numbers a row, for losses that look across the batch.
 Relative to the bytes of the parameters, what is sent nears 2 and stays there, however many devices.
 
-What the numbers leave out:
+What these values leave out:
   - XLA for CPU has no pass that turns an all-reduce of which a device keeps only its part into a
     reduce-scatter; those for TPU and GPU have. The column "reduce-scatter" is what is left then.
   - How much of it overlaps with computation, latency of each message, and links that are not
     rings.
   - A branch that is compiled and never taken, as the pipelines put padding rows last: it would
-    gather the rows of all devices (`flashvtg_jax/models/negatives.py`). It is told apart.
+    gather the rows of all devices (`flashvtg_jax/models/negatives.py`). It is listed apart.
 """
 
-import argparse
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -31,14 +30,13 @@ import jax
 import ml_collections
 import numpy as np
 from hlo import Collective, collectives
-from measuring import random_batch, write_result
+from measuring import errors_in_a_line, int_list, make_parser, random_batch, write_result
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.distributed.sharding import split_rows, state_shardings
-from flashvtg_jax.errors import FlashVTGError
-from flashvtg_jax.training.program import Program
 from flashvtg_jax.training.state import TrainState, param_count
+from flashvtg_jax.training.trainer import Trainer
 
 MODES = {
     "jit": {"parallel.mode": "jit", "parallel.shard_state": False},
@@ -51,24 +49,22 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, device=False)
     parser.add_argument("--config", default="qvhighlights_slowfast_clip")
     parser.add_argument("--rows_per_device", type=int, default=64)
-    parser.add_argument("--devices", default="1,2,4,8,16,32,64", help="how many, each a row")
+    parser.add_argument(
+        "--devices", type=int_list, default=[1, 2, 4, 8, 16, 32, 64], help="how many, each a row"
+    )
     parser.add_argument("--modes", default=",".join(MODES), help=f"of {', '.join(MODES)}")
-    parser.add_argument("--output", help="JSON file to write as well")
-    parser.add_argument("--smoke", action="store_true", help="a small model, to see that it runs")
     options = parser.parse_args()
 
-    counts = [1, 2] if options.smoke else [int(count) for count in options.devices.split(",")]
+    counts = [1, 2] if options.smoke else options.devices
     modes = ["jit"] if options.smoke else options.modes.split(",")
     if unknown := set(modes) - set(MODES):
         parser.error(f"--modes: {', '.join(sorted(unknown))} is none of {', '.join(MODES)}")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(counts))
-    try:
+    with errors_in_a_line():
         config = load_config("demo" if options.smoke else options.config)
         rows = 2 if options.smoke else options.rows_per_device
         params = param_shapes(config)
@@ -85,32 +81,30 @@ def main() -> None:
                 line = measure(config, mode, count, rows)
                 result["rows"].append(line)
                 print_line(line)
-    except FlashVTGError as error:
-        raise SystemExit(f"error: {error}") from error
     write_result("collectives", result, options.output, show=False)
 
 
 def param_shapes(config: ml_collections.ConfigDict) -> Any:
     """Returns the parameters of a configuration's model, shapes only."""
-    return _program(config, "jit", 1)[1].params
+    return _trainer(config, "jit", 1)[1].params
 
 
-def _program(
+def _trainer(
     config: ml_collections.ConfigDict, mode: str, count: int
-) -> tuple[Program, TrainState]:
+) -> tuple[Trainer, TrainState]:
     """Returns the functions of training on the first devices, and the shapes of their state."""
-    # A program for batches of n rows takes n devices; what is compiled for it has more rows.
+    # A trainer for batches of n rows takes n devices; what is compiled for it has more rows.
     config = apply_overrides(config, {**MODES[mode], "train.batch_size": count})
-    program = Program(config, 1, steps_per_epoch=100)
-    return program, jax.eval_shape(program.init, np.zeros((), np.uint32))
+    trainer = Trainer(config, steps_per_epoch=100)
+    return trainer, jax.eval_shape(trainer.init, np.zeros((), np.uint32))
 
 
 def measure(config: ml_collections.ConfigDict, mode: str, count: int, rows: int) -> dict[str, Any]:
     """Returns what one step on `count` devices exchanges, in bytes of each device."""
     start = time.perf_counter()
-    program, state = _program(config, mode, count)
+    trainer, state = _trainer(config, mode, count)
     params = state.params
-    places = state_shardings(state, program.mesh, shard_state=mode == "shard_state")
+    places = state_shardings(state, trainer.mesh, shard_state=mode == "shard_state")
     split = [
         array.size
         for array, place in zip(
@@ -120,9 +114,9 @@ def measure(config: ml_collections.ConfigDict, mode: str, count: int, rows: int)
     ]
     found = []
     if count > 1:
-        arguments = shapes(program, mode, state, places, random_batch(config, 1), rows)
+        arguments = shapes(trainer, mode, state, places, random_batch(config, 1), rows)
         found = collectives(
-            program.step.lower(*arguments).compile(compiler_options=QUICK).as_text()
+            trainer.step.lower(*arguments).compile(compiler_options=QUICK).as_text()
         )
     taken = [c for c in found if c.branch != NEVER_TAKEN]
     groups: dict[str, list[Collective]] = {"parameters": [], "negatives": [], "batch": []}
@@ -149,16 +143,16 @@ def measure(config: ml_collections.ConfigDict, mode: str, count: int, rows: int)
 
 
 def shapes(
-    program: Program, mode: str, state: TrainState, places: TrainState, batch: Batch, rows: int
+    trainer: Trainer, mode: str, state: TrainState, places: TrainState, batch: Batch, rows: int
 ) -> tuple[TrainState, Batch]:
     """Returns the arguments of a step, shapes only, where they live; of `batch` the rows' shape."""
-    count = program.mesh.size
+    count = trainer.mesh.size
     struct = jax.ShapeDtypeStruct
     if mode == "pmap":  # an axis of devices in front
         state = jax.tree.map(lambda a: struct((count, *a.shape), a.dtype), state)
         return state, jax.tree.map(lambda a: struct((count, rows, *a.shape[1:]), a.dtype), batch)
     state = jax.tree.map(lambda a, p: struct(a.shape, a.dtype, sharding=p), state, places)
-    place = split_rows(program.mesh)
+    place = split_rows(trainer.mesh)
     return state, jax.tree.map(
         lambda a: struct((rows * count, *a.shape[1:]), a.dtype, sharding=place), batch
     )

@@ -15,9 +15,9 @@ timed, its outputs are compared: the comparison of different computations would 
   train_step  losses, gradients, clipping and AdamW on a batch that is on the device
   evaluate    moments and NMS of all queries of a split, data loading included, without scoring:
               theirs query by query, as they do it, ours in the batches of the configuration
-  scoring     all numbers of a prediction file, of as many queries as QVHighlights' val split has
+  scoring     all metrics of a prediction file, of as many queries as QVHighlights' val split has
   epoch       a training epoch with data loading and logs, as each program runs it; theirs reads all
-              features into memory before (told as load_seconds)
+              features into memory before (reported as load_seconds)
 
 A ratio is the median of their seconds over the median of ours: above 1, ours is faster.
 """
@@ -33,10 +33,9 @@ from typing import Any
 
 from authors import add_reference_options, check_reference_options
 from comparison import ROWS, Comparison
-from measuring import DEVICES, make_parser
+from measuring import DEVICES, errors_in_a_line, make_parser, positive
 
 from flashvtg_jax.config import apply_overrides, load_config
-from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
 
@@ -79,19 +78,17 @@ def main() -> None:
     )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no files behind
-    try:
+    with errors_in_a_line():
         settings = checked(options)
         with tempfile.TemporaryDirectory(prefix="flashvtg_compare_") as folder:
             result = Comparison(settings, Path(folder)).run(partial(save, options.output))
-    except FlashVTGError as error:
-        raise SystemExit(f"error: {error}") from error
     print_table(result)
 
 
 def save(output: str | None, result: dict[str, Any]) -> None:
     """Writes the result, if asked to.
 
-    This process leaves the devices to the two that it compares, and so does not tell the machine.
+    This process leaves the devices to the two that it compares, so that they report the machine.
     """
     if output:
         text = json.dumps({"benchmark": "compare_pytorch", **result}, indent=2)
@@ -123,13 +120,6 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     options.train_samples = max(options.train_samples, options.batch_size)
     options.scored_queries = 40 if options.smoke else VAL_QUERIES
     return options
-
-
-def positive(text: str) -> int:
-    """A number of at least 1."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
 
 
 def print_table(result: dict[str, Any]) -> None:

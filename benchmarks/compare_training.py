@@ -32,15 +32,15 @@ from authors import (
     start_theirs,
     their_commit,
     their_options,
+    write_features,
 )
-from measuring import environment, make_parser, progress
+from measuring import environment, int_list, make_parser, positive, progress
 from sides import Side, SideError
 
 import flashvtg_jax as fv
 from flashvtg_jax.config import apply_overrides, load_config
-from flashvtg_jax.data.build.building import build, find_builder
+from flashvtg_jax.data.build.building import find_builder
 from flashvtg_jax.data.synthetic.annotations import generate_annotations
-from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
@@ -79,9 +79,9 @@ def main() -> None:
     )
     add("--seeds", type=positive, default=3, help="runs of each side (default %(default)s)")
     several = "one number, or one for each configuration (default %(default)s)"
-    add("--epochs", type=positives, default=[8], help=several)
-    add("--train_samples", type=positives, default=[512], help=several)
-    add("--eval_queries", type=positives, default=[100], help=several)
+    add("--epochs", type=int_list, default=[8], help=several)
+    add("--train_samples", type=int_list, default=[512], help=several)
+    add("--eval_queries", type=int_list, default=[100], help=several)
     add(
         "--annotations",
         type=Path,
@@ -102,9 +102,9 @@ def main() -> None:
     result: dict[str, Any] = {}
     try:
         configs = [small_config(name, options) for name in options.config]
-        for config, *numbers in zip(configs, *sizes.values(), strict=True):
+        for config, *values in zip(configs, *sizes.values(), strict=True):
             with tempfile.TemporaryDirectory(prefix="flashvtg_compare_") as folder:
-                size = dict(zip(sizes, numbers, strict=True))
+                size = dict(zip(sizes, values, strict=True))
                 found = compare(config, options, Path(folder), **size)
             print_table(found)
             result.setdefault("reference", found.pop("reference"))
@@ -114,18 +114,6 @@ def main() -> None:
                 write_atomically(options.output, json.dumps(content, indent=1) + "\n")
     except (FlashVTGError, SideError) as error:
         raise SystemExit(f"error: {error}") from error
-
-
-def positive(text: str) -> int:
-    """A number of at least 1."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
-def positives(text: str) -> list[int]:
-    """Numbers of at least 1."""
-    return [positive(number) for number in text.split(",")]
 
 
 def one_each(name: str, values: Sequence[int], configs: Sequence[str]) -> list[int]:
@@ -160,7 +148,6 @@ def small_config(name: str, options: argparse.Namespace) -> ml_collections.Confi
         "data.query_width": FEATURE_WIDTH,
         "data.cache": True,
         "seeds": tuple(range(options.seeds)),
-        "train.runs_together": 1,
     }
     return apply_overrides(config, changes)
 
@@ -177,7 +164,7 @@ def compare(
     """Trains both sides on one data set; what came out, epoch by epoch and on average."""
     progress(f"{config.name}: data")
     counts = {"train": train_samples, config.data.val_split: eval_queries}
-    files = write_data(config, options.annotations, folder, counts)
+    files, folders = write_data(config, options.annotations, folder, counts)
     theirs = start_theirs(options, folder / "theirs.log")
     try:
         about = theirs.ask(
@@ -185,8 +172,8 @@ def compare(
             options=their_options(
                 config,
                 files={"eval": files.pop(config.data.val_split), **files, "eval_split": "val"},
-                video_folders=video_folders(config, folder),
-                query_folder=folder / find_builder(config.data.dataset)[1].layout.query.folder,
+                video_folders=folders[0],
+                query_folder=folders[1],
             ),
             device="cpu",
             threads=len(os.sched_getaffinity(0)),
@@ -213,11 +200,11 @@ def write_data(
     annotations: Path | None,
     folder: Path,
     counts: Mapping[str, int],
-) -> dict[str, Path]:
+) -> tuple[dict[str, Path], tuple[list[Path], Path]]:
     """Writes annotations and features into a folder and builds our data set in `folder/data`.
 
-    Returns the annotation file of each split. Lines are drawn at random: neighbours in a file
-    often belong to one video.
+    Returns the annotation file of each split, and what `write_features` returns. Lines are drawn at
+    random: neighbours in a file often belong to one video.
     """
     data, layout = config.data, find_builder(config.data.dataset)[1].layout
     rng = np.random.default_rng(config.seed)
@@ -235,18 +222,7 @@ def write_data(
             rows = [rows[i] for i in rng.permutation(len(rows))[:count]]
         files[split] = folder / layout.annotations[split][0]
         write_json_lines(files[split], rows)
-    widths = {**data.video_widths, "query": data.query_width}
-    about = {"dataset": data.dataset, "widths": widths, "progress": False}
-    synthesize(folder, annotations=[*files.values()], seed=config.seed, **about)
-    build(about.pop("dataset"), folder, folder / "data", **about)
-    return files
-
-
-def video_folders(config: ml_collections.ConfigDict, folder: Path) -> list[Path]:
-    """Where the files of the video streams are, in the streams' order."""
-    layout = find_builder(config.data.dataset)[1].layout
-    streams = {files.name: files for files in layout.streams}
-    return [folder / streams[name].folder for name in config.data.video_streams]
+    return files, write_features(config, files, folder)
 
 
 def their_runs(
@@ -290,11 +266,11 @@ def our_runs(
             }
             for epoch in range(epochs)
         ]
-        numbers = [
+        metrics = [
             json.loads(line) for line in log.with_name("evaluations.jsonl").read_text().splitlines()
         ]
         run = {name: [mean[name] for mean in means] for name in TERMS.values() if name in means[0]}
-        run |= {name: [row[name] for row in numbers] for name in METRICS if name in numbers[0]}
+        run |= {name: [row[name] for row in metrics] for name in METRICS if name in metrics[0]}
         runs.append(run)
     return runs
 

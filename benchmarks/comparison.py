@@ -13,14 +13,12 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from authors import HERE, start_theirs, their_commit, their_options
+from authors import HERE, start_theirs, their_commit, their_options, write_features
 from measuring import portable_command, progress, summary
 from sides import Side, SideError
 
 from flashvtg_jax.config import apply_overrides, save_config
-from flashvtg_jax.data.build.building import build, find_builder
 from flashvtg_jax.data.synthetic.annotations import generate_annotations
-from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 
 ROWS = ("forward", "forward_1", "train_step", "evaluate", "scoring", "epoch")
@@ -48,7 +46,7 @@ class Comparison:
         self.about: dict[str, dict[str, Any]] = {}
 
     def run(self, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Returns the result, which is also saved after each row, lest the rest be stopped.
+        """Returns the result, which is also saved after each row, in case the rest is stopped.
 
         Raises SystemExit if a side cannot start at all.
         """
@@ -89,8 +87,7 @@ class Comparison:
 
     def make_data(self) -> None:
         """Writes annotations and features, and builds our data set from them."""
-        options, features = self.options, self.folder / "features"
-        data = self.config.data
+        options = self.options
         few, num_eval = 8, options.eval_queries
         if options.annotations:
             train, val = (read_json_lines(path) for path in options.annotations)
@@ -103,25 +100,17 @@ class Comparison:
             val, evaluated = rest[:few], rest[few:]
             self.scored = generate_annotations(options.scored_queries, seed=self.config.seed + 1)
         # Without ground truth there is nothing to score.
-        told = ("qid", "query", "duration", "vid")
+        known = ("qid", "query", "duration", "vid")
         splits = {
             "train": train,
             "val": val,
-            "test": [{key: row[key] for key in told} for row in evaluated],
+            "test": [{key: row[key] for key in known} for row in evaluated],
         }
         self.files = {}
         for split, rows in splits.items():
             self.files[split] = self.folder / f"highlight_{split}_release.jsonl"
             write_json_lines(self.files[split], rows)
-        widths = {**data.video_widths, "query": data.query_width}
-        files = list(self.files.values())
-        about = {"dataset": data.dataset, "widths": widths, "progress": False}
-        synthesize(features, annotations=files, seed=self.config.seed, **about)
-        build(about.pop("dataset"), features, self.folder / "data", **about)
-        layout = find_builder(data.dataset)[1].layout
-        streams = {files.name: files for files in layout.streams}
-        self.video_folders = [features / streams[name].folder for name in data.video_streams]
-        self.query_folder = features / layout.query.folder
+        self.video_folders, self.query_folder = write_features(self.config, self.files, self.folder)
         self.config = apply_overrides(self.config, {"data.data_dir": str(self.folder / "data")})
         save_config(self.config, self.folder / "config.json")
 
@@ -276,27 +265,27 @@ class Comparison:
         }, len(rows["ours"])
 
     def prepare_scoring(self, _: None) -> tuple[dict[str, Any], int]:
-        """Both evaluators on the same predictions, and how their numbers differ."""
+        """Both evaluators on the same predictions, and how their metrics differ."""
         files = {
             name: self.folder / f"scored_{name}.jsonl" for name in ("predictions", "annotations")
         }
         write_json_lines(files["predictions"], random_predictions(self.scored, self.config))
         write_json_lines(files["annotations"], self.scored)
         paths = {name: str(path) for name, path in files.items()}
-        numbers = {
-            side: self.sides[side].ask("prepare_scoring", **paths)["numbers"]
+        metrics = {
+            side: self.sides[side].ask("prepare_scoring", **paths)["metrics"]
             for side in ("ours", "theirs")
         }
-        missing = sorted(set(numbers["theirs"]) - set(numbers["ours"]))
+        missing = sorted(set(metrics["theirs"]) - set(metrics["ours"]))
         if missing:
             raise DisagreementError(f"ours does not compute {', '.join(missing)}")
         difference = {
-            "numbers": max(
-                abs(numbers["ours"][key] - value) for key, value in numbers["theirs"].items()
+            "metrics": max(
+                abs(metrics["ours"][key] - value) for key, value in metrics["theirs"].items()
             )
         }
         check("scoring", difference, 1e-9)
-        sizes = {"queries": len(self.scored), "numbers": len(numbers["theirs"])}
+        sizes = {"queries": len(self.scored), "metrics": len(metrics["theirs"])}
         return {**sizes, "largest_difference": difference}, len(self.scored)
 
     def prepare_epoch(self, _: None) -> tuple[dict[str, Any], int]:
@@ -363,9 +352,8 @@ def random_predictions(
         scores = np.sort(rng.random(count))[::-1].round(4)
         windows = np.stack([start * clip, end * clip, scores], axis=1)
         saliency = rng.standard_normal(clips).round(4)
-        told = {key: row[key] for key in ("qid", "query", "vid")}
         rows.append(
-            told
+            {key: row[key] for key in ("qid", "query", "vid")}
             | {"pred_relevant_windows": windows.tolist()}
             | {"pred_saliency_scores": saliency.tolist()}
         )
@@ -373,5 +361,5 @@ def random_predictions(
 
 
 def without_folders(text: str) -> str:
-    """A message whose paths tell nothing of the machine: the last part of each is kept."""
+    """A message with the last part of each path, without folders of the machine."""
     return re.sub(r"/[^\s'\":]*/(?=[^\s'\":])", "", text)

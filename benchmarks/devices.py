@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from measuring import (
     SMOKE_CONFIG,
+    errors_in_a_line,
     int_list,
     make_parser,
     platform_name,
@@ -36,9 +37,8 @@ from measuring import (
 )
 
 from flashvtg_jax.config import apply_overrides, load_config
-from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
-from flashvtg_jax.training.program import Program
+from flashvtg_jax.training.trainer import Trainer
 
 MODES = ("jit", "pmap")
 PASSED_ON = ("config", "batch_size", "repeats", "steps")  # options of a process of its own
@@ -68,10 +68,8 @@ def main() -> None:
         Path(options.output).write_text(json.dumps(result))
         return
 
-    try:
+    with errors_in_a_line():
         name = load_config(options.config).name
-    except FlashVTGError as error:
-        raise SystemExit(f"error: {error}") from error
     # This process must not take the devices that its children are to use.
     there = run_apart("probe", options, simulated=None)
     if "failed" in there:
@@ -164,12 +162,12 @@ class Run:
     """Training in one mode on some of the devices, always on the same batch."""
 
     def __init__(self, config: str, mode: str, count: int, size: int):
-        # A program for batches of n rows takes n devices; what it is given has more rows.
+        # A trainer for batches of n rows takes n devices; what it is given has more rows.
         changes = {"parallel.mode": mode, "train.batch_size": count}
         configured = apply_overrides(load_config(config), changes)
-        self._program = Program(configured, 1, steps_per_epoch=100)
-        self._state = self._program.spread(self._program.init(np.zeros((), np.uint32)))
-        self._batch = self._program.put(random_batch(configured, size))
+        self._trainer = Trainer(configured, steps_per_epoch=100)
+        self._state = self._trainer.stack(self._trainer.init(np.zeros((), np.uint32)))
+        self._batch = self._trainer.put(random_batch(configured, size))
         self.first_seconds = self.steps(1)  # compiles
 
     def steps(self, count: int) -> float:
@@ -177,7 +175,7 @@ class Run:
         jax.block_until_ready((self._state, self._batch))
         start = time.perf_counter()
         for _ in range(count):
-            self._state, metrics = self._program.step(self._state, self._batch)
+            self._state, metrics = self._trainer.step(self._state, self._batch)
         jax.block_until_ready((self._state, metrics))
         return time.perf_counter() - start
 

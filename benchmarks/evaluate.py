@@ -5,7 +5,7 @@ python benchmarks/evaluate.py --config=qvhighlights_slowfast_clip --batch_sizes=
 Evaluates a split that is held in memory with random parameters, through the library's `Evaluator`:
 model, decoding and NMS on the device, predictions brought back and put in order, and their scores
 with and without NMS. The split is made up, with features of the widths of the configuration, or
-that of --data_dir. The first evaluation, which compiles and reads, is told apart.
+that of --data_dir. The first evaluation, which compiles and reads, is reported apart.
 
 Parts of the seconds, each measured by itself:
   - device: model, decoding and NMS of all batches, on inputs that are there, nothing brought back.
@@ -23,6 +23,7 @@ import jax
 import ml_collections
 from measuring import (
     SMOKE_CONFIG,
+    errors_in_a_line,
     int_list,
     make_parser,
     measure_row,
@@ -34,20 +35,20 @@ from measuring import (
 )
 
 from flashvtg_jax.config import apply_overrides, load_config
+from flashvtg_jax.data.batch import feature_widths
 from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.device_cache import DeviceCache
 from flashvtg_jax.data.pipeline import evaluation_batches
 from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.data.synthetic.features import synthesize
-from flashvtg_jax.distributed.sharding import make_mesh, put_everywhere, replicated
-from flashvtg_jax.errors import FlashVTGError
+from flashvtg_jax.distributed.sharding import make_mesh, replicate, replicated
 from flashvtg_jax.evaluation.evaluator import Evaluator, Results, apply_and_decode
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
 from flashvtg_jax.system.memory import check_fits
-from flashvtg_jax.training.state import feature_widths, init_params
 
 QUERIES, QUERIES_CPU = 1550, 256  # QVHighlights' validation split has 1550
 
@@ -70,32 +71,29 @@ def main() -> None:
         options.config, options.batch_sizes = SMOKE_CONFIG, [1, 4]
         options.repeats, queries = 2, 10
 
-    with contextlib.ExitStack() as stack:
-        try:
-            config = load_config(options.config, {"model.dtype": options.dtype})
-            folder = options.data_dir
-            if folder is None:
-                if config.data.labels != "qvhighlights":
-                    parser.error(f"no {config.data.dataset} can be made up: give --data_dir=DIR")
-                folder = stack.enter_context(tempfile.TemporaryDirectory())
-                make_split(config, Path(folder), queries)
-            data = config.data
-            source = open_split(
-                folder, data.dataset, options.split or data.val_split, data.domains, cache=True
-            )
-            config = complete_config(config, source)
-            widths = feature_widths(config.data)
-            model = build_model(config.model)
-            params = jax.jit(lambda key: init_params(model, key, *widths))(jax.random.key(0))
-            about = {"config": config.name, "dtype": options.dtype, "queries": len(source)}
-            result = {**about, "rows": []}
-            for size in options.batch_sizes:
-                sized = apply_overrides(config, {"evaluation.batch_size": size})
-                measure = partial(measure_size, sized, params, source, options.repeats)
-                result["rows"].append(measure_row({"batch_size": size}, measure))
-                write_result("evaluate", result, options.output, show=False)  # if it is stopped
-        except FlashVTGError as error:
-            raise SystemExit(f"error: {error}") from error
+    with contextlib.ExitStack() as stack, errors_in_a_line():
+        config = load_config(options.config, {"model.dtype": options.dtype})
+        folder = options.data_dir
+        if folder is None:
+            if config.data.labels != "qvhighlights":
+                parser.error(f"no {config.data.dataset} can be made up: give --data_dir=DIR")
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            make_split(config, Path(folder), queries)
+        data = config.data
+        source = open_split(
+            folder, data.dataset, options.split or data.val_split, data.domains, cache=True
+        )
+        config = complete_config(config, source)
+        widths = feature_widths(config.data)
+        model = build_model(config.model)
+        params = jax.jit(lambda key: init_params(model, key, *widths))(jax.random.key(0))
+        about = {"config": config.name, "dtype": options.dtype, "queries": len(source)}
+        result = {**about, "rows": []}
+        for size in options.batch_sizes:
+            sized = apply_overrides(config, {"evaluation.batch_size": size})
+            measure = partial(measure_size, sized, params, source, options.repeats)
+            result["rows"].append(measure_row({"batch_size": size}, measure))
+            write_result("evaluate", result, options.output, show=False)  # if it is stopped
     write_result("evaluate", result, options.output)
 
 
@@ -130,7 +128,7 @@ def measure_size(
         first_seconds = time.perf_counter() - start
         seconds = timed(lambda: evaluator.evaluate(everywhere, source), repeats)
         # As training evaluates: features stay on the device.
-        cache = DeviceCache(source, config, partial(put_everywhere, mesh=mesh))
+        cache = DeviceCache(source, config, partial(replicate, mesh=mesh))
         kept = timed(lambda: evaluator.evaluate(everywhere, source, cache=cache), repeats)
     return {
         "first_seconds": first_seconds,
@@ -184,7 +182,7 @@ def score(
 ) -> None:
     """Scores predictions as an evaluation does, without NMS and with it."""
     for predictions in (results.predictions, results.predictions_nms):
-        if predictions and results.numbers:
+        if predictions and results.metrics:
             evaluate_predictions(predictions, annotations, clip_length=config.clip_length)
 
 

@@ -25,6 +25,7 @@ import ml_collections
 import numpy as np
 from measuring import (
     SMOKE_CONFIG,
+    errors_in_a_line,
     make_parser,
     require_device,
     summary,
@@ -33,19 +34,19 @@ from measuring import (
 )
 
 from flashvtg_jax.config import apply_overrides, load_config
+from flashvtg_jax.data.batch import feature_widths
 from flashvtg_jax.data.batch_plan import BatchPlan
 from flashvtg_jax.data.device_cache import DeviceCache, Draw, is_worth_caching
 from flashvtg_jax.data.pipeline import train_pipeline, train_plan
 from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
-from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
-from flashvtg_jax.training.feeding import open_feed
-from flashvtg_jax.training.open_runs import OpenRun
-from flashvtg_jax.training.program import Program
-from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer
+from flashvtg_jax.training.optimizer import make_optimizer
+from flashvtg_jax.training.run import OpenRun
+from flashvtg_jax.training.state import init_state
 from flashvtg_jax.training.step import make_train_step
+from flashvtg_jax.training.trainer import Trainer
 
 
 def main() -> None:
@@ -64,25 +65,22 @@ def main() -> None:
     if options.smoke:
         options.repeats, options.batches, options.steps = 2, 10, 2
 
-    with contextlib.ExitStack() as stack:
-        try:
-            config = load_config(SMOKE_CONFIG if options.smoke else options.config)
-            data_dir = options.data_dir or config.data.data_dir
-            if options.smoke:
-                data_dir = stack.enter_context(tempfile.TemporaryDirectory())
-                small = {"synthetic.num_train": 20, "synthetic.num_val": 4, "train.batch_size": 4}
-                config = apply_overrides(config, small)
-                prepare_data(config, Path(data_dir), show_progress=False)
-            if data_dir is None:
-                parser.error(f"{config.name} names no data_dir: give --data_dir=DIR")
-            changes = {
-                "data.domains": (),
-                "data.cache": config.data.cache if options.cache is None else options.cache,
-                "train.epochs": 1 + (options.repeats + 1) * options.batches,  # of a batch or more
-            }
-            result = measure(apply_overrides(config, changes), data_dir, options)
-        except FlashVTGError as error:
-            raise SystemExit(f"error: {error}") from error
+    with contextlib.ExitStack() as stack, errors_in_a_line():
+        config = load_config(SMOKE_CONFIG if options.smoke else options.config)
+        data_dir = options.data_dir or config.data.data_dir
+        if options.smoke:
+            data_dir = stack.enter_context(tempfile.TemporaryDirectory())
+            small = {"synthetic.num_train": 20, "synthetic.num_val": 4, "train.batch_size": 4}
+            config = apply_overrides(config, small)
+            prepare_data(config, Path(data_dir), show_progress=False)
+        if data_dir is None:
+            parser.error(f"{config.name} names no data_dir: give --data_dir=DIR")
+        changes = {
+            "data.domains": (),
+            "data.cache": config.data.cache if options.cache is None else options.cache,
+            "train.epochs": 1 + (options.repeats + 1) * options.batches,  # of a batch or more
+        }
+        result = measure(apply_overrides(config, changes), data_dir, options)
     write_result("input_pipeline", {"config": config.name, **result}, options.output)
 
 
@@ -252,22 +250,22 @@ def measure_fed(run: OpenRun, cache: DeviceCache | None, steps: int) -> dict[str
     The same steps on batches that lie ready on the device are what they are compared with, in
     turns; all three compute the same.
     """
-    program = Program(run.config, 1, run.plan.steps_per_epoch)
-    with contextlib.closing(open_feed([run], program, None, 0)) as feed:
-        batches = [program.put(next(feed.batches)) for _ in range(steps)]
+    trainer = Trainer(run.config, run.plan.steps_per_epoch)
+    with contextlib.closing(train_pipeline(run.train_source, run.config)) as pipeline:
+        batches = [trainer.put(next(pipeline)) for _ in range(steps)]
     seconds: dict[str, list[float]] = {"ready": [], "host": []}
     if cache is not None:
         seconds["device"] = []
     for repeat in range(4):  # the first compiles
         for name, times in seconds.items():
-            state = program.init(np.uint32(run.config.seed))
+            state = trainer.init(np.uint32(run.config.seed))
             kept = cache if name == "device" else None
-            with contextlib.closing(open_feed([run], program, kept, 0)) as feed:
+            with contextlib.closing(trainer.open_feed(run, kept)) as feed:
                 jax.block_until_ready(state)
                 start, step = time.perf_counter(), 0
                 while step < steps:
                     if name == "ready":
-                        state, metrics = program.step(state, batches[step])
+                        state, metrics = trainer.step(state, batches[step])
                         step += 1
                     else:
                         state, metrics, count = feed.advance(state, step, steps - step)

@@ -7,34 +7,27 @@ from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import ml_collections
 import numpy as np
 from measuring import environment, platform_name, require_device
+from programs import training_step
 from sides import Requests, handle, serve
 
 import flashvtg_jax as fv
 from flashvtg_jax.config import apply_overrides, read_config
-from flashvtg_jax.data.batch import Batch
+from flashvtg_jax.data.batch import Batch, feature_widths
 from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.distributed.sharding import make_mesh
 from flashvtg_jax.errors import DataError
-from flashvtg_jax.evaluation.evaluator import Evaluator, Results
+from flashvtg_jax.evaluation.evaluator import Evaluator
 from flashvtg_jax.interop.pytorch import params_to_torch, unread_entries
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.system.memory import check_fits
-from flashvtg_jax.training.program import Program
-from flashvtg_jax.training.state import (
-    feature_widths,
-    init_params,
-    init_state,
-    make_optimizer,
-    param_count,
-)
-from flashvtg_jax.training.step import make_train_step
+from flashvtg_jax.training.state import param_count
 
 
 class Ours:
@@ -49,7 +42,7 @@ class Ours:
         self.handlers |= {"prepare_epoch": self.prepare_epoch}
 
     def start(self, config: str, device: str | None, matmul_precision: str) -> dict[str, Any]:
-        """Looks for the device; tells the machine, versions and commit.
+        """Checks the device; returns the machine, versions and commit.
 
         Args:
           config: file of the configuration.
@@ -90,7 +83,7 @@ class Ours:
     def prepare_forward(self, split: str, batch_size: int, outputs: str) -> dict[str, Any]:
         """Makes a batch of full-length videos, and writes what the model gives to an .npz file.
 
-        They repeat where the split has fewer. Tells the queries.
+        They repeat where the split has fewer. Returns the queries.
         """
         source = self._source(split)
         config = apply_overrides(self.config, {"evaluation.batch_size": len(source)})
@@ -114,7 +107,7 @@ class Ours:
         return {"qids": qids_of(source, batch), "clips": batch.video.shape[1], **memory}
 
     def prepare_train_step(self, split: str, batch_size: int) -> dict[str, Any]:
-        """Compiles the training step for full-length videos; tells their labels and the loss.
+        """Compiles the training step for full-length videos; returns their labels and the loss.
 
         The loss is that without dropout.
         """
@@ -125,19 +118,12 @@ class Ours:
         batch = jax.device_put(host_batch)
         with jax.default_matmul_precision("highest"):
             loss = jax.jit(partial(loss_without_dropout, config))(self.params, batch)
-        model = fv.build_model(config.model)
-        optimizer = make_optimizer(config.optimizer, steps_per_epoch=100)
-        init = partial(init_state, model, optimizer, *feature_widths(config.data), config.seed)
-        state = jax.jit(init)()
-        step = jax.jit(make_train_step(model, optimizer, config.loss), donate_argnums=0)
-        start = time.perf_counter()
-        compiled = step.lower(state, batch).compile()
-        seconds = time.perf_counter() - start
-        memory = check_fits(compiled)
+        program = training_step(config, batch)
+        state = program.init()
 
         def run() -> Any:
             nonlocal state
-            state, metrics = compiled(state, batch)
+            state, metrics = program.run(state, batch)
             return state, metrics
 
         self._function = run
@@ -147,8 +133,8 @@ class Ours:
             "positive_clips": host_batch.targets.positive_clips.tolist(),
             "negative_clips": host_batch.targets.negative_clips.tolist(),
             "clips": batch.video.shape[1],
-            "compile_seconds": seconds,
-            **memory,
+            "compile_seconds": program.trace_seconds + program.compile_seconds,
+            **program.memory,
         }
 
     def prepare_evaluate(self, split: str, outputs: str) -> dict[str, Any]:
@@ -168,10 +154,10 @@ class Ours:
         return {"batch_size": self.config.evaluation.batch_size}
 
     def prepare_scoring(self, predictions: str, annotations: str) -> dict[str, Any]:
-        """Reads both files; tells the numbers."""
+        """Reads both files; returns the metrics."""
         rows = [read_json_lines(path) for path in (predictions, annotations)]
         self._function = lambda: fv.evaluate_predictions(*rows)
-        return {"numbers": self._function()}
+        return {"metrics": self._function()}
 
     def _run(self, calls: int) -> dict[str, Any]:
         """Seconds of a call of what was prepared, the mean of some."""
@@ -188,7 +174,7 @@ class Ours:
             {
                 "train.batch_size": batch_size,
                 "train.epochs": 10**6,
-                "train.evaluate_every_epochs": 1,  # the end of an epoch is seen by it
+                "train.evaluate_every_epochs": 10**6,
                 "train.checkpoint_every_epochs": 10**6,
             },
         )
@@ -200,15 +186,9 @@ class Ours:
         The first epoch of each turn is not counted: it has what the pipeline prepared while this
         process waited its turn. Evaluations are left out, checkpoints far away.
         """
-        with tempfile.TemporaryDirectory() as workdir:
-            pause = _Pause(self._requests)
-            with mock.patch.object(Program, "evaluate", pause.evaluate):
-                try:
-                    fv.train(self._epoch_config, workdir, show_progress=False)
-                except _LeaveError:
-                    pass
-                else:
-                    raise RuntimeError("the training ended by itself")
+        pause = _Pause(self._requests)
+        with tempfile.TemporaryDirectory() as workdir, contextlib.suppress(_LeaveError):
+            fv.train(self._epoch_config, workdir, show_progress=False, hooks=[pause])
         # Whoever asked has had its answers, and asked for something else.
         return handle(self.handlers, pause.request) if pause.request else {}
 
@@ -217,27 +197,27 @@ class _LeaveError(Exception):
     """No further epoch is asked for."""
 
 
-class _Pause:
-    """Takes the place of the evaluation after each epoch: answers, and waits for the next turn."""
+class _Pause(fv.training.Hook):
+    """Answers after each epoch, and waits for the next turn."""
 
     def __init__(self, requests: Requests):
         self._requests = requests
-        self._epochs = 0
         self._start = 0.0
         self.request: dict[str, Any] | None = None
 
-    def evaluate(self, params: Any, *_: Any, **__: Any) -> list[Results]:
-        """Every second epoch is told."""
-        jax.block_until_ready(params)
+    def before_step(self, training: fv.training.Training) -> None:
+        """Every second epoch is reported."""
+        if not training.is_due(1):
+            return
+        training.flush()
+        jax.block_until_ready(training.params)
         seconds = time.perf_counter() - self._start
-        self._epochs += 1
-        if self._epochs % 2 == 0:
+        if training.epoch % 2 == 0:
             self._requests.answer({"seconds": seconds})
             self.request = self._requests.next()
             if self.request is None or self.request["do"] != "epoch":
                 raise _LeaveError
         self._start = time.perf_counter()
-        return [Results({"MR-full-mAP": 0.0}, {}, [], None)]
 
 
 def in_float32(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

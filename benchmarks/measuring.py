@@ -21,34 +21,50 @@ import numpy as np
 
 from flashvtg_jax.checkpoints.manager import versions
 from flashvtg_jax.data.batch import Batch
-from flashvtg_jax.errors import ConfigError
+from flashvtg_jax.errors import ConfigError, FlashVTGError
 from flashvtg_jax.losses import Targets
 from flashvtg_jax.system.memory import DoesNotFitError
 
-RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu", "tpu")
-
-
 SMOKE_CONFIG = str(Path(__file__).with_name("smoke_config.py"))  # of --smoke
 
 
-def make_parser(about: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has; `about` is the script's docstring."""
+def make_parser(about: str | None, *, device: bool = True) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has.
+
+    Args:
+      about: the script's docstring.
+      device: whether the script can run on other devices than the CPU.
+    """
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=DEVICES, help="default: what jax finds")
+    if device:
+        parser.add_argument("--device", choices=DEVICES, help="default: what jax finds")
     parser.add_argument("--output", help="JSON file to write as well")
-    parser.add_argument("--smoke", action="store_true", help="a small model, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="a quick run with a small model")
     return parser
+
+
+@contextlib.contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """Errors of the library end the script with one line and status 1."""
+    try:
+        yield
+    except FlashVTGError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for options."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def int_list(text: str) -> list[int]:
     """ "8,16" -> [8, 16], for options that hold several sizes."""
-    sizes = [int(size) for size in text.split(",")]
-    if min(sizes) < 1:
-        raise ValueError
-    return sizes
+    return [positive(size) for size in text.split(",")]
 
 
 def require_device(name: str | None) -> None:
@@ -113,7 +129,7 @@ def environment() -> dict[str, Any]:
 
 
 def portable_command(arguments: Sequence[str]) -> str:
-    """The command of a script, whose paths tell nothing of the machine it ran on."""
+    """The command of a script, without folders of the machine it ran on."""
 
     def shorten(value: str) -> str:
         path = Path(value)
@@ -172,7 +188,7 @@ def larger_half(count: int) -> int:
 def measure_row(about: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A row of a table: what it is `about` and what is measured, or why it was skipped.
 
-    A row that does not fit into memory is skipped, and said so on standard error. What it compiled
+    A row that does not fit into memory is skipped with a line on standard error. What it compiled
     and kept is dropped, so that the next one finds the memory free.
     """
     label = " ".join(f"{key}={value}" for key, value in about.items())
@@ -194,11 +210,11 @@ def measure_row(about: dict[str, Any], measure: Callable[[], dict[str, Any]]) ->
 
 @contextlib.contextmanager
 def peak_of_row() -> Iterator[dict[str, Any]]:
-    """Watches the memory of a row; what is yielded tells when it is over.
+    """Watches the memory of a row; what is yielded is filled in at the end.
 
     Yields:
-      "peak_memory_mib" of the device where it tells, else of this process on the host. A device
-      keeps the largest so far: None where an earlier row needed more.
+      "peak_memory_mib" of the device where it reports that, else of this process on the host. A
+      device keeps the largest so far: None where an earlier row needed more.
     """
     peak: dict[str, Any] = {"peak_memory_mib": None}
     before = jax.devices()[0].memory_stats() or {}
@@ -212,7 +228,7 @@ def peak_of_row() -> Iterator[dict[str, Any]]:
 
 
 def peak_memory_mib() -> float:
-    """Largest memory so far: of the device where it tells, else of this process on the host."""
+    """Largest memory so far, of the device where it reports that, else of this process."""
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**20
@@ -229,7 +245,7 @@ def resident_mib() -> float:
 
 @contextlib.contextmanager
 def watched_memory(interval: float = 0.01) -> Iterator[dict[str, float]]:
-    """Watches the memory of this process on the host; what is yielded tells when it is over.
+    """Watches the memory of this process on the host; what is yielded is up to date at the end.
 
     Yields:
       "before" and "peak", MiB.

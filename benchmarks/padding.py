@@ -15,14 +15,14 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from measuring import write_result
+from measuring import errors_in_a_line, make_parser, write_result
 
 from flashvtg_jax.config import apply_overrides, load_config
 from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.batch_plan import padding_fraction, plan_clips
 from flashvtg_jax.data.pipeline import clip_counts, evaluation_plan, train_plan
 from flashvtg_jax.data.source import SplitSource, open_split
-from flashvtg_jax.errors import DataError, FlashVTGError
+from flashvtg_jax.errors import DataError
 
 EPOCHS = 10  # with drop_last they differ
 PLANS = {"training": train_plan, "evaluation": evaluation_plan}
@@ -51,22 +51,18 @@ class Lengths:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, device=False)
     parser.add_argument("--config", default="qvhighlights_slowfast_clip")
     parser.add_argument(
         "--annotations", action="append", default=[], help="file; may be given several times"
     )
     parser.add_argument("--data_dir", help="of built data sets: use the configuration's splits")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--output", help="JSON file to write as well")
-    parser.add_argument("--smoke", action="store_true", help="made-up lengths, to see that it runs")
     options = parser.parse_args()
     if not (options.smoke or options.annotations or options.data_dir):
         parser.error("give --annotations=FILE or --data_dir=DIR")
 
-    try:
+    with errors_in_a_line():
         config = load_config("demo" if options.smoke else options.config)
         if options.smoke:
             config = apply_overrides(config, {"data.buckets": None, "data.domains": ("a", "b")})
@@ -77,8 +73,6 @@ def main() -> None:
                 {"name": name, **measure(split, config)} for name, split in splits(options, config)
             ],
         }
-    except FlashVTGError as error:
-        raise SystemExit(f"error: {error}") from error
     if not options.json:
         print_table(result)
     write_result("padding", result, options.output, show=options.json)
@@ -101,7 +95,7 @@ def splits(
 
 
 def annotated_lengths(path: str, config: ml_collections.ConfigDict) -> Lengths:
-    """Returns the lengths that an annotation file tells: of the labels, or of the video."""
+    """Returns the lengths that follow from an annotation file: of the labels, or of the video."""
     rows = load_annotations(path, clip_length=config.clip_length, labels=config.data.labels)
     num_clips = [
         # Less than a thousandth of a clip is rounding: 0.166666 s are a sixth.

@@ -18,41 +18,49 @@ from typing import Any
 
 import jax
 import numpy as np
-from measuring import SMOKE_CONFIG, peak_memory_mib, timed, write_result
+from measuring import (
+    SMOKE_CONFIG,
+    int_list,
+    make_parser,
+    peak_memory_mib,
+    timed,
+    write_result,
+)
 
 from flashvtg_jax.config import load_config
+from flashvtg_jax.data.batch import feature_widths
 from flashvtg_jax.models.flashvtg import build_model
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.prediction.predictor import Predictor
-from flashvtg_jax.training.state import feature_widths, init_params
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, device=False)
     parser.add_argument("--config", default="qvhighlights_slowfast_clip")
-    parser.add_argument("--queries", default="1,10,1000", help="asked together about one video")
+    parser.add_argument(
+        "--queries", type=int_list, default=[1, 10, 1000], help="asked together about one video"
+    )
     parser.add_argument("--video_clips", type=int, default=75, help="of that video")
-    parser.add_argument("--clips", default="75,300,1200,5400", help="lengths for a single query")
+    parser.add_argument(
+        "--clips", type=int_list, default=[75, 300, 1200, 5400], help="lengths for a single query"
+    )
     parser.add_argument("--batch_size", type=int, default=16, help="queries answered at once")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", help="JSON file to write as well")
-    parser.add_argument("--smoke", action="store_true", help="a small model, to see that it runs")
     parser.add_argument("--one_length", type=int, help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()
     if options.smoke:
-        options.config, options.queries, options.clips = SMOKE_CONFIG, "1,3", "20"
+        options.config, options.queries, options.clips = SMOKE_CONFIG, [1, 3], [20]
         options.video_clips, options.repeats = 20, 2
 
     if options.one_length:
         row = measure_length(make_predictor(options), options.one_length, options.repeats)
         Path(options.output).write_text(json.dumps(row))
         return
-    lengths = [measure_apart(options, int(clips)) for clips in options.clips.split(",")]
+    lengths = [measure_apart(options, clips) for clips in options.clips]
     predictor = make_predictor(options)
     queries = [
-        measure_queries(predictor, options.video_clips, int(count), options.repeats)
-        for count in options.queries.split(",")
+        measure_queries(predictor, options.video_clips, count, options.repeats)
+        for count in options.queries
     ]
     result = {
         "config": predictor.config.name,

@@ -143,7 +143,7 @@ class Theirs:
         self.opt.use_neg = negatives
 
     def _exactly(self, function: Any) -> Any:
-        """What a function returns without TF32, which comparing numbers does not forgive."""
+        """What a function returns without TF32, whose rounding a comparison would show."""
         allowed = self.torch.backends.cudnn.allow_tf32
         self.torch.backends.cudnn.allow_tf32 = False
         try:
@@ -176,7 +176,7 @@ class Theirs:
     def prepare_train_step(
         self, path: str, qids: list[Any], positive_clips: list, negative_clips: list
     ) -> dict[str, Any]:
-        """Makes `train_step` ready; tells the loss without dropout."""
+        """Makes `train_step` ready; returns the loss without dropout."""
         self._load_weights()
         self._batch(path, qids)
         for name, clips in (("pos", positive_clips), ("neg", negative_clips)):
@@ -246,17 +246,17 @@ class Theirs:
         return self._timed(run, calls)
 
     def prepare_scoring(self, predictions: str, annotations: str) -> dict[str, Any]:
-        """Makes `scoring` ready; tells the numbers."""
+        """Makes `scoring` ready; returns the metrics."""
         read = [Path(path).read_text().splitlines() for path in (predictions, annotations)]
         self.rows = [[json.loads(line) for line in lines] for lines in read]
-        return {"numbers": self.scorer.eval_submission(*self.rows, verbose=False)["brief"]}
+        return {"metrics": self.scorer.eval_submission(*self.rows, verbose=False)["brief"]}
 
     def scoring(self, calls: int) -> dict[str, Any]:
-        """All numbers of a prediction file that is read."""
+        """All metrics of a prediction file that is read."""
         return self._timed(lambda: self.scorer.eval_submission(*self.rows, verbose=False), calls)
 
     def prepare_epoch(self, path: str) -> dict[str, Any]:
-        """Makes `epoch` ready; tells how long reading the data set took."""
+        """Makes `epoch` ready; returns how long reading the data set took."""
         self._load_weights()
         dataset, seconds = self._dataset(path)
         self._set_mode(dropout=True, as_in_training=True, negatives=True)

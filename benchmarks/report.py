@@ -10,6 +10,7 @@ are written to results/figures.
 
 import argparse
 import json
+import operator
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -130,60 +131,93 @@ def median(row: Row, key: str) -> float | None:
     return row.get(key, {}).get("median")
 
 
-def with_reason(cells: Cells, row: Row, columns: int) -> Cells:
-    """The cells of a row that was skipped: why, and nothing else."""
-    reason = row["skipped"].replace("|", "/").replace("\n", " ")
-    return [*cells, f"skipped: {reason}", *[NONE] * (columns - len(cells) - 1)]
+Column = tuple[str, Callable[[Result, Row], str]]  # heading, and text of a row of a result
+
+
+def row_table(
+    results: Sequence[Result],
+    benchmark: str,
+    about: Sequence[Column],
+    measured: Sequence[Column],
+    order: Callable[[Row], Any] | None = None,
+    numbers_from: int = 2,
+) -> str:
+    """A line for each row of each result of a benchmark; of one that was skipped, why.
+
+    Args:
+      results: of all benchmarks.
+      benchmark: name of the one.
+      about: columns that a skipped row has as well.
+      measured: other columns.
+      order: key of the rows' order; None: as they are.
+      numbers_from: which column on holds numbers.
+    """
+    rows = []
+    for result in of(results, benchmark):
+        for row in sorted(result["rows"], key=order) if order else result["rows"]:
+            cells = [text(result, row) for _, text in about]
+            if "skipped" in row:
+                cells += [why(row), *[NONE] * (len(measured) - 1)]
+            else:
+                cells += [text(result, row) for _, text in measured]
+            rows.append(cells)
+    names = [name for name, _ in (*about, *measured)]
+    return markdown(names, rows, numbers_from)
+
+
+def why(row: Row) -> str:
+    """Why a row was skipped."""
+    return "skipped: " + row["skipped"].replace("|", "/").replace("\n", " ")
+
+
+def value(key: str, form: Callable[[Any], str] | None = None) -> Callable[[Result, Row], str]:
+    """The value of a row, or the median of what was measured several times."""
+
+    def text(_: Result, row: Row) -> str:
+        found = row.get(key)
+        return (form or number)(found["median"] if isinstance(found, Mapping) else found)
+
+    return text
 
 
 def train_step_table(results: Sequence[Result]) -> str:
     """Training throughput by device, precision and batch size."""
-    header = ["device", "precision", "batch", "samples/s", "a step", "TFLOP/s"]
-    header += ["of the matrix rate", "memory", "compilation"]
-    rows = []
-    for result in of(results, "train_step"):
-        for row in sorted(result["rows"], key=lambda r: (r["dtype"], r["batch_size"])):
-            cells = [result["device"], row["dtype"], str(row["batch_size"])]
-            if "skipped" in row:
-                rows.append(with_reason(cells, row, len(header)))
-                continue
-            rate, fraction = row.get("gflop_per_second"), row.get("fraction_of_matrix_rate")
-            rows.append(
-                [
-                    *cells,
-                    number(row.get("samples_per_second")),
-                    duration(median(row, "step_seconds")),
-                    number(rate and rate / 1e3),
-                    NONE if fraction is None else f"{fraction:.0%}",
-                    memory(row.get("program_mib")),
-                    duration(row.get("compile_seconds")),
-                ]
-            )
-    return markdown(header, rows, 2)
+    about = [
+        ("device", lambda result, row: result["device"]),
+        ("precision", lambda result, row: row["dtype"]),
+        ("batch", lambda result, row: str(row["batch_size"])),
+    ]
+    measured = [
+        ("samples/s", value("samples_per_second")),
+        ("a step", value("step_seconds", duration)),
+        ("TFLOP/s", value("gflop_per_second", lambda rate: number(rate and rate / 1e3))),
+        ("of the matrix rate", value("fraction_of_matrix_rate", share)),
+        ("memory", value("program_mib", memory)),
+        ("compilation", value("compile_seconds", duration)),
+    ]
+    order = operator.itemgetter("dtype", "batch_size")
+    return row_table(results, "train_step", about, measured, order)
+
+
+def share(fraction: float | None) -> str:
+    return NONE if fraction is None else f"{fraction:.0%}"
 
 
 def evaluate_table(results: Sequence[Result]) -> str:
     """Evaluation throughput by device, precision and batch size."""
-    header = ["device", "precision", "batch", "queries/s, data sent by the host"]
-    header += ["queries/s, data on the device", "model and NMS alone", "a whole split", "queries"]
-    rows = []
-    for result in of(results, "evaluate"):
-        for row in sorted(result["rows"], key=lambda r: r["batch_size"]):
-            cells = [result["device"], result["dtype"], str(row["batch_size"])]
-            if "skipped" in row:
-                rows.append(with_reason(cells, row, len(header)))
-                continue
-            rows.append(
-                [
-                    *cells,
-                    number(row.get("queries_per_second")),
-                    number(row.get("cached_queries_per_second")),
-                    number(row.get("device_queries_per_second")),
-                    duration(median(row, "cached_seconds")),
-                    str(result.get("queries", NONE)),
-                ]
-            )
-    return markdown(header, rows, 2)
+    about = [
+        ("device", lambda result, row: result["device"]),
+        ("precision", lambda result, row: result["dtype"]),
+        ("batch", lambda result, row: str(row["batch_size"])),
+    ]
+    measured = [
+        ("queries/s, data sent by the host", value("queries_per_second")),
+        ("queries/s, data on the device", value("cached_queries_per_second")),
+        ("model and NMS alone", value("device_queries_per_second")),
+        ("a whole split", value("cached_seconds", duration)),
+        ("queries", lambda result, row: str(result.get("queries", NONE))),
+    ]
+    return row_table(results, "evaluate", about, measured, operator.itemgetter("batch_size"))
 
 
 def scaling_table(results: Sequence[Result]) -> str:
@@ -246,7 +280,7 @@ def devices_table(results: Sequence[Result]) -> str:
             simulated = " (simulated)" if result.get("simulated") else ""
             cells = [result["device"] + simulated, str(count)]
             if "skipped" in jit:
-                rows.append(with_reason(cells, jit, len(header)))
+                rows.append([*cells, why(jit), *[NONE] * (len(header) - len(cells) - 1)])
                 continue
             for row in (jit, pmap):
                 cells.append(duration(median(row, "step_seconds")))
@@ -257,22 +291,19 @@ def devices_table(results: Sequence[Result]) -> str:
 
 def input_pipeline_table(results: Sequence[Result]) -> str:
     """Samples a second of the data paths, beside what the model takes, and how long steps wait."""
-    header = ["device", "configuration", "first pass, from disk", "from host memory"]
-    header += ["from device memory", "training takes", "steps wait: host", "device"]
+    columns: Mapping[str, Callable[[Result, Row], str]] = {
+        "first pass, from disk": value("samples_per_second_first_pass"),
+        "from host memory": value("samples_per_second_host"),
+        "from device memory": value("samples_per_second_device"),
+        "training takes": value("model_samples_per_second"),
+        "steps wait: host": value("waiting_for_data_host", percent),
+        "device": value("waiting_for_data_device", percent),
+    }
     rows = [
-        [
-            result["device"],
-            result["config"],
-            number(result.get("samples_per_second_first_pass")),
-            number(median(result, "samples_per_second_host")),
-            number(median(result, "samples_per_second_device")),
-            number(result.get("model_samples_per_second")),
-            percent(result.get("waiting_for_data_host")),
-            percent(result.get("waiting_for_data_device")),
-        ]
+        [result["device"], result["config"], *(text(result, result) for text in columns.values())]
         for result in of(results, "input_pipeline", "samples_per_second_device")
     ]
-    return markdown(header, rows, 2)
+    return markdown(["device", "configuration", *columns], rows, 2)
 
 
 def percent(share: float | None) -> str:
@@ -282,29 +313,27 @@ def percent(share: float | None) -> str:
 
 def compare_pytorch_table(results: Sequence[Result]) -> str:
     """Both programs side by side, with the ratio and its spread."""
-    header = ["device", "what", "unit", "batch", "authors' PyTorch", "here", "ratio", "of pairs"]
-    rows = []
-    for result in of(results, "compare_pytorch"):
-        device = result["device"]
-        if result["dtype"] != "float32":
-            device += f", ours in {result['dtype']}"
-        for row in result["rows"]:
-            cells = [device, COMPARED.get(row["row"], row["row"]), row.get("unit", NONE)]
-            if "skipped" in row:
-                rows.append(with_reason(cells, row, len(header)))
-                continue
-            pairs = row["paired_ratios"]
-            rows.append(
-                [
-                    *cells,
-                    batch_sizes(row),
-                    number(row["theirs"]["per_second"]),
-                    number(row["ours"]["per_second"]),
-                    f"**{row['ratio']:.2f}{TIMES}**",
-                    f"{pairs['min']:.2f} to {pairs['max']:.2f}",
-                ]
-            )
-    return markdown(header, rows, 3)
+
+    def device(result: Result, row: Row) -> str:
+        precision = result["dtype"]
+        return result["device"] + (f", ours in {precision}" if precision != "float32" else "")
+
+    def pairs(result: Result, row: Row) -> str:
+        return f"{row['paired_ratios']['min']:.2f} to {row['paired_ratios']['max']:.2f}"
+
+    about = [
+        ("device", device),
+        ("what", lambda result, row: COMPARED.get(row["row"], row["row"])),
+        ("unit", lambda result, row: row.get("unit", NONE)),
+    ]
+    measured = [
+        ("batch", lambda result, row: batch_sizes(row)),
+        ("authors' PyTorch", lambda result, row: number(row["theirs"]["per_second"])),
+        ("here", lambda result, row: number(row["ours"]["per_second"])),
+        ("ratio", lambda result, row: f"**{row['ratio']:.2f}{TIMES}**"),
+        ("of pairs", pairs),
+    ]
+    return row_table(results, "compare_pytorch", about, measured, numbers_from=3)
 
 
 def batch_sizes(row: Row) -> str:

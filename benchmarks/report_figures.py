@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flashvtg_jax.figures import drawing
-from flashvtg_jax.figures.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, VERMILLION
+from flashvtg_jax.figures.drawing import BLUE, GREY, INK, LOOKS, VERMILLION
 from flashvtg_jax.figures.files import safe_name
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 Result = Mapping[str, Any]
 
-_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE)
-_MARKERS = ("o", "s", "^", "D", "v")
+_COLORS = [color for color, _, _ in LOOKS]
+_MARKERS = [marker for _, _, marker in LOOKS]
 _ATTENTION = {"full": BLUE, "windowed": VERMILLION}
 _PROGRAM = {"training": "-", "inference": "--"}
 
@@ -30,12 +30,6 @@ COMPARED = {
     "scoring": "scoring",
     "epoch": "training epoch",
 }
-
-# Inches.
-_LEFT = 0.75
-_HEAD = 0.95
-_FOOT = 0.55
-_HEIGHT = 3.0  # of a panel
 
 _LOG_FROM = 10.0  # times the least value that the greatest has where an axis is logarithmic
 
@@ -100,9 +94,9 @@ def _throughput(
     title: str, unit: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> "Figure":
     """Curves against batch size, both axes logarithmic."""
-    figure, (axes,) = _panels(title, "", [5.6])
+    figure, (axes,) = _panels(title, "", 6.4, 3.8)
     for index, (name, (sizes, values)) in enumerate(curves.items()):
-        look = {"color": _COLORS[index % 5], "marker": _MARKERS[index % 5]}
+        look = {"color": _COLORS[index % len(LOOKS)], "marker": _MARKERS[index % len(LOOKS)]}
         axes.plot(sizes, values, label=name, linewidth=1.5, markersize=4.5, **look)
     _log_axes(axes, "batch size", unit)
     values = np.concatenate([values for _, values in curves.values()])
@@ -121,7 +115,7 @@ def _scaling(result: Result) -> "Figure":
     about = f"{result['device']} · {result['config']}, {result['dtype']}, one video"
     if result.get("attention_window"):
         about += f" · windows of {result['attention_window']} clips to each side"
-    figure, panels = _panels(title, about, [4.6, 4.6])
+    figure, panels = _panels(title, about, 11.0, 3.8, 2)
     rows = _measured(result["clips"])
     units = ("time, seconds", "temporary memory, GiB")
     for axes, what, unit in zip(panels, ("time", "memory"), units, strict=True):
@@ -176,7 +170,7 @@ def _ratios(results: Sequence[Result]) -> "Figure":
     thick = 0.8 / len(results)
     height = max(1.6, 0.32 * len(names) * max(1.0, 0.6 * len(results)))
     title = "speed beside the authors' PyTorch code"
-    figure, (axes,) = _panels(title, about, [5.0], height, 1.75)
+    figure, (axes,) = _panels(title, about, 7.05, height + 0.8)
     for index, result in enumerate(results):
         rows = {row["row"]: row for row in _measured(result["rows"])}
         for place, name in enumerate(names):
@@ -190,7 +184,7 @@ def _ratios(results: Sequence[Result]) -> "Figure":
                 ratio - 1,
                 left=1,
                 height=0.85 * thick,
-                color=drawing.shade(_COLORS[index % 5], 0.55),
+                color=drawing.shade(_COLORS[index % len(LOOKS)], 0.55),
                 label=labels[index] if name == next(n for n in names if n in rows) else None,
             )
             axes.plot([low, high], [y, y], color=INK, linewidth=1)
@@ -222,24 +216,11 @@ def _ratios(results: Sequence[Result]) -> "Figure":
 
 
 def _panels(
-    title: str,
-    about: str,
-    widths: Sequence[float],
-    height: float = _HEIGHT,
-    left: float = _LEFT,
-) -> tuple["Figure", list["Axes"]]:
+    title: str, about: str, width: float, height: float, count: int = 1
+) -> tuple["Figure", Sequence["Axes"]]:
     """A figure with a title, a line about it, and panels side by side; inches."""
-    full = sum(widths) + left * len(widths) + 0.3
-    head = _HEAD if about else _HEAD - 0.25
-    figure = drawing.new_figure(full, head + height + _FOOT + 0.2)
-    total = figure.get_size_inches()[1]
-    for text, y, size, color in ((title, 0.4, 13, INK), (about, 0.66, 9, GREY)):
-        figure.text(0.3 / full, 1 - y / total, text, size=size, color=color)
-    panels, x = [], 0.0
-    for width in widths:
-        panels.append(drawing.add_axes(figure, x + left, head, width, height))
-        x += width + left
-    return figure, panels
+    figure, body = drawing.new_figure(width, height, title, [about] if about else [])
+    return figure, body.subplots(1, count, squeeze=False)[0]
 
 
 def _log_axes(axes: "Axes", x: str, y: str) -> None:

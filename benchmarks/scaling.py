@@ -14,7 +14,6 @@ at the longest length over that at the length half of it is 1 where memory grows
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,27 +22,22 @@ import ml_collections
 from measuring import (
     SMOKE_CONFIG,
     batch_shapes,
+    errors_in_a_line,
     fitted_exponent,
     int_list,
     larger_half,
     make_parser,
     measure_row,
     peak_of_row,
-    progress,
     random_batch,
     require_device,
     timed,
     write_result,
 )
+from programs import inference, training_step
 
 from flashvtg_jax.config import apply_overrides, load_config
-from flashvtg_jax.errors import FlashVTGError
-from flashvtg_jax.evaluation.evaluator import apply_and_decode
-from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
-from flashvtg_jax.system.memory import check_fits
-from flashvtg_jax.training.state import feature_widths, init_params, init_state, make_optimizer
-from flashvtg_jax.training.step import make_train_step
 
 CLIPS = [75, 150, 300, 600, 1200, 2400, 3600, 7200]
 ROWS = 1
@@ -77,9 +71,8 @@ def main() -> None:
         programs = ["inference"]
     require_device(options.device)
 
-    try:
+    with errors_in_a_line():
         config = load_config(options.config, {"model.dtype": options.dtype})
-        attentions = [name for name in attentions if has_attention(config, name)]
         result = {
             "config": config.name,
             "dtype": options.dtype,
@@ -106,18 +99,10 @@ def main() -> None:
                 *(fit(result["levels"], "levels", {"program": program}) for program in programs),
             ]
             result["memory_per_clip"] = [memory_per_clip(result["clips"], kind) for kind in kinds]
-            write_result("scaling", result, options.output, show=False)  # lest the rest be stopped
-    except FlashVTGError as error:
-        raise SystemExit(f"error: {error}") from error
+            write_result(
+                "scaling", result, options.output, show=False
+            )  # in case the rest is stopped
     write_result("scaling", result, options.output)
-
-
-def has_attention(config: ml_collections.ConfigDict, name: str) -> bool:
-    """Whether the model offers this attention; says so if not."""
-    if name == "windowed" and "attention_window" not in config.model:
-        progress("skipped windowed attention: this version has no config.model.attention_window")
-        return False
-    return True
 
 
 def measure(config: ml_collections.ConfigDict, options: argparse.Namespace, about: Row) -> Row:
@@ -125,7 +110,7 @@ def measure(config: ml_collections.ConfigDict, options: argparse.Namespace, abou
     changes: Row = {"data.max_clips": about.get("clips", options.level_clips)}
     if about.get("attention") == "windowed":
         changes["model.attention_window"] = options.attention_window
-    elif about.get("attention") == "full" and "attention_window" in config.model:
+    elif about.get("attention") == "full":
         changes["model.attention_window"] = None
     if "levels" in about:
         changes["model.strides"] = tuple(2.0**level for level in range(about["levels"]))
@@ -136,38 +121,27 @@ def measure(config: ml_collections.ConfigDict, options: argparse.Namespace, abou
 
 def measure_training(config: ml_collections.ConfigDict, repeats: int) -> Row:
     """Returns the time and memory of a training step. Raises DoesNotFitError before it is run."""
-    model = build_model(config.model)
-    optimizer = make_optimizer(config.optimizer, steps_per_epoch=100)
-    init = jax.jit(lambda: init_state(model, optimizer, *feature_widths(config.data), 0))
-    step = jax.jit(make_train_step(model, optimizer, config.loss), donate_argnums=0)
-    compiled = step.lower(jax.eval_shape(init), batch_shapes(config, ROWS)).compile()
-    memory = check_fits(compiled)
-
+    program = training_step(config, batch_shapes(config, ROWS))
     with peak_of_row() as peak:
-        state, batch = init(), jax.device_put(random_batch(config, ROWS))
+        state, batch = program.init(), jax.device_put(random_batch(config, ROWS))
 
         def run() -> None:
             nonlocal state
-            state, metrics = compiled(state, batch)
+            state, metrics = program.run(state, batch)
             jax.block_until_ready((state, metrics))
 
         seconds = timed(run, repeats)
-    return {"seconds": seconds, **memory, **peak}
+    return {"seconds": seconds, **program.memory, **peak}
 
 
 def measure_inference(config: ml_collections.ConfigDict, repeats: int) -> Row:
     """Returns the time and memory of inference. Raises DoesNotFitError before it is run."""
-    model, widths = build_model(config.model), feature_widths(config.data)
-    init = jax.jit(lambda: init_params(model, jax.random.key(0), *widths))
-    apply: Callable = jax.jit(partial(apply_and_decode, model, config))
-    shapes = batch_shapes(config, ROWS).replace(targets=None)
-    compiled = apply.lower(jax.eval_shape(init), shapes).compile()
-    memory = check_fits(compiled)
-
+    program = inference(config, batch_shapes(config, ROWS).replace(targets=None))
     with peak_of_row() as peak:
-        params, batch = init(), jax.device_put(random_batch(config, ROWS).replace(targets=None))
-        seconds = timed(lambda: jax.block_until_ready(compiled(params, batch)), repeats)
-    return {"seconds": seconds, **memory, **peak}
+        batch = jax.device_put(random_batch(config, ROWS).replace(targets=None))
+        params = program.init()
+        seconds = timed(lambda: jax.block_until_ready(program.run(params, batch)), repeats)
+    return {"seconds": seconds, **program.memory, **peak}
 
 
 def of(rows: list[Row], about: Row) -> list[Row]:

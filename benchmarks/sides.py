@@ -65,11 +65,11 @@ class Side:
             line = ""
         if not line:
             status = self._process.wait()
-            told = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
             reason = f"ended with status {status}"
             if status == -9:
                 reason += " (killed: out of memory?)"
-            raise SideError(f"{self.name}: {reason}; it said: " + " / ".join(told))
+            raise SideError(f"{self.name}: {reason}; it said: " + " / ".join(lines))
         answer = json.loads(line)
         if "error" in answer:
             raise SideError(f"{self.name}: {answer['error']}")

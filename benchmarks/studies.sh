@@ -5,7 +5,7 @@
 # ANNOTATIONS is a folder with the released files in qvhighlights/ (highlight_train_release.jsonl,
 # highlight_val_release.jsonl) and, for label_correlation, perhaps in tvsum/ and youtube_highlights/.
 # NAMEs are studies, all by default. Tables, numbers and figures go to benchmarks/results/studies;
-# what was interrupted goes on. An hour or two on two cores. Needs flashvtg on the path.
+# what was interrupted is resumed. An hour or two on two cores. Needs flashvtg on the path.
 set -euo pipefail
 if [ $# -lt 1 ] || [ "$1" = --help ]; then
   sed -n '2,8s/^# \{0,1\}//p' "$0"
@@ -23,7 +23,7 @@ if [ $# = 0 ]; then
 fi
 for name in "$@"; do
   if [ "$name" = label_correlation ]; then
-    # Under short names, that the table says what anybody can type.
+    # Short names, so that the table shows a command that works elsewhere.
     mkdir -p runs/studies
     ln -sfn "$annotations" runs/studies/annotations
     files=()

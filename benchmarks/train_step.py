@@ -29,6 +29,7 @@ from measuring import (
     SMOKE_CONFIG,
     batch_clips,
     batch_shapes,
+    errors_in_a_line,
     int_list,
     make_parser,
     measure_row,
@@ -39,14 +40,12 @@ from measuring import (
     summary,
     write_result,
 )
+from programs import training_step
 
 from flashvtg_jax.config import apply_overrides, load_config
-from flashvtg_jax.errors import FlashVTGError
-from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.system.huge_pages import restart_with_huge_pages
-from flashvtg_jax.system.memory import check_fits
-from flashvtg_jax.training.state import feature_widths, init_state, make_optimizer, param_count
-from flashvtg_jax.training.step import TrainStep, make_train_step
+from flashvtg_jax.training.state import param_count
+from flashvtg_jax.training.step import TrainStep
 
 SIZES = [8, 16, 32, 64, 128, 256, 512, 1024]
 SIZES_CPU = [8, 16, 32, 64]
@@ -77,15 +76,13 @@ def main() -> None:
         options.config, options.repeats = SMOKE_CONFIG, 2
         sizes = options.batch_sizes or [2]
     calls = 1 if on_cpu else max(1, 10 // options.steps_per_dispatch)
-    try:
+    with errors_in_a_line():
         config = load_config(options.config)
         clips = options.clips or batch_clips(config)
         configs = {
             dtype: apply_overrides(config, {"model.dtype": dtype, "data.max_clips": clips})
             for dtype in dtypes
         }
-    except FlashVTGError as error:
-        raise SystemExit(f"error: {error}") from error
 
     rates = {}
     for dtype in dtypes:
@@ -115,45 +112,32 @@ def measure_size(
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Returns what a batch size takes. Raises DoesNotFitError before anything of it is run."""
-    model = build_model(config.model)
-    optimizer = make_optimizer(config.optimizer, steps_per_epoch=100)
-    step = make_train_step(model, optimizer, config.loss)
     steps = options.steps_per_dispatch
-    if steps > 1:
-        step = steps_in_a_row(step, steps)
-    init = jax.jit(lambda: init_state(model, optimizer, *feature_widths(config.data), 0))
-
-    start = time.perf_counter()
-    traced = jax.jit(step, donate_argnums=0).trace(jax.eval_shape(init), batch_shapes(config, size))
-    lowered = traced.lower()
-    lowered_at = time.perf_counter()
-    compiled = lowered.compile()
-    compiled_at = time.perf_counter()
-    memory = check_fits(compiled)
-
+    change = partial(steps_in_a_row, steps=steps) if steps > 1 else lambda step: step
+    program = training_step(config, batch_shapes(config, size), change)
     with peak_of_row() as peak:
-        state, batch = init(), jax.device_put(random_batch(config, size))
+        state, batch = program.init(), jax.device_put(random_batch(config, size))
         parameters = param_count(state.params)
         seconds = []
         for run in range(options.repeats + 1):  # the first is not counted
             jax.block_until_ready((state, batch))
             start_run = time.perf_counter()
             for _ in range(calls):
-                state, metrics = compiled(state, batch)
+                state, metrics = program.run(state, batch)
             jax.block_until_ready((state, metrics))
             if run:
                 seconds.append((time.perf_counter() - start_run) / (calls * steps))
     if options.profile:
-        profile(compiled, state, batch, Path(options.profile) / f"{config.model.dtype}_{size}")
+        profile(program.run, state, batch, Path(options.profile) / f"{config.model.dtype}_{size}")
 
     times = summary(seconds)
-    gflop = count_flops(traced.jaxpr) / steps / 1e9
+    gflop = count_flops(program.traced.jaxpr) / steps / 1e9
     rate = gflop / times["median"]
-    xla_flops = (compiled.cost_analysis() or {}).get("flops")
+    xla_flops = (program.run.cost_analysis() or {}).get("flops")
     return {
         "parameters": parameters,
-        "trace_seconds": lowered_at - start,
-        "compile_seconds": compiled_at - lowered_at,
+        "trace_seconds": program.trace_seconds,
+        "compile_seconds": program.compile_seconds,
         "step_seconds": times,
         "samples_per_second": size / times["median"],
         "step_gflop": gflop,
@@ -162,7 +146,7 @@ def measure_size(
         "matrix_gflop_per_second": matrix_rate["gflop_per_second"]["median"],
         "fraction_of_matrix_rate": rate / matrix_rate["gflop_per_second"]["median"],
         **peak,
-        **memory,
+        **program.memory,
     }
 
 

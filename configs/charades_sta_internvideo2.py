@@ -37,11 +37,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.max_words = 23  # longer queries are cut
     config.data.buckets = None  # lengths chosen by the split
     config.data.labels = "windows"  # saliency labels are made from the moments
-    config.data.source_video = "vid"  # what one source video's clips share
+    config.data.source_video = "vid"  # what excerpts of one source video share
 
     config.optimizer.learning_rate = 1.5e-4  # of AdamW
     config.train.batch_size = 32  # queries in a step
     config.train.epochs = 50  # passes over the training split
-    # Scores whose mean makes a checkpoint the best; without NMS.
+    # Metrics whose mean selects the best checkpoint; without NMS.
     config.train.selection_metrics = ("MR-full-R1@0.5", "MR-full-R1@0.7")
     return config

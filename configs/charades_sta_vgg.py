@@ -3,7 +3,7 @@
     flashvtg build --dataset=charades_sta/vgg --manual_dir=DIR --data_dir=data
     flashvtg train --config=charades_sta_vgg --workdir=runs/charades_sta_vgg
 
-There are no published numbers of FlashVTG with these features at hand.
+We know of no published numbers of FlashVTG with these features.
 """
 
 from ml_collections import ConfigDict
@@ -34,13 +34,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.max_words = 100  # longer queries are cut
     config.data.buckets = None  # lengths chosen by the split
     config.data.labels = "windows"  # saliency labels are made from the moments
-    config.data.source_video = "vid"  # what one source video's clips share
+    config.data.source_video = "vid"  # what excerpts of one source video share
 
     config.optimizer.learning_rate = 1e-4  # of AdamW
     config.train.batch_size = 16  # queries in a step
     config.train.epochs = 50  # passes over the training split, as with other features
-    # Scores whose mean makes a checkpoint the best; without NMS.
+    # Metrics whose mean selects the best checkpoint; without NMS.
     config.train.selection_metrics = ("MR-full-R1@0.5", "MR-full-R1@0.7")
     config.evaluation.batch_size = 16  # queries in a batch: videos are long
-    config.evaluation.window_range = (0.0, 360.0)  # seconds, of moments
+    config.evaluation.window_range = (0.0, 360.0)  # of moments, in seconds
     return config

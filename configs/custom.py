@@ -1,4 +1,4 @@
-"""One's own data: any features of videos and queries, in a folder laid out as below.
+"""Your own data: any features of videos and queries, in a folder laid out as below.
 
     flashvtg train --config=custom:DIR --workdir=runs/mine --config.clip_length=2
 
@@ -7,7 +7,7 @@
     DIR/query/{qid}.npz                 features of the words
 
 Names and widths of the features are read from the files. tfds_builders/custom/README.md is the
-guide. A configuration of one's own begins with this one, or with any other:
+guide. A configuration of your own can start from this one, or from any other:
 
     from flashvtg_jax.configs import custom, tacos_slowfast_clip
 
@@ -20,6 +20,7 @@ There are no published numbers.
 import os
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from flashvtg_jax.configs import common
 from flashvtg_jax.data.dataset_names import dataset_for
@@ -31,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.name = "custom"  # of the experiment
     for section in (config, config.loss, config.data):
         del section.clip_length  # or it could not be None
-    config.clip_length = common.optional(float)  # seconds a row of features stands for; to be given
+    config.clip_length = placeholder(float)  # length of a clip in seconds; has to be given
     for section in (config.loss, config.data):
         section.clip_length = config.get_ref("clip_length")  # seconds; config.clip_length
 
@@ -39,14 +40,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.max_clips = None  # no limit
     config.data.max_words = 100  # longer queries are cut
     config.data.buckets = None  # lengths chosen by the split
-    config.data.source_video = "vid"  # what one source video's clips share
+    config.data.source_video = "vid"  # what excerpts of one source video share
 
-    config.evaluation.window_range = None  # moments are where they are found
+    config.evaluation.window_range = None  # no limits
     return use_folder(config, arg)
 
 
 def use_folder(config: ConfigDict, folder: str | None) -> ConfigDict:
-    """A configuration for other features than its own: those in a folder, whichever they are.
+    """Change a configuration to use the features in a folder, whatever they are.
 
     Args:
       config: changed and returned; not locked.
@@ -57,11 +58,11 @@ def use_folder(config: ConfigDict, folder: str | None) -> ConfigDict:
         folder = os.path.abspath(os.path.expanduser(folder))
     data.manual_dir = folder  # where the files are, to build from
     data.dataset = dataset_for(folder or "mine")  # name to build it by
-    data.data_dir = None  # in the work directory, apart from other people's data sets
-    data.video_streams = ()  # all there are, by alphabet
+    data.data_dir = None  # in the work directory
+    data.video_streams = ()  # all there are, in alphabetical order
     data.video_widths = ConfigDict()  # width of each stream
     for field in ("query_width", "labels"):
         del data[field]  # or they could not be None
-    data.query_width = common.optional(int)  # width of a word's features; None: as in the files
-    data.labels = common.optional(str)  # how saliency labels are made; None: by what there is
+    data.query_width = placeholder(int)  # width of a word's features; None: as in the files
+    data.labels = placeholder(str)  # how saliency labels are made; None: from what there is
     return config

@@ -1,10 +1,10 @@
-"""A small model on a data set made on the spot: the whole program in minutes, on two CPU cores.
+"""A small model on a synthetic data set: the whole program in minutes, on two CPU cores.
 
     flashvtg train --config=demo --workdir=runs/demo
 
 Synthesises features with planted moments, builds them as the real ones are built, trains and
-evaluates. The numbers say that the program works, nothing about real videos; there are no published
-ones.
+evaluates. The metrics show that the program works and say nothing about real videos; there are no
+published ones.
 """
 
 from ml_collections import ConfigDict
@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.epochs = 25  # passes over the training split
     config.train.log_every_steps = 10  # steps between lines of the log
     config.train.evaluate_every_epochs = 5  # epochs between evaluations
-    config.train.evaluate_untrained = True  # to show what the training brings
+    config.train.evaluate_untrained = True  # to show what training gains
     config.train.checkpoint_every_epochs = 5  # epochs between checkpoints
     config.evaluation.batch_size = 32  # queries in a batch
     return config

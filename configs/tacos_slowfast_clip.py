@@ -8,8 +8,8 @@ Published for FlashVTG, as later papers report it:
     R1@0.3  R1@0.5  R1@0.7   mIoU
      53.71   41.76   24.74  37.61
 
-These are numbers of the test split, on which the authors also select the best checkpoint. To select
-on the validation split, and score the test split once, add --config.data.val_split=val.
+These are of the test split, on which the authors also select the best checkpoint. To select on the
+validation split instead, add --config.data.val_split=val, and evaluate the test split afterwards.
 """
 
 from ml_collections import ConfigDict
@@ -37,13 +37,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.max_words = 100  # longer queries are cut
     config.data.buckets = None  # lengths chosen by the split
     config.data.labels = "windows"  # saliency labels are made from the moments
-    config.data.source_video = "vid"  # what one source video's clips share
+    config.data.source_video = "vid"  # what excerpts of one source video share
 
     config.optimizer.learning_rate = 2e-4  # of AdamW
     config.train.batch_size = 32  # queries in a step
     config.train.epochs = 150  # passes over the training split
     config.train.evaluate_every_epochs = 3  # epochs between evaluations
-    config.train.selection_metrics = ("MR-full-R1@0.3",)  # makes a checkpoint the best
+    config.train.selection_metrics = ("MR-full-R1@0.3",)  # selects the best checkpoint
     config.evaluation.batch_size = 16  # queries in a batch: videos are long
     config.evaluation.window_range = None  # moments end with their video
     return config

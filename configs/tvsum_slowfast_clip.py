@@ -5,9 +5,9 @@
     flashvtg train --config=tvsum_slowfast_clip:BK --workdir=runs/tvsum
     flashvtg train --config=tvsum_slowfast_clip --workdir=runs/tvsum --config.seeds=2023,2024,2025
 
-A model for each domain, or for the one that the argument names. The numbers move with the seed, and
-the checkpoint is selected on the one video a domain is scored by, as the authors do; no published
-numbers are at hand.
+A model for each domain, or for the one that the argument names. Results vary with the seed, and the
+checkpoint is selected on the only test video of a domain, as the authors do. We know of no
+published numbers.
 """
 
 from ml_collections import ConfigDict

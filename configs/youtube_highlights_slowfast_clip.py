@@ -4,9 +4,9 @@
     flashvtg train --config=youtube_highlights_slowfast_clip --workdir=runs/youtube_highlights
     flashvtg train --config=youtube_highlights_slowfast_clip:dog --workdir=runs/youtube_highlights
 
-A model for each domain, or for the one that the argument names. The numbers move with the seed:
+A model for each domain, or for the one that the argument names. Results vary with the seed:
 --config.seeds=2023,2024,2025 runs several. The authors' script trains two of the domains, for five
-epochs; no published numbers are at hand.
+epochs. We know of no published numbers.
 """
 
 from ml_collections import ConfigDict
@@ -38,6 +38,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.optimizer.learning_rate = 2e-4  # of AdamW
     config.train.epochs = 5  # passes over the training split, as the authors' script says
-    config.train.drop_last = True  # leave out an epoch's last batch if it is not full
+    config.train.drop_last = True  # leave out the last batch of an epoch if it is not full
     config.evaluation.batch_size = 1  # queries in a batch: lengths differ much
     return config

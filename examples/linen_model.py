@@ -29,7 +29,7 @@ class EventDetector(nn.Module):
     def __call__(self, frames, mask):
         x = jnp.where(mask[..., None], frames, 0)
         x = nn.gelu(nn.Conv(self.width, (5,), name="stem")(x))
-        levels = fv.TemporalFeatureLayering(STRIDES, name="pyramid")(x)
+        levels = fv.TemporalFeatureLayering(strides=STRIDES, name="pyramid")(x)
         levels = [nn.LayerNorm(name=f"norm_{k}")(level) for k, level in enumerate(levels)]
         masks = fv.make_point_mask(mask, STRIDES)
         refinement = fv.AdaptiveScoreRefinement(

@@ -24,8 +24,8 @@ class Segmenter(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs):
         self.encoder = nnx.Linear(3 * WIDTH, 64, rngs=rngs)
-        pyramid = fv.TemporalFeatureLayering(STRIDES)
-        refinement = fv.AdaptiveScoreRefinement(kernel_size=5, num_mlp_layers=2)
+        pyramid = fv.TemporalFeatureLayering(strides=STRIDES)
+        refinement = fv.AdaptiveScoreRefinement(kernel_size=5, num_conv_layers=1, num_mlp_layers=2)
         # Linen learns its shapes from arrays: these are never computed with again.
         memory, mask = jnp.zeros((1, NUM_SENTENCES, 64)), jnp.ones((1, NUM_SENTENCES), bool)
         self.pyramid = nnx.bridge.ToNNX(pyramid, rngs=rngs).lazy_init(memory)

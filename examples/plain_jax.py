@@ -16,7 +16,9 @@ import flashvtg_jax as fv
 WIDTH, NUM_SOUNDS, NUM_WORDS, NUM_DUMMIES = 32, 24, 5, 4
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
 
-attention = fv.AdaptiveCrossAttention(num_layers=2, num_heads=4, ffn_dim=64)
+attention = fv.AdaptiveCrossAttention(
+    num_layers=2, num_heads=4, ffn_dim=64, dropout=0.1, drop_path=0.1
+)
 
 
 @partial(jax.jit, static_argnames="batch")

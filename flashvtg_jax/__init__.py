@@ -5,20 +5,29 @@
     config = fv.load_config("qvhighlights_slowfast_clip")
     model = fv.build_model(config.model)
 
-The public names load when they are first used: scoring a file, say, does not wait for jax.
+`fv.nn`, `fv.losses`, `fv.data`, `fv.metrics`, `fv.checkpoints` and `fv.training` hold the parts.
+Names load when they are first used: scoring a file, for example, does not import jax.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from flashvtg_jax.lazy import attach
 from flashvtg_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from flashvtg_jax import checkpoints as checkpoints
+    from flashvtg_jax import data as data
+    from flashvtg_jax import losses as losses
+    from flashvtg_jax import metrics as metrics
+    from flashvtg_jax import models as nn  # noqa: F401
+    from flashvtg_jax import training as training
     from flashvtg_jax.config import load_config as load_config
     from flashvtg_jax.data.batch import Batch as Batch
     from flashvtg_jax.decoding import decode_moments as decode_moments
     from flashvtg_jax.errors import FlashVTGError as FlashVTGError
-    from flashvtg_jax.evaluation.evaluator import evaluate as evaluate
+    from flashvtg_jax.experiments.evaluate import evaluate as evaluate
+    from flashvtg_jax.experiments.train import train as train
     from flashvtg_jax.figures.inspection import plot_inspection as plot_inspection
     from flashvtg_jax.figures.prediction import plot_prediction as plot_prediction
     from flashvtg_jax.interop.pytorch import params_from_torch as params_from_torch
@@ -38,7 +47,6 @@ if TYPE_CHECKING:
     from flashvtg_jax.prediction.inspection import inspect_query as inspect_query
     from flashvtg_jax.prediction.predictor import Prediction as Prediction
     from flashvtg_jax.prediction.predictor import Predictor as Predictor
-    from flashvtg_jax.training.loop import train as train
 
 _HOMES = {
     "AdaptiveCrossAttention": "models.fusion",
@@ -53,7 +61,7 @@ _HOMES = {
     "TemporalFeatureLayering": "models.pyramid",
     "build_model": "models.flashvtg",
     "decode_moments": "decoding",
-    "evaluate": "evaluation.evaluator",
+    "evaluate": "experiments.evaluate",
     "evaluate_predictions": "metrics",
     "inspect_query": "prediction.inspection",
     "load_config": "config",
@@ -63,19 +71,28 @@ _HOMES = {
     "params_to_torch": "interop.pytorch",
     "plot_inspection": "figures.inspection",
     "plot_prediction": "figures.prediction",
-    "train": "training.loop",
+    "train": "experiments.train",
 }
 
-__all__ = ["__version__", *_HOMES]
+_NAMESPACES = {
+    "checkpoints": "checkpoints",
+    "data": "data",
+    "losses": "losses",
+    "metrics": "metrics",
+    "nn": "models",
+    "training": "training",
+}
+
+__all__ = ["__version__", *_HOMES, *_NAMESPACES]
+
+_get_name, _, _ = attach(__name__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    if name in _NAMESPACES:
+        return importlib.import_module(f"{__name__}.{_NAMESPACES[name]}")
+    return _get_name(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""Clips of a video: how many there are, what ids and ratings count, whether lengths agree."""
+"""Clips of a video: their number, their ids and ratings, whether lengths agree."""
 
 import math
 from collections import Counter

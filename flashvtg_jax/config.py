@@ -1,10 +1,12 @@
-"""Configurations: found by name, overridden by dotted keys, kept as JSON, compared.
+"""Configurations: loaded by name, overridden by dotted keys, saved as JSON, compared.
 
-A configuration is an `ml_collections.ConfigDict` that holds bool, int, float, str, tuples of one of
-these, and sections of the same. A field that may be None is a `FieldReference`, which knows its
-type; one `FieldReference` in several places is one value with several names (`configs/common.py`).
+A configuration is an `ml_collections.ConfigDict` of bool, int, float, str, tuples of one of these,
+and sections of the same. A field that may be None is a `FieldReference` that is not required: a
+`placeholder(int)`, for example. One `FieldReference` in several places is one value with several
+names (`configs/common.py`).
 """
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -28,6 +30,8 @@ from flashvtg_jax.files import write_atomically
 
 _PACKAGE = "flashvtg_jax.configs"
 _FORMAT = 1  # of the JSON that `config_to_json` writes
+# Fields that saved configurations of earlier versions have; they never changed a result.
+_REMOVED = ("train.runs_together",)
 _SCALARS = {kind.__name__: kind for kind in (bool, int, float, str)}
 _KINDS = {**_SCALARS, "tuple": tuple}
 
@@ -63,12 +67,12 @@ def load_config(name: str | os.PathLike[str], overrides: Overrides | None = None
 
 
 def apply_overrides(config: ConfigDict, overrides: Overrides) -> ConfigDict:
-    """A locked copy of a configuration with other values, which take the types of the present ones.
+    """A locked copy of a configuration with other values, of the same types.
 
     Args:
       config: left as it is.
       overrides: {"optimizer.learning_rate": 1e-4} or ["--config.optimizer.learning_rate=1e-4"].
-        Text is parsed: tuples are "(1,2,4)" or "1,2,4", and "None" suits a field that may be None.
+        Text is parsed: tuples are "(1,2,4)" or "1,2,4"; "None" is for fields that may be None.
 
     Raises:
       ConfigError: for an unknown key, naming the nearest one, or a value of the wrong type.
@@ -80,15 +84,15 @@ def apply_overrides(config: ConfigDict, overrides: Overrides) -> ConfigDict:
     for key, value in overrides.items():
         if key not in fields:
             raise ConfigError(_describe_unknown(key, list(fields)))
-        section, leaf = _parent(config, key)
-        section[leaf] = fields[key].convert(value)
+        # One by one: of several names of one value the last one given counts.
+        config.update_from_flattened_dict({key: fields[key].convert(value)})
     return config
 
 
 def config_to_json(config: ConfigDict) -> str:
     """The configuration as JSON text, read back by `config_from_json`.
 
-    Beside the values it has the types of fields that may be None and the keys that share one value.
+    Besides the values it has the types of fields that may be None and the keys that share a value.
     Raises ConfigError for a value that a configuration cannot hold.
     """
     fields = _fields(config)
@@ -106,30 +110,32 @@ def config_to_json(config: ConfigDict) -> str:
 
 
 def config_from_json(text: str) -> ConfigDict:
-    """The configuration that `config_to_json` wrote: equal to it and locked.
+    """The configuration that `config_to_json` wrote, locked.
 
-    Raises ConfigError for text that is anything else.
+    Fields that this version has removed are left out. Raises ConfigError for any other text.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_hook=_with_tuples)
         if document["format"] != _FORMAT:
             raise ConfigError(f"a configuration of format {document['format']}, not {_FORMAT}")
-        config = _from_plain(document["config"])
+        config = ConfigDict(document["config"])
         optional = {key: _KINDS[kind] for key, kind in document["optional"].items()}
-        for keys in [*([key] for key in optional), *document["shared"]]:
-            value, kind = config[keys[0]], optional.get(keys[0])
-            reference = FieldReference(value, field_type=kind, required=kind is None)
-            for key in keys:
-                section, leaf = _parent(config, key)
-                del section[leaf]  # or the reference itself would be taken for a new value
-                section[leaf] = reference
+        shared = document["shared"]
+        alone = optional.keys() - {key for keys in shared for key in keys}
+        for keys in [*shared, *([key] for key in alone)]:
+            kind = optional.get(keys[0])
+            reference = FieldReference(config[keys[0]], field_type=kind, required=kind is None)
+            config.update_from_flattened_dict(dict.fromkeys(keys, reference))
+        for key in _REMOVED:
+            with contextlib.suppress(KeyError):
+                del config[key]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"not a configuration as flashvtg-jax writes it: {error!r}") from error
     return config.lock()
 
 
 def save_config(config: ConfigDict, path: str | os.PathLike[str]) -> None:
-    """Write a configuration to a file as JSON, whole or not at all; DataError if it cannot be."""
+    """Write a configuration to a file as JSON, atomically. Raises DataError if that fails."""
     write_atomically(path, config_to_json(config))
 
 
@@ -142,30 +148,30 @@ def read_config(path: str | os.PathLike[str]) -> ConfigDict:
 
 
 def add_new_fields(config: ConfigDict) -> ConfigDict:
-    """The configuration with the fields that it lacks, for it was saved before they existed.
+    """A copy with the fields that it lacks because it was saved before they existed.
 
     They get the values of `configs/common.py`, which mean what was done before. Raises ConfigError
-    for a field that no configuration of this version has: a newer one may mean something by it.
+    for a field that this version does not know: it may come from a newer one.
     """
     common = importlib.import_module(f"{_configs_package().__name__}.common").get_common()
     config = copy.deepcopy(config)
     with config.unlocked():
         for name, value in common.items(preserve_field_references=True):
-            if isinstance(value, ConfigDict) and name in config:
+            if name not in config:
+                config[name] = value
+            elif isinstance(value, ConfigDict):
                 if unknown := sorted(set(config[name]) - set(value)):
                     raise ConfigError(f"config.{name} has no field {', '.join(unknown)}")
                 for field, default in value.items(preserve_field_references=True):
                     if field not in config[name]:
                         config[name][field] = default
-            elif name not in config:
-                config[name] = value
     return config
 
 
 def diff_configs(first: ConfigDict, second: ConfigDict, ignore: Iterable[str] = ()) -> list[str]:
-    """What differs, a line a key: "seed: 1 in the first, 2 in the second"; empty if nothing does.
+    """A line for each key that differs: "seed: 1 in the first, 2 in the second".
 
-    ignore: dotted keys, or sections with all they hold, that may differ.
+    ignore: dotted keys, or whole sections, that may differ.
     """
     ignored = tuple(f"{key}." for key in ignore)
     sides = [{key: repr(f.value) for key, f in _fields(c).items()} for c in (first, second)]
@@ -179,7 +185,7 @@ def diff_configs(first: ConfigDict, second: ConfigDict, ignore: Iterable[str] = 
 
 @dataclasses.dataclass(frozen=True)
 class _Field:
-    """A leaf of a configuration: its value, and which values may take its place."""
+    """A leaf of a configuration: its value, and the type of values that may replace it."""
 
     key: str  # dotted
     value: Any
@@ -189,7 +195,7 @@ class _Field:
     reference: FieldReference | None
 
     def convert(self, value: Any) -> Any:
-        """A new value for this field, parsed if it is text. Raises ConfigError if it is none."""
+        """A new value for this field, parsed if it is text. Raises ConfigError for other types."""
         is_none = value is None or (isinstance(value, str) and value.lower() == "none")
         if is_none and self.optional:
             return None
@@ -222,11 +228,9 @@ def _fields(config: ConfigDict, prefix: str = "") -> dict[str, _Field]:
         if isinstance(value, ConfigDict):
             fields.update(_fields(value, f"{key}."))
             continue
-        kind = type(value) if reference is None else reference.get_type()
         if value is None and reference is None:
-            raise ConfigError(
-                f"config.{key}: None has no type; use common.optional(int), for example"
-            )
+            raise ConfigError(f"config.{key}: None has no type; use placeholder(int), for example")
+        kind = config.get_type(name)
         if kind not in _KINDS.values():
             raise ConfigError(
                 f"config.{key}: {value!r} is of {kind}; there are {', '.join(_KINDS)}"
@@ -247,17 +251,18 @@ def _item_kind(key: str, items: tuple) -> type | None:
 
 
 def _may_be_none(reference: FieldReference) -> bool:
-    trial = copy.copy(reference)
-    trial.set(None)
+    empty = copy.copy(reference)
+    empty.set(None)
     try:
-        return trial.get() is None
+        empty.get()
     except RequiredValueError:
         return False
+    return True
 
 
 def _convert_scalar(value: Any, kind: type | None) -> Any:
     """`value` as `kind`: text is parsed, an int serves as a float. Raises ValueError otherwise."""
-    if kind is None:  # an item of a tuple that was empty or None: the first kind that it fits
+    if kind is None:  # an item of a tuple that was empty or None: the first type that fits
         for kind in (int, float, str):
             try:
                 return _convert_scalar(value, kind)
@@ -273,7 +278,7 @@ def _convert_scalar(value: Any, kind: type | None) -> Any:
 
 
 def _split_items(text: str) -> list[str]:
-    """ "(1, 2,)", "[1,2]" and "1,2" -> ["1", "2"]; quotes around an item are taken off."""
+    """ "(1, 2,)", "[1,2]" and "1,2" -> ["1", "2"]; quotes around an item are removed."""
     text = text.strip()
     if text[:1] + text[-1:] in ("()", "[]"):
         text = text[1:-1].strip()
@@ -289,20 +294,9 @@ def _split_override(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _parent(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
-    """The section that holds a dotted key, and the key's name in it."""
-    section, _, leaf = key.rpartition(".")
-    return (config[section] if section else config), leaf
-
-
-def _from_plain(values: dict[str, Any]) -> ConfigDict:
-    """A ConfigDict of what JSON holds: its arrays are tuples, for a configuration has no lists."""
-    config = ConfigDict()
-    for name, value in values.items():
-        if isinstance(value, dict):
-            value = _from_plain(value)
-        config[name] = tuple(value) if isinstance(value, list) else value
-    return config
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has only arrays, a configuration only tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
 def _describe_unknown(key: str, known: list[str]) -> str:
@@ -310,9 +304,8 @@ def _describe_unknown(key: str, known: list[str]) -> str:
     if inside:
         return f"config.{key}: a section; give one of its fields: {', '.join(inside)}"
 
-    def likeness(
-        name: str,
-    ) -> float:  # of the whole key, and of its last part: sections get mixed up
+    def likeness(name: str) -> float:
+        # Of the whole keys and of their last parts, for the section may be another one.
         pairs = (key, name), (key.rpartition(".")[2], name.rpartition(".")[2])
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
@@ -320,7 +313,7 @@ def _describe_unknown(key: str, known: list[str]) -> str:
 
 
 def _split_argument(name: str) -> tuple[str, str | None]:
-    """name:argument -> "name", "argument"; the colons of a path before its ".py" belong to it."""
+    """name:argument -> "name", "argument"; colons before ".py" belong to the path."""
     known, colon, argument = name.partition(":")
     if colon and known in config_names():  # the argument may be a path as well
         return known, argument
@@ -343,7 +336,7 @@ def _configs_package() -> ModuleType:
     folder = Path(__file__).resolve().parent.parent / "configs"
     if not (folder / "common.py").is_file():
         raise ConfigError(
-            f"there is no {folder}: this copy of flashvtg-jax is not whole, reinstall it"
+            f"there is no {folder}: this copy of flashvtg-jax is incomplete, reinstall it"
         )
     return _import_file(_PACKAGE, folder / "__init__.py", [str(folder)])
 
@@ -354,7 +347,7 @@ def _load_named(name: str) -> ModuleType:
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
         raise ConfigError(
             f'no configuration is called "{name}"; the nearest is "{nearest}". There are '
-            f"{', '.join(names)}, and files, given by a path that ends in .py"
+            f"{', '.join(names)}; a file is given by a path that ends in .py"
         )
     return importlib.import_module(f"{_PACKAGE}.{name}")
 

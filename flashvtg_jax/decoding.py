@@ -3,11 +3,11 @@
 from functools import partial
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from flashvtg_jax.models.output import FlashVTGOutput
+from flashvtg_jax.typing import Array, Float, Int, Num, Scalar
 
 NMS_TYPES = ("normal", "linear")
 
@@ -25,8 +25,8 @@ NMS_TYPES = ("normal", "linear")
 )
 def decode_moments(
     output: FlashVTGOutput,
-    duration: chex.Array,
-    clip_length: float = 2.0,
+    duration: Num[Array, " B"] | Scalar,
+    clip_length: Scalar = 2.0,
     max_moments: int = 50,
     nms_threshold: float | None = None,
     *,
@@ -34,15 +34,15 @@ def decode_moments(
     window_range: tuple[float, float] | None = None,
     round_decimals: bool = False,
     round_to_clips: bool = False,
-) -> chex.Array:
+) -> Float[Array, "B K 3"]:
     """The best moments of each sample, best first: [B, max_moments, 3] start, end (seconds), score.
 
     Args:
       output: of the model.
       duration: [B] or scalar, seconds; windows are clipped to [0, duration].
       clip_length: seconds.
-      max_moments: rows returned. A sample with fewer valid points ends in rows of zeros:
-        `num_moments` says how many are real.
+      max_moments: rows returned. A sample with fewer valid points ends in rows of zeros;
+        `num_moments` is the number of the others.
       nms_threshold: suppress what overlaps a better moment by this IoU or more; None: keep all.
       nms_type: "normal", the suppressed keep their place with score 0, or "linear", their score is
         multiplied by 1 - IoU at each step. Afterwards rows are sorted by score again.
@@ -70,17 +70,17 @@ def decode_moments(
     moments = jnp.concatenate([windows, score[..., None]], axis=-1)
     moments = jnp.where(valid[..., None], moments, 0)
     if nms_threshold is not None:
-        moments = suppress(moments, nms_threshold, nms_type)
+        moments = non_max_suppression(moments, nms_threshold, nms_type)
     return moments
 
 
 def decode_as_evaluated(
     output: FlashVTGOutput,
-    duration: chex.Array,
-    clip_length: float,
+    duration: Num[Array, " B"] | Scalar,
+    clip_length: Scalar,
     settings: Any,
     max_moments: int | None = None,
-) -> chex.Array:
+) -> Float[Array, "B K 3"]:
     """`decode_moments` as the official evaluation does it: clipped to a range and rounded.
 
     Args:
@@ -104,24 +104,27 @@ def decode_as_evaluated(
     )
 
 
-def best_points(output: FlashVTGOutput, count: int) -> tuple[chex.Array, chex.Array]:
+def best_points(
+    output: FlashVTGOutput, count: int
+) -> tuple[Float[Array, "B count"], Int[Array, "B count"]]:
     """Scores [B, count] and indices [B, count] of the points that `decode_moments` takes, in order.
 
     Where a sample has fewer valid points, scores of -1 follow.
     """
-    # There may be fewer points than asked for, or a symbolic number of them: rows of -1 follow.
+    # There may be fewer points than `count`, or a symbolic number of them: rows of -1 follow.
     # Sigmoid is monotone, but saturates: equal scores rank by position, as in the authors' code.
     score = jnp.where(output.point_mask, jax.nn.sigmoid(output.logits), -1.0)
     score = jnp.pad(score, ((0, 0), (0, count)), constant_values=-1.0)
-    return jax.lax.top_k(score, count)
+    best, index = jax.lax.top_k(score, count)
+    return best, index
 
 
-def num_moments(output: FlashVTGOutput, max_moments: int = 50) -> chex.Array:
-    """How many rows of `decode_moments` are real: [B] int32."""
+def num_moments(output: FlashVTGOutput, max_moments: int = 50) -> Int[Array, " B"]:
+    """The number of rows of `decode_moments` that are not padding."""
     return jnp.minimum(output.point_mask.sum(-1), max_moments)
 
 
-def point_windows(output: FlashVTGOutput, clip_length: float) -> chex.Array:
+def point_windows(output: FlashVTGOutput, clip_length: Scalar) -> Float[Array, "B P 2"]:
     """The window of every point, unclipped: [B, P, 2] seconds."""
     position, stride = output.points[:, 0], output.points[:, 3]
     start = position - output.offsets[..., 0] * stride
@@ -130,7 +133,9 @@ def point_windows(output: FlashVTGOutput, clip_length: float) -> chex.Array:
     return jnp.stack([start, end], axis=-1) / (1 / clip_length)
 
 
-def temporal_iou(first: chex.Array, second: chex.Array) -> chex.Array:
+def temporal_iou(
+    first: Float[Array, "... 2"], second: Float[Array, "... 2"]
+) -> Float[Array, "..."]:
     """Intersection over union of windows [..., 2] and [..., 2], broadcast; 0 if both are empty."""
     lap = jnp.minimum(first[..., 1], second[..., 1]) - jnp.maximum(first[..., 0], second[..., 0])
     lap = jnp.maximum(lap, 0)
@@ -138,7 +143,9 @@ def temporal_iou(first: chex.Array, second: chex.Array) -> chex.Array:
     return jnp.where(union > 0, lap / jnp.where(union > 0, union, 1), 0)
 
 
-def suppress(moments: chex.Array, threshold: float, nms_type: str = "normal") -> chex.Array:
+def non_max_suppression(
+    moments: Float[Array, "B K 3"], threshold: Scalar, nms_type: str = "normal"
+) -> Float[Array, "B K 3"]:
     """Greedy non-maximum suppression: [B, K, 3] -> [B, K, 3], sorted by the new score.
 
     Raises ValueError for a type other than "normal" and "linear".
@@ -149,7 +156,7 @@ def suppress(moments: chex.Array, threshold: float, nms_type: str = "normal") ->
     iou = temporal_iou(windows[:, :, None], windows[:, None])
     rows = jnp.arange(moments.shape[0])
 
-    def visit(_: int, state: tuple[chex.Array, chex.Array]) -> tuple[chex.Array, chex.Array]:
+    def visit(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         score, waiting = state
         best = jnp.argmax(jnp.where(waiting, score, -1), axis=1)
         waiting = waiting.at[rows, best].set(False)

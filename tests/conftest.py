@@ -9,6 +9,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.typechecking
 
 # Most of the suite's time is compilation of programs that run once: the quick kind halves it, and a
 # cache for the session spares the repetitions, in other workers and subprocesses as well. Where XLA
@@ -27,6 +30,18 @@ gc.set_threshold(50_000, 20, 100)
 # Subprocesses find the checkout as well, installed or not.
 paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+# Shapes and types in signatures are checked wherever a test calls or traces a function.
+install_import_hook(
+    [
+        "flashvtg_jax.models",
+        "flashvtg_jax.losses",
+        "flashvtg_jax.decoding",
+        "flashvtg_jax.metrics.arithmetic",
+        "flashvtg_jax.metrics.highlight_detection",
+        "flashvtg_jax.metrics.moment_retrieval",
+    ],
+    f"{tests.typechecking.__name__}.typechecker",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

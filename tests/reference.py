@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from flashvtg_jax.interop.pytorch import infer_model_fields, params_from_torch
+from flashvtg_jax.config import load_config
+from flashvtg_jax.interop.pytorch import model_from_shapes, params_from_torch
 from flashvtg_jax.models import FlashVTG
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,6 +24,11 @@ CLIP_LENGTH = {
     "tacos_slowfast_clip": 2.0,
     "tvsum_slowfast_clip": 2.0,
 }
+
+
+def make_model(**fields: Any) -> FlashVTG:
+    """The model of the QVHighlights configuration with some fields changed."""
+    return FlashVTG(**{**load_config("qvhighlights_slowfast_clip").model, **fields})
 
 
 def golden_files(kind: str) -> list[str]:
@@ -56,7 +62,7 @@ def state_dict(config: str) -> dict[str, np.ndarray]:
 def model_and_params(config: str) -> tuple[FlashVTG, Any]:
     """Our model and its parameters, every dropout 0."""
     weights = state_dict(config)
-    model = FlashVTG(**infer_model_fields(torch_shapes(config)), **NO_DROPOUT)
+    model = model_from_shapes(torch_shapes(config)).clone(**NO_DROPOUT)
     return model, params_from_torch(weights)
 
 

@@ -304,3 +304,43 @@ def test_a_configuration_saved_before_a_field_existed_gets_it():
     assert "seeds" not in config
     assert add_new_fields(found) == found
     assert config_from_json(config_to_json(found)) == found
+
+
+def test_fields_that_were_removed_are_left_out_of_saved_configurations(config):
+    with_removed = apply_overrides(config, {})
+    with with_removed.unlocked():
+        with_removed.train = ConfigDict({"runs_together": 8, "epochs": 2})
+    back = config_from_json(config_to_json(with_removed))
+    assert dict(back.train) == {"epochs": 2}
+    assert back.is_locked
+
+
+def test_fields_of_a_newer_version_are_refused():
+    config = load_config("demo")
+    with config.unlocked():
+        config.train.warp = 1
+    with pytest.raises(ConfigError, match=r"config\.train has no field warp"):
+        add_new_fields(config)
+
+
+FORMAT_1 = """{
+  "format": 1,
+  "config": {
+    "seconds": 2.0, "limit": null, "buckets": [32, 75],
+    "data": {"seconds": 2.0, "limit": null, "folder": null},
+    "train": {"runs_together": 4}
+  },
+  "optional": {"limit": "int", "data.limit": "int", "buckets": "tuple", "data.folder": "str"},
+  "shared": [["seconds", "data.seconds"], ["limit", "data.limit"]]
+}"""
+
+
+def test_a_configuration_of_an_earlier_version_is_read():
+    config = config_from_json(FORMAT_1)
+    assert config.buckets == (32, 75) and "runs_together" not in config.train
+    changed = apply_overrides(config, {"limit": "3", "data.seconds": 1, "buckets": "none"})
+    assert (changed.limit, changed.data.limit, changed.buckets) == (3, 3, None)
+    assert changed.seconds == changed.data.seconds == 1.0
+    with pytest.raises(ConfigError, match=r"config\.seconds"):
+        apply_overrides(config, {"seconds": None})
+    assert config_from_json(config_to_json(changed)) == changed

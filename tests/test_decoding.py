@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flashvtg_jax.decoding import decode_moments, num_moments, suppress, temporal_iou
+from flashvtg_jax.decoding import decode_moments, non_max_suppression, num_moments, temporal_iou
 from flashvtg_jax.models import FlashVTGOutput, make_points
 
 
@@ -81,7 +81,7 @@ def test_iou_is_intersection_over_union_and_zero_for_empty_windows():
 def test_suppressed_moments_keep_their_window_and_sort_behind_with_score_zero():
     moments = jnp.array([[[0, 10, 0.9], [0, 9, 0.8], [0, 5, 0.7], [20, 30, 0.6]]])
     # [0, 9] overlaps [0, 10] by 0.9, [0, 5] only by 0.5.
-    kept = suppress(moments, 0.7)[0]
+    kept = non_max_suppression(moments, 0.7)[0]
     expected = [[0, 10, 0.9], [0, 5, 0.7], [20, 30, 0.6], [0, 9, 0]]
     np.testing.assert_allclose(kept, expected)
 
@@ -89,13 +89,13 @@ def test_suppressed_moments_keep_their_window_and_sort_behind_with_score_zero():
 def test_a_suppressed_moment_suppresses_nothing():
     # The second is within 0.7 of the first and of the third; the third only of the second.
     moments = jnp.array([[[0, 10, 0.9], [2, 12, 0.8], [4, 14, 0.7]]])
-    np.testing.assert_allclose(suppress(moments, 0.6)[0, :, 2], [0.9, 0.7, 0])
+    np.testing.assert_allclose(non_max_suppression(moments, 0.6)[0, :, 2], [0.9, 0.7, 0])
 
 
 def test_linear_suppression_multiplies_by_one_minus_iou_at_each_step():
     moments = jnp.array([[[0, 10, 0.9], [0, 5, 0.8], [10, 20, 0.5]]])
     # First [0, 10]: [0, 5] falls to 0.4; then [10, 20], which overlaps neither.
-    kept = suppress(moments, 0.7, "linear")[0]
+    kept = non_max_suppression(moments, 0.7, "linear")[0]
     np.testing.assert_allclose(kept, [[0, 10, 0.9], [10, 20, 0.5], [0, 5, 0.4]], atol=1e-6)
 
 
@@ -130,7 +130,7 @@ def test_suppression_equals_plain_loops(nms_type):
         [start, start + rng.exponential(15, (8, 30, 1)), np.sort(rng.uniform(size=(8, 30, 1)), 1)],
         -1,
     ).astype(np.float32)[:, ::-1]
-    found = suppress(jnp.asarray(moments), 0.5, nms_type)
+    found = non_max_suppression(jnp.asarray(moments), 0.5, nms_type)
     for b in range(8):
         expected = plain_suppression(moments[b], 0.5, nms_type)
         np.testing.assert_allclose(found[b, :, 2], expected[:, 2], atol=1e-6)
@@ -140,4 +140,4 @@ def test_suppression_equals_plain_loops(nms_type):
 
 def test_an_unknown_kind_of_suppression_is_refused():
     with pytest.raises(ValueError, match="'normal' or 'linear'"):
-        suppress(jnp.zeros((1, 2, 3)), 0.5, "soft")
+        non_max_suppression(jnp.zeros((1, 2, 3)), 0.5, "soft")

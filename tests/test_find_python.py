@@ -32,7 +32,7 @@ def find(folder, python=None):
 
 
 def hide_the_others(folder):
-    for name in ("python3.12", "python3.11", "python3"):
+    for name in ("python3.13", "python3.12", "python3.11", "python3"):
         fake_python(folder / name, version=(3, 9))
 
 

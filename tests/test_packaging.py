@@ -1,5 +1,6 @@
 """What gets installed, and where it works."""
 
+import ast
 import configparser
 import os
 import re
@@ -9,15 +10,19 @@ import sys
 import tarfile
 import zipfile
 from email import message_from_string
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from flashvtg_jax.config import config_names
 from flashvtg_jax.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
+# Declared, though nothing here imports it: tensorflow-datasets imports it and does not declare it.
+NOT_IMPORTED = {"importlib_resources"}
 
 LOAD_ALL = """
 import sys
@@ -67,7 +72,7 @@ def sdist(tmp_path_factory) -> Path:
     pytest.importorskip("setuptools", minversion="77", reason="an older one lacks bdist_wheel")
     folder = tmp_path_factory.mktemp("sdist")
     source = folder / "checkout"
-    ignore = shutil.ignore_patterns("__pycache__", ".*", "build", "dist", "*.egg-info")
+    ignore = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info")
     source.mkdir()
     for name in ("flashvtg_jax", "tfds_builders", "configs", "tests", "scripts"):
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
@@ -124,6 +129,35 @@ def test_requirements_pair_jax_and_flax_and_leave_out_tensorflow_and_torch(wheel
     assert not allows("3.12", jax="0.10.2", flax="0.12.12")
     extras = {extra for line in lines for extra in re.findall(r'extra == "(\w+)"', line)}
     assert extras == {"cuda12", "cuda13", "tpu", "torch", "hdf5", "export", "test"}
+
+
+def imported_packages(*folders: str) -> set[str]:
+    """The top-level packages that are imported anywhere in the folders, but for Python's own."""
+    packages = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                packages |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                packages.add(node.module.split(".")[0])
+    return packages - set(sys.stdlib_module_names) - {"flashvtg_jax", "tfds_builders"}
+
+
+def test_dependencies_are_the_packages_that_are_imported(wheel):
+    text = wheel.read(f"flashvtg_jax-{__version__}.dist-info/METADATA").decode()
+    requirements = map(Requirement, message_from_string(text).get_all("Requires-Dist"))
+    declared = {
+        canonicalize_name(r.name)
+        for r in requirements
+        if not r.marker or "extra" not in str(r.marker)
+    }
+    distributions = packages_distributions()
+    imported = {
+        canonicalize_name(distributions[package][0])
+        for package in imported_packages("flashvtg_jax", "tfds_builders", "configs")
+    }
+    imported -= {"jaxlib", "flatbuffers"}  # jax pins the one, the extra "export" has the other
+    assert declared - {canonicalize_name(name) for name in NOT_IMPORTED} == imported
 
 
 def test_names_resolve_from_an_installed_wheel_in_an_empty_directory(wheel, tmp_path):

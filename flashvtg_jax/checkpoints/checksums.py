@@ -1,7 +1,7 @@
-"""A checksum of a tree of arrays, the same however they are spread over devices and processes.
+"""A checksum of a tree of arrays, the same however they are sharded.
 
-The format of checkpoints has none of its own: a flipped bit, or a page that a disk lost, would be
-read as other numbers.
+Orbax checkpoints have none: a flipped bit, or a page that a disk lost, would be read as other
+values.
 """
 
 import zlib
@@ -33,15 +33,15 @@ def _is_here(array: Any) -> bool:
     return array.is_fully_addressable or array.is_fully_replicated
 
 
-# The bits of an array as whole numbers, each times an odd one of its place, modulo 2^32: whole
-# numbers add up to the same in any order, and an odd factor loses no bit.
+# The bits of an array as integers, each times an odd factor of its position, modulo 2^32: a sum of
+# integers does not depend on their order, and an odd factor loses no bit.
 
 
 def _sum_on_host(array: Any) -> int:
     flat = np.ascontiguousarray(array).reshape(-1)
     bits = flat.view(f"u{min(flat.itemsize, 4)}").astype(np.uint32)  # 8 bytes become two of 4
-    places = np.arange(bits.size, dtype=np.uint32)
-    return int((bits * (2 * places + 1)).sum(dtype=np.uint32))
+    positions = np.arange(bits.size, dtype=np.uint32)
+    return int((bits * (2 * positions + 1)).sum(dtype=np.uint32))
 
 
 @jax.jit
@@ -50,7 +50,9 @@ def _sum(array: jax.Array) -> jax.Array:
         array = array.astype(np.uint8)
     kind = np.dtype(f"uint{8 * min(array.dtype.itemsize, 4)}")
     bits = jax.lax.bitcast_convert_type(array, kind).astype(np.uint32)
-    place = jnp.zeros((), np.uint32)
+    position = jnp.zeros((), np.uint32)
     for axis, size in enumerate(bits.shape):
-        place = place * np.uint32(size) + jax.lax.broadcasted_iota(np.uint32, bits.shape, axis)
-    return (bits * (2 * place + 1)).sum(dtype=np.uint32)
+        position = position * np.uint32(size) + jax.lax.broadcasted_iota(
+            np.uint32, bits.shape, axis
+        )
+    return (bits * (2 * position + 1)).sum(dtype=np.uint32)

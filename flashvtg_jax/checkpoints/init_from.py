@@ -1,8 +1,7 @@
 """`config.train.init_from`: a run that begins with the best parameters of another one."""
 
-import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,13 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from flashvtg_jax.checkpoints.manager import read_or_damage
-from flashvtg_jax.checkpoints.restore import checkpoint_folder
+from flashvtg_jax.checkpoints.folders import finished_steps
+from flashvtg_jax.checkpoints.restore import checkpoint_folder, param_shapes
+from flashvtg_jax.checkpoints.verification import read_or_damage
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.distributed.processes import is_first
 from flashvtg_jax.errors import CheckpointError, ConfigError
-from flashvtg_jax.experiments.runs import Run
-from flashvtg_jax.experiments.workdir import finished_steps
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.state import TrainState, feature_widths, init_params
 
 _SHOWN = 10  # parameters in an error
 
@@ -27,19 +24,18 @@ Arrays = dict[str, np.ndarray]  # by path: "boundary_head/conv_0/kernel"
 
 
 def absolute_init(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The configuration with the one path of the folder, found from everywhere."""
+    """The configuration with the absolute path of the folder."""
     if config.train.init_from is None:
         return config
     folder = Path(config.train.init_from).expanduser().resolve()
     return apply_overrides(config, {"train.init_from": str(folder)})
 
 
-def check_init(runs: Sequence[Run]) -> None:
-    """Raises CheckpointError if runs that have not begun are to begin from what is not there."""
-    for run in runs:
-        folder = run.config.train.init_from
-        if folder is not None and not finished_steps(run.workdir / "checkpoints"):
-            _checkpoint(folder)
+def check_init(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Raises CheckpointError if a run that has not started is to begin from what is not there."""
+    folder = config.train.init_from
+    if folder is not None and not finished_steps(workdir / "checkpoints"):
+        _checkpoint(folder)
 
 
 def _checkpoint(source: str) -> Path:
@@ -51,9 +47,9 @@ def _checkpoint(source: str) -> Path:
 
 
 def read_init(config: ml_collections.ConfigDict) -> Arrays:
-    """The parameters to begin with, by path; those of the model that are missing keep their own.
+    """The parameters to begin with, by path; parameters that are not among them keep their own.
 
-    Says on stderr what was taken, and what was not. `config` is complete, widths included.
+    Reports on stderr what was taken, and what was not. `config` is complete, widths included.
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
@@ -68,8 +64,7 @@ def read_init(config: ml_collections.ConfigDict) -> Arrays:
             f"{folder}: config.train.init_from names this checkpoint, which is damaged ({damage})"
         )
     found = _flat(read["params"])
-    model, widths = build_model(config.model), feature_widths(config.data)
-    shapes = jax.eval_shape(lambda key: init_params(model, key, *widths), jax.random.key(0))
+    shapes = param_shapes(build_model(config.model), config.data)
     expected = {path: leaf.shape for path, leaf in _flat(shapes).items()}
     differences = _differences(expected, {path: array.shape for path, array in found.items()})
     taken = {path: a for path, a in found.items() if expected.get(path) == a.shape}
@@ -96,16 +91,16 @@ def read_init(config: ml_collections.ConfigDict) -> Arrays:
     return taken
 
 
-def begin_from(state: TrainState, arrays: Arrays) -> TrainState:
-    """The state before the first step with other parameters, on the same devices."""
+def begin_from(state: Any, arrays: Arrays) -> Any:
+    """The `TrainState` before the first step with other parameters, sharded as its own are."""
     params = {
-        path: _placed(arrays[path], leaf) if path in arrays else leaf
+        path: _sharded_like(arrays[path], leaf) if path in arrays else leaf
         for path, leaf in _flat(state.params).items()
     }
-    return dataclasses.replace(state, params=traverse_util.unflatten_dict(params, sep="/"))
+    return state.replace(params=traverse_util.unflatten_dict(params, sep="/"))
 
 
-def _placed(array: np.ndarray, like: jax.Array) -> jax.Array:
+def _sharded_like(array: np.ndarray, like: jax.Array) -> jax.Array:
     # Each process has the whole array and gives its devices their parts.
     array = array.astype(like.dtype)
     return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])

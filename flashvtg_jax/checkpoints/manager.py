@@ -1,35 +1,34 @@
-"""Checkpoints of a work directory, kept by Orbax: the latest to go on from, the best to use.
+"""Checkpoints of a work directory, kept by Orbax: the latest to resume from, the best to use.
 
 `checkpoints/STEP` holds the whole state after a step, `best/STEP` the parameters of the step with
-the highest selection score. Each is written beside and renamed: it is whole, or not there.
+the highest selection score. Each is written beside its place and renamed: it is whole, or absent.
 """
 
 import contextlib
-import gc
-import io
-import json
 import logging
 import shutil
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import flax
 import jax
-import numpy as np
 import optax
 import orbax.checkpoint as ocp
-from etils import epath
 
-from flashvtg_jax.checkpoints.checksums import checksum
+from flashvtg_jax.checkpoints.verification import (
+    FORMAT,
+    LiteralPath,
+    add_checksums,
+    check_format,
+    find_damage,
+    read_or_damage,
+)
 from flashvtg_jax.distributed.processes import all_or_none, by_first, from_first, is_first
 from flashvtg_jax.errors import CheckpointError
-from flashvtg_jax.training.state import TrainState
 from flashvtg_jax.version import __version__
 
-FORMAT = 1  # of what a checkpoint holds
 _SPARE_BYTES = 1 << 20  # for metadata
 _META = {"meta": ocp.args.JsonRestore()}
 
@@ -44,19 +43,19 @@ class Checkpoints:
     """What a run has saved, and what it saves; saving is asynchronous.
 
     Beside the arrays stands `meta`, JSON-like: configuration, position in the data, versions. The
-    first save in a folder is waited for and read back: a run whose checkpoints cannot be read ends
-    there, and not when they are needed.
+    first save in a folder is awaited and read back: a run whose checkpoints cannot be read fails
+    at once, not when they are needed.
     """
 
     def __init__(self, workdir: str | Path, *, keep: int = 1, read_only: bool = False):
         self._read_only = read_only
         self._latest = _manager(Path(workdir) / "checkpoints", keep, read_only)
-        # Each state names a best one, and the newest best one is written before the state that
-        # names it: whichever state a run goes on from, its best parameters are there.
+        # Each state names its best step, whose parameters are written before that state: whichever
+        # state a run resumes from, its best parameters are there.
         self._best = _manager(Path(workdir) / "best", keep + 1, read_only)
 
-    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
-        """Begin to save the state under its step; a step that is there already stays.
+    def save(self, state: Any, meta: dict[str, Any]) -> None:
+        """Begin to save a `TrainState` under its step; a step that is there already stays.
 
         Raises CheckpointError if this or the previous save cannot be written.
         """
@@ -77,8 +76,8 @@ class Checkpoints:
     def drop_best_after(self, step: int) -> None:
         """Remove the best parameters of later steps than this.
 
-        What a run was killed over, after the parameters and before the state that names them were
-        written, is not part of the run that goes on from an earlier state.
+        A run that was killed after it wrote best parameters and before it wrote the state that
+        names them resumes from an earlier state, to which they do not belong.
         """
         for later in self._best.all_steps():
             if later > step:
@@ -90,9 +89,8 @@ class Checkpoints:
         if step in steps:
             return
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        sums = {name: checksum(item) for name, item in items.items()}
-        content = {"format": FORMAT, "versions": versions(), **meta, "checksums": sums}
-        meta = ocp.args.JsonSave({**content, "checksum": _meta_checksum(content)})
+        content = {"format": FORMAT, "versions": versions(), **meta}
+        meta = ocp.args.JsonSave(add_checksums(content, items))
         with all_or_none():
             check_space(
                 Path(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(items))
@@ -111,7 +109,7 @@ class Checkpoints:
                 manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
-        """The newest step to go on from, or None."""
+        """The newest step to resume from, or None."""
         return self._latest.latest_step()
 
     def has_best(self, step: int) -> bool:
@@ -134,8 +132,8 @@ class Checkpoints:
         step = self.best_step()
         return None if step is None else self._restore_from(self._best, step, {})["meta"]
 
-    def restore(self, step: int, target: TrainState) -> TrainState:
-        """The state of a step, with the shapes and shardings of `target` (arrays or their shapes).
+    def restore(self, step: int, target: Any) -> Any:
+        """The `TrainState` of a step, with the shapes and shardings of `target`.
 
         Raises CheckpointError if there is no such step, or it cannot be read or does not fit.
         """
@@ -145,7 +143,7 @@ class Checkpoints:
             params=ocp.args.StandardRestore(target.params),
             rest=ocp.args.StandardRestore(rest),
         )
-        return TrainState(params=found["params"], **found["rest"])
+        return target.replace(params=found["params"], **found["rest"])
 
     def restore_params(self, step: int, target: Any) -> Any:
         """The parameters alone, with the shapes and shardings of `target`.
@@ -197,27 +195,16 @@ class Checkpoints:
             self.wait()
         finally:
             for manager in (self._latest, self._best):
-                with contextlib.suppress(OSError, ValueError):  # `wait` has told already
+                with contextlib.suppress(OSError, ValueError):  # `wait` has raised it
                     manager.close()
                 if not self._read_only:
                     _remove_unfinished(manager)
 
 
-class LiteralPath(type(epath.Path())):
-    """A path as Orbax takes it, whose folder is a name and no pattern.
-
-    Orbax lists the files that it merges into a checkpoint with `glob`, and its own paths take the
-    brackets and stars of all folders above for patterns: it finds none then, and says nothing.
-    """
-
-    def glob(self, pattern: str) -> Iterator["LiteralPath"]:
-        return map(type(self), Path(self).glob(pattern))
-
-
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, without its own look at a preemption: that would count steps where we count calls.
+    """Orbax's manager without its own preemption check.
 
-    (`flashvtg_jax.distributed.preemption` asks the service that Orbax would ask.)
+    It would ask, by step, the service that `flashvtg_jax.distributed.preemption` asks by call.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -252,75 +239,6 @@ def _quiet(read_only: bool) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_news)
-
-
-def _meta_checksum(meta: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
-
-
-def check_format(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Raises CheckpointError if a checkpoint was written by a version that this one cannot read."""
-    if meta.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder}: written by another version of flashvtg-jax (format {meta.get('format')}, "
-            f"this one reads {FORMAT})"
-        )
-
-
-def find_damage(found: Mapping[str, Any]) -> str:
-    """What differs from what was saved, of the items read of a checkpoint; "" if nothing does."""
-    meta = dict(found["meta"])
-    own = meta.pop("checksum", None)  # those of earlier versions have none
-    if own is not None and own != _meta_checksum(meta):
-        return "its description is not what was saved"
-    for name, expected in meta.get("checksums", {}).items():
-        if name in found and checksum(found[name]) != expected:
-            return f"{name}: the numbers are not those that were saved"
-    return ""
-
-
-def read_whole(folder: Path, items: Sequence[str]) -> dict[str, Any]:
-    """Reads all of a checkpoint into memory: "meta", and each item as numpy arrays.
-
-    Without the manager, whose barriers would wait for the other processes.
-
-    Raises ValueError for damage, CheckpointError for another version; Orbax and the readers below
-    it raise many kinds of their own.
-    """
-    meta = json.loads((folder / "meta" / "metadata").read_text(encoding="utf-8"))
-    check_format(folder, meta)
-    handler = ocp.PyTreeCheckpointHandler()
-    found = {"meta": meta}
-    for name in items:
-        path = LiteralPath(folder / name)
-        tree = handler.metadata(path).tree
-        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        found[name] = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=kinds))
-    damage = find_damage(found)
-    if damage:
-        raise ValueError(damage)
-    return found
-
-
-def read_or_damage(folder: Path, items: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """What `read_whole` reads and "", or {} and what is damaged.
-
-    Raises CheckpointError for another version, or a disk that cannot be read now; MemoryError.
-    """
-    try:
-        # Of damage Orbax also prints what became of each of its tasks.
-        with contextlib.redirect_stderr(io.StringIO()):
-            return read_whole(folder, items), ""
-    except (CheckpointError, MemoryError):
-        raise  # nothing is wrong with what is there
-    except Exception as error:  # Orbax and the readers below it raise many kinds
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        if isinstance(error, OSError) and not missing:
-            raise CheckpointError(f"{folder}: cannot be read: {error.strerror or error}") from error
-        damage = (str(error) or repr(error)).splitlines()[0]
-    with contextlib.redirect_stderr(io.StringIO()):
-        gc.collect()  # when Orbax's tasks go, and say so
-    return {}, damage
 
 
 def _read_back(folder: Path, items: Sequence[str]) -> None:
@@ -368,6 +286,6 @@ def _clear_write_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
         folder = Path(manager.directory)
         _remove_unfinished(manager)
         raise CheckpointError(
-            f"{folder}: a checkpoint could not be written ({error}); make space or mend the "
+            f"{folder}: a checkpoint could not be written ({error}); make space or fix the "
             "folder, then run the same command again: earlier checkpoints are intact"
         ) from error

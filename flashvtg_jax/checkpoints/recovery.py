@@ -1,7 +1,7 @@
-"""Where a run goes on from: the newest checkpoint that is whole, damaged ones put aside.
+"""The step that a run resumes from: the newest checkpoint that is whole; damaged ones move aside.
 
-Checkpoints are renamed into place, so that a killed program leaves none that is cut short. A power
-cut, a full disk of another kind or a copy that was interrupted can. One process looks, alone.
+Checkpoints are renamed into place, so that a killed program leaves no partial one. A power cut, a
+failing disk or an interrupted copy can. The lead host checks them, alone.
 """
 
 import dataclasses
@@ -10,26 +10,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flashvtg_jax.checkpoints.manager import read_or_damage
+from flashvtg_jax.checkpoints.folders import finished_steps
+from flashvtg_jax.checkpoints.verification import read_or_damage
 from flashvtg_jax.errors import CheckpointError
-from flashvtg_jax.experiments.workdir import finished_steps
 
 DAMAGED = "damaged"  # folder below the work directory
 _ITEMS = {"checkpoints": ("params", "rest"), "best": ("params",)}
 
 
 def find_start(workdir: Path, first_due: int) -> int:
-    """The step to go on from, 0 for the beginning.
+    """The step to resume from, 0 for the beginning.
 
-    A checkpoint is of use if it is whole and the best parameters it names are there. What is
-    damaged and would be needed is moved to `damaged/`, with a warning. Where none is of use, a run
-    that had not come further than `first_due`, the step of its first checkpoint, starts anew; of a
-    longer one a person decides.
+    A checkpoint can be used if it is whole and the best parameters it names are there. Damaged ones
+    that would be needed are moved to `damaged/`, with a warning. If none can be used, a run that
+    had not passed `first_due`, the step of its first checkpoint, starts again from the beginning.
 
-    Raises CheckpointError then, and for checkpoints of another version.
+    Raises CheckpointError if none can be used and the run was longer: a person has to decide; and
+    for checkpoints of another version.
     """
-    looked = {name: _Looked(workdir / name, items) for name, items in _ITEMS.items()}
-    states, best = looked["checkpoints"], looked["best"]
+    folders = {name: _Checked(workdir / name, items) for name, items in _ITEMS.items()}
+    states, best = folders["checkpoints"], folders["best"]
     start = named = None
     for step in reversed(states.steps):
         selection = states.metas[step]["selection"] if step in states.metas else None
@@ -42,13 +42,13 @@ def find_start(workdir: Path, first_due: int) -> int:
         states.damage.setdefault(step, f"the best parameters, of step {named}, are missing")
     if start is None:
         if max(states.steps, default=0) > first_due:
-            told = "\n  ".join(f"{states.folder / str(s)}: {d}" for s, d in states.damage.items())
+            damage = "\n  ".join(f"{states.folder / str(s)}: {d}" for s, d in states.damage.items())
             raise CheckpointError(
-                f"{workdir}: none of its checkpoints can be used:\n  {told}\nMend the disk and run "
-                "the same command again, or move these folders away to start from the beginning"
+                f"{workdir}: none of its checkpoints can be used:\n  {damage}\nRepair the disk and "
+                "run the same command again, or move these folders away to start from the beginning"
             )
         start = 0
-    for found in looked.values():
+    for found in folders.values():
         for step, damage in sorted(found.damage.items()):
             if start and (step < start if found is states else step != named):
                 # Left by a program that was killed while it deleted what is no longer needed.
@@ -59,7 +59,7 @@ def find_start(workdir: Path, first_due: int) -> int:
 
 
 @dataclasses.dataclass
-class _Looked:
+class _Checked:
     """The checkpoints in a folder, read and checked."""
 
     folder: Path
@@ -83,7 +83,7 @@ def _put_aside(workdir: Path, folder: Path, damage: str, start: int) -> None:
         target = target.with_name(f"{target.name}-again")
     print(
         f"warning: {folder}: this checkpoint is damaged ({damage}); it is now in {target}, and "
-        + (f"training goes on from step {start}" if start else "training starts anew"),
+        + (f"training resumes from step {start}" if start else "training starts again from step 0"),
         file=sys.stderr,
     )
     try:

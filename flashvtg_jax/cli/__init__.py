@@ -1,1 +1,1 @@
-"""The command line: `flashvtg COMMAND ...`, a file for each command."""
+"""The command line, `flashvtg COMMAND ...`: a file for each command, and what they share."""

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Float32
 
 from flashvtg_jax.data.normalization import normalize, normalize_tokens
 from flashvtg_jax.losses import Targets
+from flashvtg_jax.models.init import clip_shape
 
 
 @flax.struct.dataclass
@@ -100,9 +101,9 @@ def stream_widths(data_config: Any) -> tuple[int, ...]:
     return tuple(data_config.video_widths[name] for name in data_config.video_streams)
 
 
-def clip_shape(spatial_tokens: int, width: int) -> tuple[int, ...]:
-    """Returns the shape of a clip's features: (S, Dv), or (Dv,) where S is 1."""
-    return (width,) if spatial_tokens == 1 else (spatial_tokens, width)
+def feature_widths(data_config: Any) -> tuple[int, int]:
+    """Widths of a clip's (or of its tokens') and of a word's features, from the `data` section."""
+    return sum(stream_widths(data_config)), data_config.query_width
 
 
 def empty_batch(shape: BatchShape) -> Batch:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from flashvtg_jax.data.batch import Batch, clip_shape
+from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.batch_plan import PADDING_ROW
 from flashvtg_jax.data.labels import Labeller
 from flashvtg_jax.data.normalization import normalize_on_device
@@ -31,6 +31,7 @@ from flashvtg_jax.data.pipeline import (
 )
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses import Targets
+from flashvtg_jax.models.init import clip_shape
 from flashvtg_jax.system.memory import free_host_memory, free_memory
 from flashvtg_jax.system.progress import progress_bar
 

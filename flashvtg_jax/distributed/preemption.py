@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a request to save and stop, heard between two steps, by all processes."""
+"""SIGTERM and SIGINT: a request to save and stop, answered by all processes at the same step."""
 
 import itertools
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# JAX's service, one for the whole program, compares calls by number: they are counted through it.
+# JAX's preemption service is one for the whole program and numbers the calls of all users.
 _calls = itertools.count(1)
 
 
@@ -18,12 +18,22 @@ class StoppedError(Exception):
     """An evaluation was left because a stop was requested."""
 
 
-class Stopping:
+class Interrupted(Exception):
+    """A signal ended training; the state is saved and the same command continues."""
+
+    def __init__(self, signal_number: int, step: int, before: str = ""):
+        where = f"before {before}" if before else f"at step {step}"
+        super().__init__(f"{signal.Signals(signal_number).name} {where}")
+        self.signal_number = signal_number
+        self.step = step
+
+
+class StopSignal:
     """Listens for SIGTERM and SIGINT while it is entered; a second SIGINT interrupts at once.
 
-    Of several processes, one that is told to stop tells the others, and all of them hear it at the
-    same call of `requested`: that takes JAX's preemption service, which listens for SIGTERM since
-    the processes were connected, and for the notices of a TPU's host.
+    With several processes, one that receives a signal informs the others, and all of them learn of
+    it at the same call of `requested`. JAX's preemption service does this; it listens for SIGTERM
+    from the moment the processes are connected, and for the preemption notices of TPU hosts.
     """
 
     def __init__(self) -> None:
@@ -31,7 +41,7 @@ class Stopping:
         self._interrupted = False
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> "Stopping":
+    def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():  # no other may handle signals
             signals = [signal.SIGTERM, signal.SIGINT]
             if jax.process_count() > 1:
@@ -48,7 +58,7 @@ class Stopping:
             if self._interrupted:
                 raise KeyboardInterrupt
             self._interrupted = True
-        if jax.process_count() > 1:  # all are to agree when
+        if jax.process_count() > 1:  # all processes have to agree on the step
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.signal = number

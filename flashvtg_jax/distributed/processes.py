@@ -1,9 +1,9 @@
-"""Several processes that are one program: they start together, agree, and fail together.
+"""Several processes of one program: they start together, agree, and fail together.
 
-Each process runs the same code on devices of its own. What reads or writes the work directory is
-done by the first one, and the others hear the outcome; what every process checks for itself is
-agreed on before anybody goes on, so that none waits for one that has stopped. With one process all
-of this is nothing.
+Each process runs the same code on its own devices. The lead host, process 0, reads and writes the
+work directory and broadcasts the outcome. What every process checks for itself is agreed on before
+any of them continues, so that none waits for one that has stopped. With one process all of this
+does nothing.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from jax.experimental import multihost_utils
 
 from flashvtg_jax.errors import ConfigError, FlashVTGError
 
-_SILENCE_SECONDS = 100  # after which a process is taken for dead
+_SILENCE_SECONDS = 100  # without a heartbeat, until a process counts as lost
 
 
 class PeerError(FlashVTGError):
-    """Another process of the program stopped, and said why."""
+    """Another process of the program stopped; its own message says why."""
 
 
 def connect(
@@ -30,10 +30,10 @@ def connect(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Make this process one of several; before anything else that asks for devices.
+    """Make this process one of several; to be called before anything uses the devices.
 
-    Without arguments, what started the processes tells: TPU slices, Slurm, Open MPI and Kubernetes
-    are recognised, and the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+    Without arguments JAX detects the others: on TPU slices, under Slurm, Open MPI and Kubernetes,
+    or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Args:
       coordinator: "HOST:PORT" of the first process, the same for all.
@@ -41,7 +41,7 @@ def connect(
       process_id: which of them this is, from 0.
 
     Raises:
-      ConfigError: nothing tells how many processes there are, or they do not find each other.
+      ConfigError: the number of processes is unknown, or they cannot connect.
     """
     given = (coordinator, num_processes, process_id)
     if any(value is not None for value in given) and None in given:
@@ -59,20 +59,20 @@ def connect(
         raise ConfigError(
             f"the processes could not be connected ({error}). On a TPU slice, under Slurm's srun "
             "or Open MPI's mpirun, --distributed is enough; elsewhere start each process with "
-            "--coordinator=HOST:PORT --num_processes=N --process_id=I, HOST being the first one's"
+            "--coordinator=HOST:PORT --num_processes=N --process_id=I, HOST being that of process 0"
         ) from error
 
 
 def is_first() -> bool:
-    """Whether this process is the one that reads and writes for all."""
+    """Whether this process is the one that reads and writes for all of them."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[None]:
-    """What follows is done by all processes, or raises in all of them.
+    """Makes the block raise in all processes if it raises in one of them.
 
-    Raises what went wrong here, or PeerError if it did so elsewhere.
+    Raises the error of this process, or PeerError if another one failed.
     """
     error = None
     try:
@@ -88,7 +88,7 @@ def all_or_none() -> Iterator[None]:
 
 
 def from_first(compute: Callable[[], Any]) -> Any:
-    """What the first process computes, told to all as JSON: tuples become lists.
+    """What the lead host computes, broadcast as JSON: tuples become lists.
 
     Raises in all processes if it raises there.
     """
@@ -99,15 +99,15 @@ def from_first(compute: Callable[[], Any]) -> Any:
         if is_first():
             content = json.dumps(compute()).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.array(len(content), np.int32)))
-    told = np.zeros(size, np.uint8)
+    data = np.zeros(size, np.uint8)
     if is_first():
-        told = np.frombuffer(content, np.uint8)
-    told = np.asarray(multihost_utils.broadcast_one_to_all(told))
-    return json.loads(told.tobytes())
+        data = np.frombuffer(content, np.uint8)
+    data = np.asarray(multihost_utils.broadcast_one_to_all(data))
+    return json.loads(data.tobytes())
 
 
 def by_first(action: Callable[[], Any]) -> None:
-    """Lets the first process do something that all wait for. Raises in all if it raises there."""
+    """Runs something on the lead host; all wait for it, and it raises in all if it raises there."""
     with all_or_none():
         if is_first():
             action()

@@ -1,6 +1,6 @@
-"""Where arrays live: one mesh over all devices, batches split along it, the state on each of them.
+"""Mesh and shardings: one axis over all devices, batches split along it, the state replicated.
 
-With `config.parallel.shard_state` the state is split as well: every device keeps a part of it.
+With `config.parallel.shard_state` the state is split as well: each device keeps a part of it.
 """
 
 import math
@@ -14,17 +14,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from flashvtg_jax.errors import ConfigError
 
 AXIS = "data"
-_SMALLEST_SPLIT = 2**12  # numbers; splitting fewer saves nothing and costs a message each
+_SMALLEST_SPLIT = 2**12  # elements; splitting fewer saves nothing and costs a message each
 
 
 def make_mesh(rows: int | None = None) -> Mesh:
     """All devices of all processes along one axis, `data`.
 
-    Batches of fewer `rows` than there are devices, as TVSum's of four videos, use as many devices
-    of each process as can share them evenly. Raises ConfigError if there are more processes than
-    rows.
+    Batches of fewer `rows` than there are devices, such as TVSum's of four videos, use as many
+    devices of each process as can share them evenly.
+
+    Raises:
+      ConfigError: there are more processes than rows, or the rows cannot be shared evenly.
     """
-    # In the order of processes, whose shares of a batch follow one another.
+    # In the order of processes: process i gets the i-th contiguous share of a batch.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     if rows is not None and rows < len(devices):
         of_each = rows // jax.process_count()
@@ -33,13 +35,15 @@ def make_mesh(rows: int | None = None) -> Mesh:
                 f"{jax.process_count()} processes cannot share batches of {rows} rows; use a "
                 "larger config.train.batch_size, or fewer processes"
             )
-        taken = {index: 0 for index in range(jax.process_count())}
-        chosen = []
+        by_process: dict[int, list[jax.Device]] = {}
         for device in devices:
-            if taken[device.process_index] < of_each:
-                taken[device.process_index] += 1
-                chosen.append(device)
-        devices = chosen
+            by_process.setdefault(device.process_index, []).append(device)
+        devices = [device for own in by_process.values() for device in own[:of_each]]
+    if rows is not None and rows % len(devices):
+        raise ConfigError(
+            f"config.train.batch_size is {rows}, which {len(devices)} devices cannot share "
+            f"evenly; use a multiple of {len(devices)}"
+        )
     return mesh_of(devices)
 
 
@@ -49,53 +53,47 @@ def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device."""
+    """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The rows of a batch, its first axis or another, spread over the devices."""
+    """An array split along its first axis, or another one, over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
 def state_shardings(state: Any, mesh: Mesh, *, shard_state: bool) -> Any:
-    """Where each array of a state lives: on every device, or split along the first axis that fits.
+    """The sharding of each array of a state: replicated, or split along the first axis that fits.
 
     Args:
       state: arrays or their shapes, of a whole state or of parameters alone: parameters and the
-        optimiser's moments of one shape are split alike.
+        optimizer's moments of one shape are split alike.
       mesh: the devices.
       shard_state: split what can be split evenly and is large enough to be worth it.
     """
 
-    def place(array: Any) -> NamedSharding:
+    def sharding(array: Any) -> NamedSharding:
         fitting = [axis for axis, size in enumerate(array.shape) if size % mesh.size == 0]
         if not shard_state or not fitting or math.prod(array.shape) < _SMALLEST_SPLIT:
             return replicated(mesh)
         return split_rows(mesh, fitting[0])
 
-    return jax.tree.map(place, state)
+    return jax.tree.map(sharding, state)
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises ConfigError if a batch cannot be spread evenly over the devices."""
-    if batch_size % mesh.size:
-        raise ConfigError(
-            f"config.{name}.batch_size is {batch_size}, which {mesh.size} devices cannot share "
-            f"evenly; use a multiple of {mesh.size}"
-        )
-
-
-def put_everywhere(tree: Any, mesh: Mesh) -> Any:
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """Arrays that every process has -> on every device of the mesh."""
-    place = replicated(mesh)
-    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(place, a), tree)
+    return put(tree, replicated(mesh))
 
 
 def put_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
     """This process's rows of a batch -> global arrays on the mesh (the copy is asynchronous).
 
-    `axis` is that of the rows: 1 where the batches of several runs are stacked.
+    `axis` is that of the rows: 1 where several batches are stacked.
     """
-    sharding = split_rows(mesh, axis)
-    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
+    return put(batch, split_rows(mesh, axis))
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """This process's part of arrays -> global arrays of a sharding."""
+    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), tree)

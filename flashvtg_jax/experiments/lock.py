@@ -53,7 +53,7 @@ def locked(workdir: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(json.dumps(about) + "\n")
             file.flush()
-            os.fsync(file.fileno())  # other hosts look at it
+            os.fsync(file.fileno())  # other hosts read it
         try:
             yield
         finally:

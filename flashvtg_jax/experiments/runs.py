@@ -1,40 +1,22 @@
 """Several runs of one command: a model for each domain of a data set and each seed, and their mean.
 
 Each run has a folder of its own below the work directory, `DOMAIN/seedSEED`, which is the work
-directory of an ordinary run: it can be looked at, evaluated and continued alone.
+directory of an ordinary run: it can be inspected, evaluated and resumed alone.
 """
 
-import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
 
+from flashvtg_jax.checkpoints.folders import domain_and_seed, find_runs, run_name
 from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.errors import ConfigError
+from flashvtg_jax.evaluation.results import Metrics
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.metrics import mean_and_std
-
-Numbers = dict[str, float]
-
-_SEED_FOLDER = re.compile(r"seed(\d+)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One model to train.
-
-    Attributes:
-      name: folder below the work directory, "BK/seed2024"; "" where there is one run only.
-      config: of this run: one seed, and one domain or an undivided data set.
-      workdir: its own.
-    """
-
-    name: str
-    config: ml_collections.ConfigDict
-    workdir: Path
+from flashvtg_jax.training.run import Run
 
 
 def plan_runs(config: ml_collections.ConfigDict, workdir: Path) -> list[Run]:
@@ -47,21 +29,9 @@ def plan_runs(config: ml_collections.ConfigDict, workdir: Path) -> list[Run]:
             overrides = {"seeds": (), "seed": seed}
             if domain is not None:
                 overrides["data.domains"] = (domain,)
-            name = f"seed{seed}" if domain is None else f"{domain}/seed{seed}"
+            name = run_name(domain, seed)
             runs.append(Run(name, apply_overrides(config, overrides), workdir / name))
     return runs
-
-
-def find_runs(workdir: Path) -> list[str]:
-    """Names of the runs that a work directory holds, sorted; [""] if it is one itself."""
-    if _has_checkpoints(workdir):
-        return [""]
-    folders = [*workdir.glob("seed*"), *workdir.glob("*/seed*")]
-    return sorted(
-        folder.relative_to(workdir).as_posix()
-        for folder in folders
-        if _SEED_FOLDER.fullmatch(folder.name) and _has_checkpoints(folder)
-    )
 
 
 def check_kind(workdir: Path, several: bool) -> None:
@@ -79,11 +49,11 @@ def check_kind(workdir: Path, several: bool) -> None:
         )
 
 
-def write_summary(folder: Path, split: str, names: Sequence[str]) -> tuple[Numbers, Numbers]:
+def write_summary(folder: Path, split: str, names: Sequence[str]) -> tuple[Metrics, Metrics]:
     """Write metrics.json for the runs, of these, that were scored on a split.
 
     The file holds the means under the keys of a single run's file, and besides: `seeds`; `std`, the
-    sample standard deviation over them, if there are several; and `runs`, the numbers of each run.
+    sample standard deviation over them, if there are several; and `runs`, the metrics of each run.
 
     Returns the means without and with NMS.
     """
@@ -99,7 +69,7 @@ def write_summary(folder: Path, split: str, names: Sequence[str]) -> tuple[Numbe
             results[name] = content
     summary, summary_nms = summarize(results), summarize(results_nms)
     means, means_nms = ({k: round(m, 2) for k, (m, _) in x.items()} for x in (summary, summary_nms))
-    seeds = sorted({_parts(name)[1] for name in results})
+    seeds = sorted({domain_and_seed(name)[1] for name in results})
     deviations = {key: round(deviation, 2) for key, (_, deviation) in summary.items()}
     content = {
         "split": split,
@@ -113,8 +83,8 @@ def write_summary(folder: Path, split: str, names: Sequence[str]) -> tuple[Numbe
     return means, means_nms
 
 
-def untrained_numbers(workdir: Path) -> Numbers:
-    """The numbers before the first step, in the mean over runs; empty where they were not taken."""
+def untrained_metrics(workdir: Path) -> Metrics:
+    """The metrics before the first step, in the mean over runs; empty where they were not taken."""
     results = {}
     for name in find_runs(workdir):
         try:
@@ -130,34 +100,24 @@ def untrained_numbers(workdir: Path) -> Numbers:
     return {key: mean for key, (mean, _) in summarize(results).items()}
 
 
-def summarize(results: Mapping[str, Numbers]) -> dict[str, tuple[float, float]]:
+def summarize(results: Mapping[str, Metrics]) -> dict[str, tuple[float, float]]:
     """Mean and sample standard deviation over the seeds, of the means over the domains.
 
-    A seed that lacks a domain which others have counts for its own domains' numbers only.
+    A seed without one of the domains counts only for the metrics that belong to one domain.
 
     Args:
       results: by name of the run, "BK/seed2024" or "seed2024".
     """
-    by_seed: dict[int, dict[str, Numbers]] = {}
-    for name, numbers in sorted(results.items()):
-        domain, seed = _parts(name)
-        by_seed.setdefault(seed, {})[domain] = numbers
+    by_seed: dict[int, dict[str, Metrics]] = {}
+    for name, metrics in sorted(results.items()):
+        domain, seed = domain_and_seed(name)
+        by_seed.setdefault(seed, {})[domain] = metrics
     domains = {domain for found in by_seed.values() for domain in found}
     values: dict[str, list[float]] = {}
     for found in by_seed.values():
-        for key in dict.fromkeys(key for numbers in found.values() for key in numbers):
-            of_domains = [numbers[key] for numbers in found.values() if key in numbers]
+        for key in dict.fromkeys(key for metrics in found.values() for key in metrics):
+            of_domains = [metrics[key] for metrics in found.values() if key in metrics]
             of_one = any(key.endswith(f"-{domain}") for domain in domains if domain)
             if of_one or len(of_domains) == len(domains):
                 values.setdefault(key, []).append(sum(of_domains) / len(of_domains))
     return {key: mean_and_std([{key: v} for v in seeds])[key] for key, seeds in values.items()}
-
-
-def _parts(name: str) -> tuple[str, int]:
-    """Domain and seed of a run's name; the domain is "" where the data set is not divided."""
-    domain, _, folder = name.rpartition("/")
-    return domain, int(_SEED_FOLDER.fullmatch(folder)[1])
-
-
-def _has_checkpoints(folder: Path) -> bool:
-    return any((folder / name).is_dir() for name in ("checkpoints", "best"))

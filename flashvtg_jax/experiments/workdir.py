@@ -8,19 +8,19 @@ from pathlib import Path
 import jax
 import ml_collections
 
+from flashvtg_jax.checkpoints.folders import finished_steps
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config, save_config
 from flashvtg_jax.distributed.processes import all_or_none, from_first
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.experiments.lock import LOCK_FILE
 
-_SHARED_SECONDS = 30.0  # that network file systems may take to show a new file to all hosts
+_SHARED_SECONDS = 30.0  # until a network file system shows a new file to all hosts
 
-# Changing these changes nothing of a run that is finished.
+# Changing these does not change a finished run.
 IDLE_FIELDS = (
     "train.log_every_steps",
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
-    "train.runs_together",
     "train.on_nan",
     "parallel.shard_state",
     "data.data_dir",
@@ -33,8 +33,8 @@ IDLE_FIELDS = (
     "train.steps_per_dispatch",
 )
 
-# Changing these in a resumed run changes how long it goes, how often it looks and what it tells,
-# but no step and no score.
+# Changing these in a resumed run changes its length, how often it is evaluated and what it logs,
+# but no step and no metric.
 FREE_FIELDS = (
     *IDLE_FIELDS,
     "train.epochs",
@@ -54,7 +54,7 @@ def check_workdir(
     `ignore`: fields that may differ, besides those that may in any resumed run.
     """
     path = workdir / "config.json"
-    # Only what was saved makes it a run: a start that failed may be corrected.
+    # Without a checkpoint it is not a run yet: after a failed start, fields may be corrected.
     begun = finished_steps(workdir / "checkpoints") or finished_steps(workdir / "best")
     if begun and path.exists():
         different = diff_configs(
@@ -69,12 +69,6 @@ def check_workdir(
                 f"{workdir} holds a run of another configuration:\n  {listing}\n"
                 "Use another --workdir, or the same configuration to continue that run"
             )
-
-
-def finished_steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in `checkpoints/` or `best/`, ascending."""
-    folders = folder.glob("*") if folder.is_dir() else ()
-    return sorted(int(path.name) for path in folders if path.name.isdigit())
 
 
 def open_fields(config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -93,7 +87,7 @@ def open_fields(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 
 def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Write the configuration into the folder, making it if need be: from now on it is this run's.
+    """Write the configuration into the folder, which from then on belongs to this run.
 
     Raises DataError if the folder cannot be written.
     """
@@ -101,7 +95,7 @@ def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def check_shared(workdirs: Sequence[Path]) -> None:
-    """Raises ConfigError if a process does not see the folders that the first one holds locked.
+    """Raises ConfigError if a process does not see the folders that the lead host has locked.
 
     Folders of the same name on the disks of two hosts are not the same.
     """

@@ -12,7 +12,7 @@ import re
 import threading
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,10 @@ from flashvtg_jax.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.lines import Line2D
 
-# Of the palette of Okabe and Ito, which colour-blind people tell apart, what also differs in grey.
+# Of the palette of Okabe and Ito, for colour-blind readers, colours that also differ in grey.
 BLUE = "#0072B2"  # what the model says
 ORANGE = "#E69F00"  # what people said
 VERMILLION = "#D55E00"
@@ -38,26 +39,29 @@ BROWN = "#8A5F00"  # of text that belongs to something orange, which is too ligh
 FORMATS = ("png", "svg")
 EN_DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+MARGIN = 0.25  # inches, left of titles
 
 # Of curves beside each other: colour, line, marker.
 LOOKS = ((BLUE, "-", "o"), (VERMILLION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
-LOOKS += ((ORANGE, (0, (5, 1, 1, 1, 1, 1)), "v"),)
+LOOKS += ((ORANGE, (0, (5, 1, 1, 1, 1, 1)), "v"), (GREY, "-", "P"))
 
 _FONT = "DejaVu Sans"  # comes with matplotlib
-_PREFERRED_FONTS = ("Noto Sans", "Noto", "Source Han Sans", "WenQuanYi", "Droid Sans", "Arial")
+_PREFERRED_FONTS = ("Noto Sans", "Source Han Sans", "WenQuanYi", "Droid Sans", "Arial")
+_TITLE_LINES, _NOTE_LINES = 4, 3
 _TIME_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 20, 30)  # seconds between ticks
 _TIME_STEPS += tuple(60 * minutes for minutes in (1, 2, 5, 10, 15, 20, 30))
 _HOUR = 3600
-_WIDE = ("W", "F")  # East Asian characters: a line may break after each
+# Words with the space behind them; East Asian characters one by one, after which lines may break.
+_PIECES = re.compile(r"[\u2e80-\ud7ff\uf900-\uffef]\s*|[^\s\u2e80-\ud7ff\uf900-\uffef]+\s*")
 
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def drawing() -> Iterator[None]:
-    """Inside, matplotlib's settings are ours, whatever style the program has chosen.
+def drawing(text: str = "") -> Iterator[None]:
+    """Inside, matplotlib's settings are ours, with fonts for the characters of `text`.
 
-    They are the process's: one thread draws at a time, and finds them restored afterwards.
+    Settings belong to the process: one thread draws at a time, and restores them afterwards.
     """
     from matplotlib import style
 
@@ -69,10 +73,14 @@ def drawing() -> Iterator[None]:
         "axes.spines.right": False,
         "axes.spines.top": False,
         "axes.titlecolor": INK,
+        "axes.titlelocation": "left",
         "axes.titlesize": 10,
+        "font.family": [*_fonts_for(frozenset(text))[0], "sans-serif"],
         "font.size": 9,
         "grid.color": FAINT,
         "grid.linewidth": 0.6,
+        "legend.fontsize": 9,
+        "legend.frameon": False,
         "text.color": INK,
         "text.parse_math": False,  # a dollar in a query is a dollar
         "xtick.color": GREY,
@@ -87,21 +95,58 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches."""
+def new_figure(
+    width: float, height: float, title: str, notes: Iterable[str] = ()
+) -> tuple["Figure", "SubFigure"]:
+    """A figure with a title and notes above the part that axes go into, which is returned as well.
+
+    Args:
+      width: inches.
+      height: of the part below title and notes, inches.
+      title: in large letters.
+      notes: each begins a line.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    room = width - 2 * MARGIN
+    titles = wrap_text(
+        clean_text(title), room, _TITLE_LINES, functools.partial(text_width, size=13)
+    )
+    lines = [line for note in notes for line in wrap_text(clean_text(note), room, _NOTE_LINES)]
+    head = MARGIN + 0.26 * len(titles) + 0.2 * len(lines)
+    figure = Figure((width, head + height), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    return figure
+    figure.get_layout_engine().set(w_pad=0.17, h_pad=0.06)
+    y = 0.13
+    for index, line in enumerate((*titles, *lines)):
+        y += 0.26 if index < len(titles) else 0.2
+        look = {"size": 13} if index < len(titles) else {"color": GREY}
+        figure.text(MARGIN / width, 1 - y / (head + height), line, **look)
+    return figure, figure.subfigures(2, 1, height_ratios=[head, height])[1]
 
 
-def add_axes(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
-    """Axes in a rectangle given in inches from the figure's upper left corner."""
-    full_width, full_height = figure.get_size_inches()
-    bottom = (full_height - top - height) / full_height
-    return figure.add_axes((left / full_width, bottom, width / full_width, height / full_height))
+def lay_out(figure: "Figure") -> None:
+    """Give axes their final places.
+
+    The solver of the layout differs in the last digits from run to run, on which files must not
+    depend: places are rounded.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        _round_places(figure.subfigs)
+        for axes in figure.axes:
+            place = axes.get_position(original=True)
+            axes.set_position([round(value, 5) for value in place.bounds])
+
+
+def _round_places(parts: "Sequence[SubFigure]") -> None:
+    for part in parts:
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(5))
+        _round_places(part.subfigs)
 
 
 def check_format(path: str | os.PathLike) -> str:
@@ -112,11 +157,14 @@ def check_format(path: str | os.PathLike) -> str:
     return name
 
 
-def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
-    """Write a figure; the same figure gives the same bytes.
+def save_figure(figure: "Figure", path: str | os.PathLike | None) -> None:
+    """Write a figure; the same figure gives the same bytes. None: only lay it out.
 
     Raises DataError for a name that ends neither in .png nor in .svg, and if it cannot be written.
     """
+    lay_out(figure)
+    if path is None:
+        return
     kind = check_format(path)
     about = f"flashvtg-jax {__version__}"
     metadata = {"Creator": about, "Date": None} if kind == "svg" else {"Software": about}
@@ -136,25 +184,16 @@ def format_time(seconds: float, *, hours: bool = False, decimals: int = 0) -> st
     return text + (f".{fraction:0{decimals}d}" if decimals else "")
 
 
-def set_time_axis(axes: "Axes", end: float, width: float, *, label: bool = True) -> None:
-    """Make x a time axis from 0 to `end` seconds, `width` inches wide, with ticks at round times.
-
-    Args:
-      axes: to set.
-      end: seconds.
-      width: inches.
-      label: write times below the ticks.
-    """
+def set_time_axis(axes: "Axes", end: float, *, label: bool = True) -> None:
+    """Make x a time axis from 0 to `end` seconds, with ticks at round times; `label` names them."""
     hours = end >= _HOUR
-    most = max(1, int(width / (0.95 if hours else 0.75)))
+    most = 7 if hours else 9  # ticks, which have room in each of our figures
     steps = (*_TIME_STEPS, *(_HOUR * 2**power for power in range(20)))
     step = next((step for step in steps if end / step <= most), end)
     ticks = [step * index for index in range(math.floor(end / step + 1e-9) + 1)]
     axes.set_xlim(0, end)
-    decimals = 1 if step < 1 else 0
-    texts = [format_time(tick, hours=hours, decimals=decimals) for tick in ticks]
-    axes.set_xticks(ticks, texts if label else [""] * len(ticks))
-    axes.tick_params(axis="x", length=3 if label else 0)
+    axes.set_xticks(ticks, [format_time(t, hours=hours, decimals=int(step < 1)) for t in ticks])
+    axes.tick_params(axis="x", length=3 if label else 0, labelbottom=label)
     axes.grid(axis="x")
     if label:
         axes.set_xlabel("time (h:mm:ss)" if hours else "time (mm:ss)")
@@ -171,6 +210,28 @@ def set_value_ticks(axes: "Axes", count: int) -> None:
     axes.yaxis.set_major_formatter(formatter)
 
 
+def set_log_ticks(axes: "Axes", smallest: float = 0.0, count: int = 5) -> None:
+    """Ticks on a logarithmic y axis: as many round values as have room, 0 and powers of ten first.
+
+    None is nearer to 0 than `smallest`. (matplotlib's locators leave a scale of less than a decade
+    without ticks, and let those about 0 of a symmetric one overlap.)
+    """
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    low, high = axes.get_ylim()
+    scaled = axes.yaxis.get_transform().transform
+    apart = (scaled(high) - scaled(low)) / count
+    ticks: list[float] = []
+    sizes = (digit * 10.0**exponent for digit in (1, 2, 5) for exponent in reversed(range(-9, 16)))
+    for tick in (0.0, *(sign * size for size in sizes for sign in (1, -1))):
+        inside = low <= tick <= high and (tick == 0 or abs(tick) >= smallest)
+        if inside and all(abs(scaled(tick) - scaled(other)) >= apart for other in ticks):
+            ticks.append(tick)
+    axes.set_yticks(ticks)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(format_power))
+
+
 def format_power(value: float, _: object = None) -> str:
     """A number of any size in few characters: 0.01, 500, 2e4, -1e6."""
     text = f"{value:.4g}"
@@ -180,16 +241,12 @@ def format_power(value: float, _: object = None) -> str:
     return text.replace("-", MINUS)
 
 
-def spread_places(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places in 0 to 1, at least `gap` apart, each close to where it is wanted."""
-    places = list(wanted)
-    for index in range(1, len(places)):
-        places[index] = max(places[index], places[index - 1] + gap)
-    limit = 1.0
-    for index in reversed(range(len(places))):
-        places[index] = min(places[index], limit)
-        limit = places[index] - gap
-    return places
+def name_curves(axes: "Axes", curves: Sequence["Line2D"]) -> None:
+    """Name curves by their labels, right of the axes."""
+    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0}
+    legend = axes.legend(handles=curves, handlelength=2.6, **place)
+    for text, curve in zip(legend.get_texts(), curves, strict=True):
+        text.set_color(darker(curve.get_color()))
 
 
 def shade(color: str, strength: float) -> tuple[float, float, float]:
@@ -219,53 +276,36 @@ def clean_text(text: str) -> str:
     return "".join(kept)
 
 
-def text_ruler(figure: "Figure", size: float, families: Sequence[str]) -> Callable[[str], float]:
-    """A function that measures a line of text in a font: inches."""
+def text_width(text: str, size: float = 9) -> float:
+    """Inches that a line of text takes in the fonts of `drawing`."""
     from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
 
-    renderer = figure.canvas.get_renderer()
-    font = FontProperties(family=list(families), size=size)
-
-    def width(text: str) -> float:
-        return renderer.get_text_width_height_descent(text, font, False)[0] / figure.dpi
-
-    return width
+    return (
+        text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0] / 72
+    )
 
 
 def wrap_text(
-    text: str, width: float, ruler: Callable[[str], float], max_lines: int = 1
+    text: str, width: float, max_lines: int = 1, ruler: Callable[[str], float] = text_width
 ) -> list[str]:
-    """Lines no wider than `width` inches; what does not fit into `max_lines` ends in "...".
+    """Lines no wider than `width`; what does not fit into `max_lines` ends in "...".
 
     Breaks between words, between East Asian characters, and within a word that fills a line.
+    (`textwrap` counts characters, of which a wide one takes as much room as three narrow ones.)
     """
-    lines: list[str] = []
-    line, position = "", 0  # the text before `position` is in lines and line
-    for piece in _pieces(text):
+    lines, line = [], ""
+    for piece in _PIECES.findall(text):
         while ruler((line + piece).rstrip()) > width:
-            if len(lines) == max_lines - 1:
-                rest = line + text[position:]
-                cut = rest[: _fitting(rest, width - ruler("..."), ruler)]
-                return [*lines, cut.rstrip(" ,;:.-") + "..."]
-            # A word longer than a line is broken where the line ends.
             count = 0 if line else _fitting(piece, width, ruler)
-            lines.append((line + piece[:count]).rstrip())
-            line, piece, position = "", piece[count:], position + count
-        line, position = line + piece, position + len(piece)
-    return [*lines, line.rstrip()]
-
-
-def _pieces(text: str) -> list[str]:
-    """Words with the space behind them; East Asian characters one by one."""
-    pieces = []
-    for word in re.findall(r"\S+\s*", text):
-        start = 0
-        for index, character in enumerate(word, start=1):
-            if unicodedata.east_asian_width(character) in _WIDE and word[index:].strip():
-                pieces.append(word[start:index])
-                start = index
-        pieces.append(word[start:])
-    return pieces
+            lines.append(line + piece[:count])
+            line, piece = "", piece[count:]
+            if len(lines) == max_lines:  # the next line shows how much of this one fits
+                rest = lines.pop() + piece
+                cut = rest[: _fitting(rest, width - ruler("..."), ruler)]
+                return [*(text.rstrip() for text in lines), cut.rstrip(" ,;:.-") + "..."]
+        line += piece
+    return [text.rstrip() for text in (*lines, line)]
 
 
 def _fitting(word: str, width: float, ruler: Callable[[str], float]) -> int:
@@ -273,45 +313,19 @@ def _fitting(word: str, width: float, ruler: Callable[[str], float]) -> int:
     count = 1
     while count < len(word) and ruler(word[: count + 1]) <= width:
         count += 1
-    while count > 1 and unicodedata.category(word[count]).startswith("M"):
+    while 1 < count < len(word) and unicodedata.category(word[count]).startswith("M"):
         count -= 1
     return count
 
 
-def font_families(text: str) -> list[str]:
-    """Font families that together have the characters of a text, as far as this machine does."""
-    missing = frozenset(c for c in text if not _has_glyph(_default_font(), c))
-    return [_FONT, *(_fonts_for(missing) if missing else ()), "sans-serif"]
-
-
 def undrawable(text: str) -> str:
     """The characters for which this machine has no font, each once, sorted."""
-    missing = {c for c in text if not _has_glyph(_default_font(), c)}
-    return "".join(sorted(missing - _drawable(frozenset(missing))))
+    return "".join(sorted(_fonts_for(frozenset(text))[1]))
 
 
 @functools.lru_cache(maxsize=256)
-def _fonts_for(characters: frozenset[str]) -> tuple[str, ...]:
-    """Families of installed fonts that have the characters, as few as possible at first sight."""
-    families = []
-    for name, path in _installed_fonts():
-        found = {c for c in characters if _has_glyph(path, c)}
-        if found:
-            families.append(name)
-            characters = characters - found
-        if not characters:
-            break
-    return tuple(families)
-
-
-def _drawable(characters: frozenset[str]) -> set[str]:
-    fonts = dict(_installed_fonts())
-    paths = [fonts[name] for name in _fonts_for(characters)] if characters else []
-    return {c for c in characters if any(_has_glyph(path, c) for path in paths)}
-
-
-def _installed_fonts() -> list[tuple[str, str]]:
-    """Family and file of every upright font of usual weight, those likely to be wanted first."""
+def _fonts_for(characters: frozenset[str]) -> tuple[list[str], set[str]]:
+    """Families that together have the characters, ours first, and characters that no font has."""
     from matplotlib import get_data_path
     from matplotlib.font_manager import fontManager
 
@@ -320,27 +334,23 @@ def _installed_fonts() -> list[tuple[str, str]]:
         for font in sorted(fontManager.ttflist, key=lambda font: font.fname, reverse=True)
         if font.style == "normal"
         and font.weight in (400, "normal", "regular", "book")
-        and not font.fname.startswith(get_data_path())  # fonts of formulas, of boxes
+        # matplotlib's other fonts are of formulas, of boxes
+        and (font.name == _FONT or not font.fname.startswith(get_data_path()))
     }
-
-    def rank(item: tuple[str, str]) -> tuple[int, str]:
-        likely = (i for i, start in enumerate(_PREFERRED_FONTS) if item[0].startswith(start))
-        return next(likely, len(_PREFERRED_FONTS)), item[0]
-
-    return sorted(fonts.items(), key=rank)
-
-
-def _default_font() -> str:
-    from matplotlib.font_manager import findfont
-
-    return str(findfont(_FONT))
+    families = [_FONT]
+    missing = {c for c in characters if not c.isspace() and unicodedata.category(c) != "Cf"}
+    for name in sorted(fonts, key=lambda x: (x != _FONT, not x.startswith(_PREFERRED_FONTS), x)):
+        if not missing:
+            break
+        found = {c for c in missing if _has_glyph(fonts[name], c)}
+        families += [name] if found and name != _FONT else []
+        missing -= found
+    return families, missing
 
 
 def _has_glyph(path: str, character: str) -> bool:
     from matplotlib.font_manager import get_font
 
-    if character.isspace() or unicodedata.category(character) == "Cf":
-        return True  # nothing to draw
     try:
         return get_font(path).get_char_index(ord(character)) != 0
     except (OSError, RuntimeError):  # a font file that cannot be read

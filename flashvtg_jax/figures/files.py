@@ -87,12 +87,12 @@ def plot_files(
         except DataError as error:
             raise DataError(f"{predictions}:{line}: {error}") from error
     if file_format == "png" and show_progress:
-        tell_undrawable("".join(str(row.get("query", "")) for _, row in rows), "--format=svg")
+        report_undrawable("".join(str(row.get("query", "")) for _, row in rows), "--format=svg")
     return list(paths)
 
 
-def tell_undrawable(text: str, instead: str) -> None:
-    """Say on stderr which characters of a text are drawn as boxes, and what to do `instead`."""
+def report_undrawable(text: str, instead: str) -> None:
+    """Report on stderr which characters of a text are drawn as boxes, and what to do `instead`."""
     missing = undrawable(clean_text(text))
     if missing:
         print(

@@ -8,40 +8,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flashvtg_jax.figures import drawing
-from flashvtg_jax.figures.drawing import GREEN, GREY, INK, MINUS, VERMILLION
-from flashvtg_jax.figures.study_parts import (
+from flashvtg_jax.figures.drawing import GREEN, GREY, INK, MINUS, VERMILLION, text_width
+from flashvtg_jax.figures.entries import (
     FEW_SEEDS,
-    GAP,
-    LINE,
-    MARGIN,
-    MAX_NAME,
     PLUS_MINUS,
-    TICKS,
     WIDTH,
+    Entry,
     chosen,
     drawable,
-    headed_figure,
     note_of,
     reference_of,
-    text_width,
     unique,
-    wrapped,
-    write,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from flashvtg_jax.studies.tables import Entry
+    from matplotlib.figure import Figure, SubFigure
 
 # Inches.
 _ROW = 0.36  # two lines of text
-_NARROWEST = 1.0  # panel
+_NAME = 1.85
+_AROUND = 0.85  # headings and ticks
+_KEY = 0.25
 
 _NOT_THERE = drawing.EN_DASH
 
-# What a colour says of a difference.
+# What the colour of a difference means.
 _VERDICTS = {
     GREEN: "better",
     VERMILLION: "worse",
@@ -50,7 +42,7 @@ _VERDICTS = {
 
 
 def plot_forest(
-    entries: "Sequence[Entry]",
+    entries: Sequence[Entry],
     path: str | os.PathLike,
     title: str,
     first: Sequence[str],
@@ -76,59 +68,35 @@ def plot_forest(
     entries = [entry for entry in entries if entry.metric in metrics]
     rows = unique((entry.variant, entry.condition) for entry in entries)
     rows.sort(key=lambda row: row[0] != reference)
-    columns = {metric: _cells(entries, rows, metric) for metric in metrics}
+    names = [", ".join(part for part in row if part) for row in rows]
+    compared = any(entry.difference is not None for entry in entries)
+    seeds = min((e.seeds for e in entries if _has_interval(e)), default=0)
+    notes = [note_of(entries)]
+    if compared:
+        notes.append(_what_is_drawn(reference, of_differences, seeds > 0))
+    if 0 < seeds < FEW_SEEDS:
+        notes.append(f"{seeds} seeds: intervals are of videos, not of seeds")
 
-    with drawing.drawing():
-        texts = {metric: _value_texts(cells) for metric, cells in columns.items()}
-        names = [", ".join(part for part in row if part) for row in rows]
-        name_width = min(MAX_NAME + 0.1, 1.13 * max(map(text_width, names)))  # some are bold
-        names = [wrapped(name, name_width / 1.13) for name in names]
-        widths = {  # of means, of deviations
-            metric: [max(map(text_width, part)) for part in zip(*pairs, strict=True)]
-            for metric, pairs in texts.items()
-        }
-        beside = sum(2.5 * GAP + sum(pair) for pair in widths.values())
-        left = MARGIN + name_width + GAP
-        panel = max((WIDTH - left - MARGIN - beside) / len(metrics), _NARROWEST)
-        width = left + MARGIN + beside + len(metrics) * panel
-        headings = {
-            metric: wrapped(metric, panel + GAP + sum(widths[metric])) for metric in metrics
-        }
-        compared = any(entry.difference is not None for entry in entries)
-        seeds = min((e.seeds for e in entries if _has_interval(e)), default=0)
-        decided = seeds > 0
-        key = 0.24 if decided else 0.0
-        heading = 0.22 + LINE * max(map(len, headings.values()))
-        tall = _ROW * len(rows)
-        notes = [note_of(entries)]
-        if compared:
-            notes.append(_what_is_drawn(reference, of_differences, decided))
-        if decided and seeds < FEW_SEEDS:
-            notes.append(f"{seeds} seeds: intervals are of videos, not of seeds")
-        below = tall + TICKS + 0.1
-        figure, top = headed_figure(width, title, notes, key + heading + below)
-        if decided:
-            _draw_key(figure, top + 0.1)
-        top += key + heading
-        _draw_names(figure, top, names, has_reference=rows[0][0] == reference)
-        for metric, cells in columns.items():
-            for line, text in enumerate(reversed(headings[metric])):
-                write(figure, left, top - 0.12 - line * LINE, text, va="baseline", size=9.5)
-            axes = drawing.add_axes(figure, left, top, panel, tall)
+    with drawing.drawing(title + "".join((*names, *metrics))):
+        tall = _ROW * len(rows) + _AROUND + _KEY
+        figure, body = drawing.new_figure(WIDTH, tall, title, notes)
+        grid = body.subplots(1, len(metrics), squeeze=False)[0]
+        for axes, metric in zip(grid, metrics, strict=True):
+            cells = _cells(entries, rows, metric)
+            heading = drawing.wrap_text(metric, (WIDTH - _NAME) / len(metrics) - 0.3, 2)
+            axes.set_title("\n".join(heading), size=9.5)
             _draw_cells(axes, cells, reference, of_differences)
-            _set_ticks(axes, panel, signed=of_differences)
-            right = left + panel + GAP + widths[metric][0]
-            for index, (mean, deviation) in enumerate(texts[metric]):
-                middle = top + (index + 0.5) * _ROW
-                write(figure, right, middle, mean, ha="right")
-                write(figure, right, middle, deviation, color=GREY)
-            left = right + widths[metric][1] + 1.5 * GAP
+            room = (WIDTH - _NAME) / len(metrics) - _write_values(axes, cells)
+            _set_ticks(axes, room, signed=of_differences)
+        _draw_names(figure, grid[0], names, has_reference=rows[0][0] == reference)
+        if seeds:
+            _draw_key(body)
         drawing.save_figure(figure, path)
 
 
 def _cells(
-    entries: "Sequence[Entry]", rows: Sequence[tuple[str, str]], metric: str
-) -> "list[Entry | None]":
+    entries: Sequence[Entry], rows: Sequence[tuple[str, str]], metric: str
+) -> list[Entry | None]:
     """The entries of a metric, row by row; None where there is no finite mean."""
     found = {
         (entry.variant, entry.condition): entry
@@ -138,7 +106,21 @@ def _cells(
     return [found.get(row) for row in rows]
 
 
-def _value_texts(cells: "Sequence[Entry | None]") -> list[tuple[str, str]]:
+def _write_values(axes: "Axes", cells: Sequence[Entry | None]) -> float:
+    """Write means and deviations right of the axes; returns how many inches they take."""
+    texts = _value_texts(cells)
+    means, deviations = (max(map(text_width, part)) for part in zip(*texts, strict=True))
+    look: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+    look |= {"va": "center_baseline", "annotation_clip": False}
+    for row, (mean, deviation) in enumerate(texts):
+        place, end = (1, row + 0.5), (8 + 72 * means, 0)
+        axes.annotate(mean, place, xytext=end, ha="right", **look)
+        if deviation:
+            axes.annotate(deviation, place, xytext=end, color=GREY, **look)
+    return means + deviations + 0.8
+
+
+def _value_texts(cells: Sequence[Entry | None]) -> list[tuple[str, str]]:
     """Means and standard deviations as they are written, with the same number of decimals."""
     size = max(abs(cell.mean) for cell in cells if cell is not None)
     decimals = 3 if size < 2 else (1 if size < 1000 else 0)
@@ -162,17 +144,18 @@ def _what_is_drawn(reference: str | None, of_differences: bool, decided: bool) -
     return f"dots: {dots}; lines: {lines}"
 
 
-def _draw_key(figure: "Figure", top: float) -> None:
-    """What the colours say, in their colours."""
+def _draw_key(body: "SubFigure") -> None:
+    """What the colours mean, in their colours."""
     from matplotlib.lines import Line2D
 
-    width, height = figure.get_size_inches()
-    left = MARGIN + 0.06
-    for color, name in _VERDICTS.items():
-        place = [left / width], [1 - top / height]
-        figure.add_artist(Line2D(*place, linestyle="none", **_dot_look(color)))
-        write(figure, left + 0.12, top, name, color=drawing.darker(color))
-        left += 0.42 + text_width(name)
+    handles = [
+        Line2D([], [], linestyle="none", label=name, **_dot_look(color))
+        for color, name in _VERDICTS.items()
+    ]
+    place = {"loc": "outside upper left", "ncols": len(handles), "borderaxespad": 1.2}
+    legend = body.legend(handles=handles, handletextpad=0.1, columnspacing=1.2, **place)
+    for text, color in zip(legend.get_texts(), _VERDICTS, strict=True):
+        text.set_color(drawing.darker(color))
 
 
 def _dot_look(color: str) -> dict[str, Any]:
@@ -186,25 +169,25 @@ def _dot_look(color: str) -> dict[str, Any]:
 
 
 def _draw_names(
-    figure: "Figure", top: float, names: Sequence[Sequence[str]], *, has_reference: bool
+    figure: "Figure", axes: "Axes", names: Sequence[str], *, has_reference: bool
 ) -> None:
-    """Names of the rows, and every second row shaded over the whole width."""
+    """Names left of the first axes, and every second row shaded over the whole width."""
     from matplotlib.patches import Rectangle
+    from matplotlib.transforms import blended_transform_factory
 
-    width, height = figure.get_size_inches()
-    for index, lines in enumerate(names):
-        if index % 2 == 0:
-            corner = (MARGIN - 0.08) / width, 1 - (top + (index + 1) * _ROW) / height
-            size = 1 - 2 * corner[0], _ROW / height
-            figure.add_artist(Rectangle(corner, *size, color="0.965", linewidth=0, zorder=-1))
-        bold = index == 0 and has_reference and len(names) > 1
-        for line, text in enumerate(lines):
-            middle = top + (index + 0.5) * _ROW + (line - (len(lines) - 1) / 2) * LINE
-            write(figure, MARGIN, middle, text, weight="bold" if bold else "normal")
+    lines = ["\n".join(drawing.wrap_text(drawing.clean_text(x), _NAME / 1.13, 2)) for x in names]
+    axes.set_yticks(np.arange(len(names)) + 0.5, lines, color=INK, ha="left")
+    axes.tick_params(axis="y", length=0, pad=72 * _NAME)
+    if has_reference and len(names) > 1:
+        axes.get_yticklabels()[0].set_weight("bold")
+    across = blended_transform_factory(figure.transFigure, axes.transData)
+    for row in range(0, len(names), 2):
+        shade = Rectangle((0.015, row), 0.97, 1, transform=across, color="0.965", linewidth=0)
+        figure.add_artist(shade).set_zorder(-1)
 
 
 def _draw_cells(
-    axes: "Axes", cells: "Sequence[Entry | None]", reference: str | None, of_differences: bool
+    axes: "Axes", cells: Sequence[Entry | None], reference: str | None, of_differences: bool
 ) -> None:
     """Dots and intervals of one metric, and its limits."""
     known = [cell for cell in cells if cell is not None]
@@ -239,12 +222,12 @@ def _draw_cells(
     axes.set_xlim(low - room, high + room)
 
 
-def _has_interval(cell: "Entry") -> bool:
+def _has_interval(cell: Entry) -> bool:
     ends = cell.low, cell.high
     return None not in ends and all(map(math.isfinite, ends))
 
 
-def _verdict(cell: "Entry") -> str:
+def _verdict(cell: Entry) -> str:
     """The colour of a difference: grey where its interval covers 0 or is not known."""
     if not _has_interval(cell) or cell.low <= 0 <= cell.high:
         return GREY

@@ -14,21 +14,14 @@ from flashvtg_jax.metrics.label_measures import Measurement, Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 # Inches.
 _WIDTH = 11.0
-_MARGIN = 0.3
-_HEAD = 0.85
-_TOP = 0.4  # of each panel, for its title
-_BOTTOM = 0.65  # of each panel, for its ticks and label
-_LEGEND = 0.3
-_HEIGHT = 2.7  # of the panels about moments
-_LEFT = 0.65  # of a panel, for its values
-_PARTS = 1.6  # left of the variance, for the names of its parts
-_NAMES = 2.1  # left of the ratings, for data sets and categories
-_GAP = 0.45  # between ratings and agreement
+_MOMENTS = 4.2  # the panels about moments, and the legend
+_AROUND = 1.5  # ratings: their title, ticks and legend
 _LINE = 0.19  # of a data set or category
+_NAME = 1.85  # of these, and of a file in the legend
 
 # Rows of the panel of variances: a heading, or a measure and its name.
 _VARIANCES = (
@@ -46,15 +39,16 @@ _VARIANCES = (
 
 
 def draw_label_correlation(entries: Sequence[Measurement], path: str | Path) -> None:
-    """Draws the numbers of the study: labels inside moments on top, ratings and agreement below.
+    """Draws the measures of the study: labels inside moments on top, ratings and agreement below.
 
-    Categories of one video are left out. The same numbers give the same bytes.
+    Categories of one video are left out. The same measures give the same bytes.
 
     Raises:
       DataError: the figure cannot be written.
     """
     table = measures.by_category(entries)
-    with drawing.drawing():
+    names = drawing.clean_text("".join(map("".join, table)))
+    with drawing.drawing(names):
         drawing.save_figure(_draw(table), path)
 
 
@@ -69,56 +63,32 @@ def _draw(table: Table) -> "Figure":
         for key, row in table.items()
         if key[1] == measures.ALL or row[measures.VIDEOS].value > 1
     }
-    upper = _LEGEND + _TOP + _HEIGHT + _BOTTOM if moments else 0.0
-    lower = _LINE * _places(lines)[1]
-    height = _HEAD + upper + _TOP + lower + _BOTTOM + _LEGEND
-    figure = drawing.new_figure(_WIDTH, height)
+    heights = [_MOMENTS] * bool(moments) + [_LINE * _places(lines)[1] + _AROUND]
     title = "How saliency labels relate to moments" if moments else "Saliency labels"
     about = "label: mean rating of a clip's annotators · 95 % bootstrap intervals over videos"
-    for text, y, size, color in ((title, 0.42, 13, INK), (about, 0.68, 9, GREY)):
-        figure.text(_MARGIN / _WIDTH, 1 - y / height, text, size=size, color=color)
+    figure, body = drawing.new_figure(_WIDTH, sum(heights), title, [about])
+    parts = body.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     if moments:
-        _draw_moments(figure, moments)
-    _draw_lines(figure, lines, _HEAD + upper + _TOP, lower)
+        _draw_moments(parts[0], moments)
+    _draw_lines(parts[-1], lines)
     return figure
 
 
 # --- labels inside moments
 
 
-def _draw_moments(figure: "Figure", files: Mapping[str, Row]) -> None:
-    top = _HEAD + _LEGEND + _TOP
-    width = (_WIDTH - 2 * _MARGIN - 2 * _LEFT - _PARTS) / 3
-    left = _MARGIN + _LEFT - 0.2
-    panels = []
-    for draw, room in ((_draw_sums, _LEFT), (_draw_course, _PARTS), (_draw_variance, 0)):
-        panels.append(drawing.add_axes(figure, left, top, width, _HEIGHT))
-        draw(panels[-1], files)
-        left += width + room
-    _draw_legend(figure, files)
-
-
-def _draw_legend(figure: "Figure", files: Mapping[str, Row]) -> None:
+def _draw_moments(part: "SubFigure", files: Mapping[str, Row]) -> None:
     from matplotlib.lines import Line2D
 
+    draws = (_draw_sums, _draw_course, _draw_variance)
+    for draw, axes in zip(draws, part.subplots(1, len(draws)), strict=True):
+        draw(axes, files)
     handles = [
-        Line2D([], [], color=color, linestyle=line, marker=marker, markersize=4)
-        for color, line, marker in _looks(files)
+        Line2D([], [], color=color, linestyle=line, marker=marker, markersize=4, label=_short(name))
+        for name, (color, line, marker) in zip(files, _looks(files), strict=True)
     ]
-    names = [_fitting(figure, name, 9, (_WIDTH - 2 * _MARGIN) / 4) for name in files]
-    height = figure.get_size_inches()[1]
-    figure.legend(
-        handles,
-        names,
-        loc="center left",
-        bbox_to_anchor=(_MARGIN / _WIDTH, 1 - (_HEAD + _LEGEND / 2 + 0.05) / height),
-        ncols=4,
-        frameon=False,
-        borderpad=0,
-        borderaxespad=0,
-        columnspacing=1.6,
-        handlelength=2.6,
-    )
+    look = {"ncols": 4, "handlelength": 2.6, "borderaxespad": 1.2}
+    part.legend(handles=handles, loc="outside upper left", **look)
 
 
 def _looks(files: Mapping[str, Row]) -> list[tuple]:
@@ -127,7 +97,7 @@ def _looks(files: Mapping[str, Row]) -> list[tuple]:
 
 def _draw_sums(axes: "Axes", files: Mapping[str, Row]) -> None:
     """Shares of clips by their label."""
-    axes.set_title("labels inside moments, % of clips", loc="left")
+    axes.set_title("labels inside moments, % of clips")
     axes.set_xlabel("label of a clip")
     axes.grid(axis="y")
     counted = False
@@ -142,7 +112,7 @@ def _draw_sums(axes: "Axes", files: Mapping[str, Row]) -> None:
         axes.plot(labels, 100 * shares[0], linewidth=1.5, gid="sums", **look)
         axes.fill_between(labels, *(100 * shares[1:]), color=color, alpha=0.15, linewidth=0)
     if not counted:
-        _say(axes, "too many different labels to count")
+        _write_instead(axes, "too many different labels to count")
         return
     axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     drawing.set_value_ticks(axes, 5)
@@ -150,7 +120,7 @@ def _draw_sums(axes: "Axes", files: Mapping[str, Row]) -> None:
 
 def _draw_course(axes: "Axes", files: Mapping[str, Row]) -> None:
     """The mean label in each tenth of the moments."""
-    axes.set_title("mean label within a moment", loc="left")
+    axes.set_title("mean label within a moment")
     axes.set_xlabel("% of a moment of 3 clips and more")
     axes.grid(axis="y")
     tenths = np.arange(label_sums.TENTHS)
@@ -165,7 +135,7 @@ def _draw_course(axes: "Axes", files: Mapping[str, Row]) -> None:
         axes.plot(places, means[0], linewidth=1.5, gid="course", **look)
         axes.fill_between(places, *means[1:], color=color, alpha=0.15, linewidth=0)
     if not axes.lines:
-        _say(axes, "no moment of 3 rated clips")
+        _write_instead(axes, "no moment of 3 rated clips")
         return
     # To half points, so that a small difference looks small.
     low, high = axes.dataLim.intervaly
@@ -175,7 +145,7 @@ def _draw_course(axes: "Axes", files: Mapping[str, Row]) -> None:
 
 def _draw_variance(axes: "Axes", files: Mapping[str, Row]) -> None:
     """What explains how much of the variance: one bar a file and part."""
-    axes.set_title("what explains the variance of labels", loc="left")
+    axes.set_title("what explains the variance of labels")
     axes.set_xlabel("% of the variance over all clips")
     axes.set_xlim(0, 125)  # with room for numbers
     axes.set_xticks([0, 25, 50, 75, 100])
@@ -220,23 +190,20 @@ def _places(table: Table) -> tuple[dict[tuple[str, str], float], float]:
     return places, place
 
 
-def _draw_lines(figure: "Figure", table: Table, top: float, height: float) -> None:
+def _draw_lines(part: "SubFigure", table: Table) -> None:
     places, count = _places(table)
-    width = _WIDTH - 2 * _MARGIN - _NAMES - _GAP
-    ratings = drawing.add_axes(figure, _MARGIN + _NAMES, top, 0.58 * width, height)
-    agreement = drawing.add_axes(
-        figure, _MARGIN + _NAMES + 0.58 * width + _GAP, top, 0.42 * width, height
-    )
+    ratings, agreement = part.subplots(1, 2, width_ratios=[0.58, 0.42])
     for axes in (ratings, agreement):
         axes.set_ylim(count, 0)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-    for (dataset, category), place in places.items():
+    ratings.set_yticks(
+        list(places.values()), [_short(a if b == measures.ALL else b) for a, b in places]
+    )
+    ratings.tick_params(axis="y", length=0)
+    for label, (_, category) in zip(ratings.get_yticklabels(), places, strict=True):
         whole = category == measures.ALL
-        text = _fitting(figure, dataset if whole else category, 9, _NAMES - 0.25)
-        look = {"color": INK if whole else GREY, "transform": ratings.get_yaxis_transform()}
-        look |= {"family": drawing.font_families(text), "ha": "right", "va": "center"}
-        ratings.text(-0.012, place, text, size=9 if whole else 8.5, **look)
+        label.set(color=INK if whole else GREY, size=9 if whole else 8.5)
     _draw_ratings(ratings, table, places)
     _draw_agreement(agreement, table, places)
 
@@ -245,7 +212,7 @@ def _draw_ratings(axes: "Axes", table: Table, places: Mapping[tuple[str, str], f
     """Bars in parts: the share of each rating."""
     from matplotlib.ticker import FixedLocator
 
-    axes.set_title("single ratings, % of each value, from low to high", loc="left")
+    axes.set_title("single ratings, % of each value, from low to high")
     axes.set_xlim(0, 100)
     axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
     axes.set_xlabel("% of ratings, inside moments where there are any")
@@ -275,7 +242,7 @@ def _draw_agreement(axes: "Axes", table: Table, places: Mapping[tuple[str, str],
     """Dots with intervals: alpha, and the mean correlation of two annotators."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title("agreement between annotators", loc="left")
+    axes.set_title("agreement between annotators")
     axes.grid(axis="x")
     looks = {
         measures.ALPHA: (BLUE, "o", -0.17, "Krippendorff's alpha"),
@@ -308,21 +275,8 @@ def _draw_agreement(axes: "Axes", table: Table, places: Mapping[tuple[str, str],
             look = {"transform": axes.get_yaxis_transform(), "backgroundcolor": "white"}
             axes.text(0.03, places[key], "one annotator a clip", **_NOTE, **look)
     if handles:
-        height = axes.get_position().height * axes.figure.get_size_inches()[1]
-        axes.legend(
-            handles.values(),
-            handles.keys(),
-            loc="upper left",
-            bbox_to_anchor=(-0.06, -(_BOTTOM - 0.15) / height),
-            ncols=2,
-            frameon=False,
-            borderpad=0,
-            borderaxespad=0,
-            handletextpad=0.2,
-            columnspacing=1.2,
-            labelcolor=INK,
-            fontsize=8.5,
-        )
+        look = {"ncols": 2, "handletextpad": 0.2, "columnspacing": 1.2, "fontsize": 8.5}
+        axes.figure.legend(handles.values(), handles.keys(), loc="outside lower right", **look)
 
 
 def _column(row: Row, names: Sequence[str]) -> np.ndarray:
@@ -332,7 +286,7 @@ def _column(row: Row, names: Sequence[str]) -> np.ndarray:
     return np.array(parts, np.float64).reshape(-1, 3).T
 
 
-def _say(axes: "Axes", text: str) -> None:
+def _write_instead(axes: "Axes", text: str) -> None:
     """A sentence in place of a panel."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=GREY)
     axes.set_xticks([])
@@ -340,8 +294,6 @@ def _say(axes: "Axes", text: str) -> None:
     axes.grid(False)
 
 
-def _fitting(figure: "Figure", text: str, size: float, width: float) -> str:
-    """A name in one line of `width` inches."""
-    text = drawing.clean_text(text)
-    ruler = drawing.text_ruler(figure, size, drawing.font_families(text))
-    return drawing.wrap_text(text, width, ruler)[0]
+def _short(name: str) -> str:
+    """A name in one line."""
+    return drawing.wrap_text(drawing.clean_text(name), _NAME)[0]

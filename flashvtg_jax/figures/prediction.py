@@ -23,22 +23,13 @@ MAX_MOMENTS = 10
 
 # Inches.
 _WIDTH = 10.0
-_LEFT = 0.85  # of the axes: names of rows and saliency values stand left of them
-_RIGHT = 2.0  # times and scores stand there, or more where they need it
-_RIGHT_ALONE = 0.75  # ratings, where there are no rows
-_MARGIN = 0.25
-_TITLE_LINE = 0.27
-_SUBTITLE_LINE = 0.26
 _CURVE = 1.9
 _CURVE_ALONE = 2.6
-_HEADER = 0.34
-_GAP = 0.1  # instead of a header
-_ROW = 0.25
-_TIME_AXIS = 0.55
+ROW = 0.25
+TIME_AXIS = 0.55
 
-_MAX_TITLE_LINES = 4
 _MAX_STEPS = 720  # of a curve; more would be finer than the lines they are drawn with
-_NARROWEST = 0.03  # inches: bars of the shortest moments stay visible
+_SHORTEST = 0.0045  # of the time axis: bars of shorter moments would not be visible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +79,9 @@ def plot_prediction(
         drawing.check_format(path)
     scoring = Scoring(clip_length, label_clip_length, max_clips)
     content = _read(prediction, annotation or {}, scoring)
-    with drawing.drawing():
+    with drawing.drawing(content.query + content.about):
         figure = _draw(content)
-        if path is not None:
-            drawing.save_figure(figure, path)
+        drawing.save_figure(figure, path)
     return figure
 
 
@@ -103,8 +93,8 @@ def _read(
     """What there is to draw. Raises DataError if that is nothing, or not what it should be."""
     name = f"prediction of qid {prediction.get('qid')!r}"
     clip_length = scoring.clip_length
-    saliency = _numbers(prediction, "pred_saliency_scores", (), name)
-    moments = _numbers(prediction, "pred_relevant_windows", (3,), name)
+    saliency = _field(prediction, "pred_saliency_scores", (), name)
+    moments = _field(prediction, "pred_relevant_windows", (3,), name)
     if saliency is None and moments is None:
         raise DataError(f"{name}: neither 'pred_saliency_scores' nor 'pred_relevant_windows'")
     if saliency is not None and not len(saliency):
@@ -114,8 +104,8 @@ def _read(
     duration = annotation.get("duration")
     if duration is not None:
         duration = float(_array([duration], (), "duration", noted)[0])
-    truth = _numbers(annotation, "relevant_windows", (2,), noted)
-    label = _numbers(annotation, "label", (None,), noted)
+    truth = _field(annotation, "relevant_windows", (2,), noted)
+    label = _field(annotation, "label", (None,), noted)
     ratings = None if label is None else label.mean(axis=1)
     if label is not None and duration:
         clip_length = duration / len(label)
@@ -162,7 +152,7 @@ def _read(
     )
 
 
-def _numbers(
+def _field(
     row: Mapping[str, Any], field: str, shape: tuple[int | None, ...], name: str
 ) -> np.ndarray | None:
     value = row.get(field)
@@ -197,8 +187,8 @@ def _ratings(
     name: str,
 ) -> np.ndarray | None:
     """The mean rating of each clip, 0 where nobody rated; None without ratings."""
-    scores = _numbers(annotation, "saliency_scores", (None,), name)
-    clips = _numbers(annotation, "relevant_clip_ids", (), name)
+    scores = _field(annotation, "saliency_scores", (None,), name)
+    clips = _field(annotation, "relevant_clip_ids", (), name)
     if scores is None or clips is None or not len(scores):
         return None
     if len(scores) != len(clips) or (clips < 0).any():
@@ -207,47 +197,31 @@ def _ratings(
 
 
 def _draw(content: _Content) -> "Figure":
-    families = drawing.font_families(content.query + content.about)
-    text_width = _WIDTH - 2 * _MARGIN
-    scratch = drawing.new_figure(1, 1)
-    rulers = {size: drawing.text_ruler(scratch, size, families) for size in (9, 13)}
-    title = drawing.wrap_text(content.query, text_width, rulers[13], _MAX_TITLE_LINES)
-    subtitle = drawing.wrap_text(content.about, text_width, rulers[9])[0]
-
-    num_truth = int(len(content.truth) > 0)
-    rows = num_truth
+    num_rows = int(len(content.truth) > 0)
     if content.moments is not None:
-        rows += max(1, len(content.moments))
-    curve = 0.0
+        num_rows += max(1, len(content.moments))
+    heights = []
     if content.saliency is not None:
-        curve = _CURVE if rows else _CURVE_ALONE
-    top = _MARGIN + len(title) * _TITLE_LINE + _SUBTITLE_LINE
-    has_moments = content.moments is not None and len(content.moments)
-    below = top + curve + (_HEADER if has_moments else _GAP if rows else 0.0)
-    height = below + rows * _ROW + _TIME_AXIS
-    figure = drawing.new_figure(_WIDTH, height)
-    for index, line in enumerate(title):
-        y = 1 - (_MARGIN + (index + 0.6) * _TITLE_LINE) / height
-        figure.text(_MARGIN / _WIDTH, y, line, size=13, family=families)
-    y = 1 - (top - 0.13) / height
-    figure.text(_MARGIN / _WIDTH, y, subtitle, size=9, family=families, color=GREY)
-
-    table = _table(content)
-    right = _RIGHT_ALONE
-    if any(times for _, times, _ in table[1:]):
-        columns = [max(map(rulers[9], column)) for column in list(zip(*table, strict=True))[1:]]
-        right = max(_RIGHT, 0.15 + columns[0] + 0.2 + columns[1] + _MARGIN)
-    width = _WIDTH - _LEFT - right
-    if curve:
-        axes = drawing.add_axes(figure, _LEFT, top, width, curve)
-        drawing.set_time_axis(axes, content.end, width, label=not rows)
+        heights.append(_CURVE if num_rows else _CURVE_ALONE)
+    if num_rows:
+        heights.append((num_rows + 1) * ROW)
+    figure, body = drawing.new_figure(
+        _WIDTH, sum(heights) + TIME_AXIS, content.query, [content.about]
+    )
+    grid = body.add_gridspec(len(heights), 1, height_ratios=heights)
+    if content.saliency is not None:
+        axes = body.add_subplot(grid[0])
+        drawing.set_time_axis(axes, content.end, label=not num_rows)
         behind = draw_saliency(axes, content.saliency, content.ratings, content.clip_length)
         for start, end in content.truth:
             behind.axvspan(start, end, facecolor=drawing.shade(ORANGE, 0.22), zorder=0.5)
-    if rows:
-        axes = drawing.add_axes(figure, _LEFT, below, width, rows * _ROW)
-        drawing.set_time_axis(axes, content.end, width)
-        _draw_rows(axes, content, table, width, right)
+    if num_rows:
+        axes = body.add_subplot(grid[-1])
+        drawing.set_time_axis(axes, content.end)
+        title = "moments, best first"
+        if content.moments is not None and content.num_moments > len(content.moments):
+            title = f"the {len(content.moments)} best of {content.num_moments} moments"
+        draw_moments(axes, content.end, content.truth, content.moments, title)
     return figure
 
 
@@ -303,90 +277,112 @@ def _steps(values: np.ndarray, clip_length: float) -> tuple[np.ndarray, ...]:
     return edges, mean, np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
 
 
-def _table(content: _Content) -> list[tuple[str, str, str]]:
-    """Name, times and score of each row; a first row of headings."""
-    decimals = _decimals(content)
-
-    def span(start: float, end: float) -> str:
-        hours = content.end >= 3600
-        ends = (drawing.format_time(t, hours=hours, decimals=decimals) for t in (start, end))
-        return f" {EN_DASH} ".join(ends)
-
-    table = [("", f"start {EN_DASH} end", "score")]
-    truth, moments = content.truth, content.moments
-    if len(truth):
-        table.append(("truth", span(*truth[0]) if len(truth) == 1 else f"{len(truth)} windows", ""))
-    if moments is not None and not len(moments):
-        table.append(("", "", ""))
-    elif moments is not None:
-        for rank, (start, end, score) in enumerate(moments, start=1):
-            table.append((str(rank), span(start, end), format_score(score)))
-    return table
-
-
-def _draw_rows(
+def draw_moments(
     axes: "Axes",
-    content: _Content,
-    table: Sequence[tuple[str, str, str]],
-    width: float,
-    right: float,
+    end: float,
+    truth: np.ndarray,
+    moments: np.ndarray | None,
+    title: str,
+    origins: tuple[str, Sequence[str]] | None = None,
 ) -> None:
-    """People's windows, then the moments, best on top; times and scores right of them."""
-    (_, *headings), *rows = table
-    axes.set_ylim(len(rows), 0)
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    across = axes.get_yaxis_transform()  # x: 0 left, 1 right; y: rows
-    places = (1 + 0.15 / width, 1 + (right - _MARGIN) / width)
+    """Draw people's windows in one row, then a row for each moment, best on top.
 
-    def bar(row: int, start: float, end: float, gid: str, **look: Any) -> None:
-        length = max(end - start, _NARROWEST / width * content.end)
-        start = max(0.0, min(start, content.end - length))
-        axes.barh(row + 0.5, length, left=start, height=0.68, gid=gid, **look)
+    Args:
+      axes: with a time axis.
+      end: of the time axis, seconds.
+      truth: [M, 2] start, end.
+      moments: [K, 3] start, end, score; best first. None: none were asked for.
+      title: of the moments.
+      origins: heading and texts [K] of one more column, right of times and scores.
+    """
+    times = truth.ravel() if moments is None else np.append(truth, moments[:, :2])
+    decimals = int(end <= 60 and bool((times % 1).any()))
 
-    def write(row: float, texts: Sequence[str], color: str) -> None:
-        for place, text, side in zip(places, texts, ("left", "right"), strict=True):
-            look = {"ha": side, "va": "center_baseline", "color": color}
-            if text:
-                axes.text(place, row + 0.5, text, transform=across, **look)
+    def span(window: np.ndarray) -> str:
+        texts = (drawing.format_time(t, hours=end >= 3600, decimals=decimals) for t in window)
+        return f" {EN_DASH} ".join(texts)
 
-    axes.set_yticks([index + 0.5 for index in range(len(rows))], [name for name, *_ in rows])
-    first = int(len(content.truth) > 0)
-    if first:
-        for start, end in content.truth:
-            bar(0, start, end, "truth", color=ORANGE)
-        write(0, rows[0][1:], BROWN)
-    for label in axes.get_yticklabels():
-        label.set_color(BROWN if label.get_text() == "truth" else INK)
-    moments = content.moments
-    if moments is None:
-        return
-    if not len(moments):
+    names, table = [], []
+    if len(truth):
+        names.append("truth")
+        about = span(truth[0]) if len(truth) == 1 else f"{len(truth)} windows"
+        table.append((about, "", *([""] if origins else [])))
+        draw_bars(axes, end, truth, "truth")
+    first = len(names)
+    if moments is not None and len(moments):
+        names += [str(rank + 1) for rank in range(len(moments))]
+        more = [[text] for text in origins[1]] if origins else [[]] * len(moments)
+        table += [
+            (span(row[:2]), format_score(row[2]), *texts)
+            for row, texts in zip(moments, more, strict=True)
+        ]
+        draw_bars(axes, end, moments, "moment", first)
+    elif moments is not None:
+        names.append("")
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         look = {"va": "center_baseline", "color": GREY, "bbox": paper}
+        across = axes.get_yaxis_transform()
         axes.text(0.01, first + 0.5, "no moments predicted", transform=across, **look)
-        return
-    strengths = bar_strengths(moments[:, 2])
-    for index, ((start, end, _), strength) in enumerate(zip(moments, strengths, strict=True)):
-        face, row = drawing.shade(BLUE, strength), first + index
-        bar(row, start, end, f"moment-{index + 1}", facecolor=face, edgecolor=BLUE, linewidth=0.7)
-        write(row, rows[row][1:], INK)
-    title = "moments, best first"
-    if content.num_moments > len(moments):
-        title = f"the {len(moments)} best of {content.num_moments} moments"
-    axes.text(0, -0.5, title, transform=across, va="center_baseline", color=GREY)
-    write(-1, headings, GREY)
+    set_rows(axes, names)
+    colors = [BROWN] * first + [INK] * (len(table) - first)
+    if len(table) > first:
+        axes.text(0, -0.5, title, transform=axes.get_yaxis_transform(), va="center", color=GREY)
+        table.append((f"start {EN_DASH} end", "score", *(origins[:1] if origins else [])))
+        colors.append(GREY)
+    draw_table(axes, table, colors)
 
 
-def _decimals(content: _Content) -> int:
-    """Decimals of seconds that times need: one in a video of at most a minute."""
-    times = content.truth.ravel()
-    if content.moments is not None:
-        times = np.append(times, content.moments[:, :2])
-    return int(content.end <= 60 and bool((times % 1).any()))
+def set_rows(axes: "Axes", names: Sequence[str]) -> None:
+    """Make y rows with names, from top to bottom."""
+    axes.set_ylim(len(names), 0)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_yticks([row + 0.5 for row in range(len(names))], names)
+    for label in axes.get_yticklabels():
+        label.set_color(BROWN if label.get_text() == "truth" else INK)
 
 
-def bar_strengths(scores: Sequence[float]) -> np.ndarray:
+def draw_bars(axes: "Axes", end: float, windows: np.ndarray, name: str, first_row: int = 0) -> None:
+    """Draw windows [N, 2], all in one row, or moments [N, 3], each in its own, darker by score."""
+    scored = windows.shape[1] == 3
+    strengths = _bar_strengths(windows[:, 2]) if scored and len(windows) else [1.0] * len(windows)
+    for index, (window, strength) in enumerate(zip(windows, strengths, strict=True)):
+        length = max(window[1] - window[0], _SHORTEST * end)
+        start = max(0.0, min(window[0], end - length))
+        look = {"color": ORANGE}
+        if scored:
+            face = drawing.shade(BLUE, strength)
+            look = {"facecolor": face, "edgecolor": BLUE, "linewidth": 0.7}
+        row = first_row + (index if scored else 0) + 0.5
+        axes.barh(row, length, left=start, height=0.68, gid=f"{name}-{index + 1}", **look)
+
+
+def draw_table(axes: "Axes", table: Sequence[Sequence[str]], colors: Sequence[str]) -> None:
+    """Write texts right of rows: the first column stands left, others right.
+
+    A line more than the axes have rows is the headings.
+    """
+    points = [72 * max(map(drawing.text_width, column)) for column in zip(*table, strict=True)]
+    num_rows = len(axes.get_yticks())
+    for row, (texts, color) in enumerate(zip(table, colors, strict=True)):
+        place = 1, (row if row < num_rows else -1) + 0.5
+        for column, text in enumerate(texts):
+            right = 10 + sum(points[: column + 1]) + 14 * column
+            if text:
+                axes.annotate(
+                    text,
+                    place,
+                    xycoords=axes.get_yaxis_transform(),
+                    xytext=(right if column else 10, 0),
+                    textcoords="offset points",
+                    annotation_clip=False,
+                    ha="right" if column else "left",
+                    va="center_baseline",
+                    color=color,
+                )
+
+
+def _bar_strengths(scores: Sequence[float]) -> np.ndarray:
     """How dark each bar is, 0.15 to 1, in proportion to the score.
 
     Scores from 0 to 1, which ours are, can be compared from figure to figure.

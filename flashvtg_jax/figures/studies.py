@@ -3,50 +3,37 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.curves import (
     Curve,
+    add_legend,
     curve_of,
     draw_bars,
     draw_line,
     looks_of,
-    name_curves,
-    names_width,
     plot_panels,
     set_value_limits,
 )
 from flashvtg_jax.figures.drawing import GREY
-from flashvtg_jax.figures.forest import plot_forest
-from flashvtg_jax.figures.study_parts import (
-    GAP,
-    LINE,
-    MARGIN,
+from flashvtg_jax.figures.entries import (
     MAX_METRICS,
-    MAX_NAME,
-    TICKS,
     WIDTH,
+    Entry,
     drawable,
-    headed_figure,
     metrics_of,
     note_of,
     reference_of,
     unique,
-    wrapped,
 )
+from flashvtg_jax.figures.forest import plot_forest
 from flashvtg_jax.metrics.names import is_metric_name
 
-if TYPE_CHECKING:
-    from flashvtg_jax.studies.tables import Entry
+_HEIGHT = 4.4  # inches, of the figure of scales
+_NAME = 1.5  # inches, of strides that are no number of scales
 
-# Inches.
-_VALUES = 0.5  # left of the axes
-_HEIGHT = 3.3
-_TITLE = 0.3
-
-# What is shown of the numbers of a study: these first, as far as they are there.
+# Metrics that a figure shows: these first, as far as they are there.
 _ABLATION = ("MR-full-mAP", "MR-full-R1@0.5", "MR-full-R1@0.7", "HL-min-VeryGood-mAP", "HD-mAP")
 _REFINEMENT = ("MR-full-mAP", "MR-full-R1@0.5", "MR-full-R1@0.7", "rank correlation")
 _SCALE_CURVES = {
@@ -57,7 +44,7 @@ _SCALE_CURVES = {
 }
 
 
-def plot_ablation(entries: "Sequence[Entry]", path: str | os.PathLike, *, title: str) -> None:
+def plot_ablation(entries: Sequence[Entry], path: str | os.PathLike, *, title: str) -> None:
     """Draw what each variant gains or loses beside the full model, at most four metrics.
 
     A row is a variant, the full model on top; a column is a metric of which more is better. Dots
@@ -65,7 +52,7 @@ def plot_ablation(entries: "Sequence[Entry]", path: str | os.PathLike, *, title:
     full model is the first variant without differences.
 
     Args:
-      entries: of the study; means that are not finite are told to be missing.
+      entries: of the study; means that are not finite are drawn as missing.
       path: a .png or .svg file to write.
       title: over the figure.
 
@@ -74,7 +61,7 @@ def plot_ablation(entries: "Sequence[Entry]", path: str | os.PathLike, *, title:
     plot_forest(entries, path, title, _ABLATION, of_differences=True)
 
 
-def plot_refinement(entries: "Sequence[Entry]", path: str | os.PathLike, *, title: str) -> None:
+def plot_refinement(entries: Sequence[Entry], path: str | os.PathLike, *, title: str) -> None:
     """Draw the scores of ways to mix intra-scale and inter-scale scores, at most four metrics.
 
     As `plot_ablation`, on the scale of the metric itself: dots are means, lines the intervals of
@@ -85,7 +72,7 @@ def plot_refinement(entries: "Sequence[Entry]", path: str | os.PathLike, *, titl
     plot_forest(entries, path, title, _REFINEMENT, of_differences=False)
 
 
-def plot_scales(entries: "Sequence[Entry]", path: str | os.PathLike, *, title: str) -> None:
+def plot_scales(entries: Sequence[Entry], path: str | os.PathLike, *, title: str) -> None:
     """Draw mAP of short, middle, long and all moments against the number of scales.
 
     Places are the levels of the entries; variants without a level, such as upsampled strides,
@@ -106,17 +93,15 @@ def plot_scales(entries: "Sequence[Entry]", path: str | os.PathLike, *, title: s
         raise DataError(f"{path}: two variants have the same number of scales; name one instead")
     reference = reference_of(entries) if len(places) > 1 else None
 
-    with drawing.drawing():
+    with drawing.drawing(title + "".join(map(str, named))):
         names = [_SCALE_CURVES.get(metric, metric) for metric in metrics]
-        width = WIDTH - 2 * MARGIN - _VALUES - names_width(names)
+        room = min(0.7 * WIDTH / len(places), _NAME)
         texts = [f"{level:g}" for level in levels]
-        room = min(width / len(places), MAX_NAME) - GAP
-        texts += ["\n".join(wrapped(name, room, 3)) for name in named]
-        below = TICKS + LINE * max(text.count("\n") for text in texts)
+        texts += ["\n".join(drawing.wrap_text(name, room, 3)) for name in named]
         notes = [note_of(entries) + (" · shaded: the full model" if reference else "")]
-        figure, top = headed_figure(WIDTH, title, notes, _TITLE + _HEIGHT + below + 0.3)
-        axes = drawing.add_axes(figure, MARGIN + _VALUES, top + _TITLE, width, _HEIGHT)
-        axes.set_title("mAP of moments, %" if metrics[0] in _SCALE_CURVES else "score", loc="left")
+        figure, body = drawing.new_figure(WIDTH, _HEIGHT, title, notes)
+        axes = body.subplots()
+        axes.set_title("mAP of moments, %" if metrics[0] in _SCALE_CURVES else "score")
         axes.grid(axis="y")
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_xticks(range(len(places)), texts)
@@ -129,25 +114,28 @@ def plot_scales(entries: "Sequence[Entry]", path: str | os.PathLike, *, title: s
             if entry.variant == reference and entry.metric == metrics[0]:
                 x = places.index(_place(entry))
                 axes.axvspan(x - 0.5, x + 0.5, color="0.95", linewidth=0, zorder=0)
-        curves = {}
-        for index, (metric, name) in enumerate(zip(metrics, names, strict=True)):
+        curves = []
+        for index, metric in enumerate(metrics):
             aside = 0.05 * (index - (len(metrics) - 1) / 2)  # bars do not hide one another
             values = [found.get((place, metric)) for place in places]
-            curves[name] = curve_of([x + aside for x in range(len(places))], values)
-        set_value_limits(axes, curves.values())
-        looks = looks_of(len(curves))
-        for (name, curve), (color, line, marker) in zip(curves.items(), looks, strict=True):
+            curves.append(curve_of([x + aside for x in range(len(places))], values))
+        set_value_limits(axes, curves)
+        handles = []
+        for name, curve, (color, line, marker) in zip(
+            names, curves, looks_of(len(curves)), strict=True
+        ):
             draw_bars(axes, curve, (color, line, marker))
             # No line leads to what is no number of scales.
             for part, style in ((slice(len(levels)), line), (slice(len(levels), None), "none")):
                 piece = Curve(curve.x[part], curve.mean[part], curve.std[part])
                 draw_line(axes, piece, (color, style, marker), name)
-        name_curves(axes, curves, looks)
+            handles.append(axes.lines[-2 if levels else -1])
+        add_legend(body, handles)
         drawing.save_figure(figure, path)
 
 
 def plot_robustness(
-    entries: "Sequence[Entry]",
+    entries: Sequence[Entry],
     path: str | os.PathLike,
     *,
     title: str,
@@ -184,7 +172,7 @@ def plot_robustness(
 
 
 def plot_long_videos(
-    entries: "Sequence[Entry]",
+    entries: Sequence[Entry],
     path: str | os.PathLike,
     *,
     title: str,
@@ -209,6 +197,6 @@ def plot_long_videos(
     plot_panels(panels, path, title, notes, x_label=x_label, log_x=True, same_y=False)
 
 
-def _place(entry: "Entry") -> float | str:
+def _place(entry: Entry) -> float | str:
     """Along x: the number of scales, or the name of what is none."""
     return (entry.condition or entry.variant) if entry.level is None else entry.level

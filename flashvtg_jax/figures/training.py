@@ -8,7 +8,7 @@ import numpy as np
 
 from flashvtg_jax.errors import DataError, FlashVTGError
 from flashvtg_jax.figures import drawing
-from flashvtg_jax.figures.drawing import BLUE, GREY, INK, LOOKS
+from flashvtg_jax.figures.drawing import BLUE, GREY, LOOKS
 from flashvtg_jax.json_lines import numbered, read_json_lines
 
 if TYPE_CHECKING:
@@ -17,14 +17,8 @@ if TYPE_CHECKING:
 
 # Inches.
 _WIDTH = 11.0
-_MARGIN = 0.3
-_HEAD = 0.85
-_LEFT = 0.75  # of each panel, for its values
-_TOP = 0.4  # of each panel, for its title
-_BOTTOM = 0.55  # of the last panel of a column, for steps
-_LARGE = 2.5
-_SMALL = 1.55
-_NAMES = 1.95  # right of the scores
+_LARGE = 3.3  # rows of panels
+_SMALL = 1.95
 
 _MAX_SCORES = 5
 _MAX_POINTS = 1000  # of a curve
@@ -69,7 +63,7 @@ def plot_training(workdir: str | Path) -> Path | None:
     evaluations = _read_rows(workdir / "evaluations.jsonl")
     name, selected = _read_config(workdir / "config.json")
     path = workdir / "curves.png"
-    with drawing.drawing():
+    with drawing.drawing(name):
         figure = _draw(name, steps, evaluations, selected)
         for kind in drawing.FORMATS:
             drawing.save_figure(figure, path.with_suffix(f".{kind}"))
@@ -103,7 +97,7 @@ def _read_config(path: Path) -> tuple[str, Sequence[str]]:
 
 
 def best_step(evaluations: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> int | None:
-    """The step that training selects: of the first highest mean of some numbers.
+    """The step that training selects: the first with the highest mean of some metrics.
 
     An evaluation of the untrained model does not count. None if there is no other.
     """
@@ -129,43 +123,33 @@ def _draw(
         if len(series[1]) and series[1].any()
     }
     panels["gradient norm"] = _series(steps, "gradient_norm")
-    columns = 3
-    rows = -(-len(panels) // columns)
-    height = _HEAD + _TOP + _LARGE + _BOTTOM + rows * (_TOP + _SMALL) + _BOTTOM
-    figure = drawing.new_figure(_WIDTH, height)
     last = int(steps[-1]["step"])
     best = best_step(evaluations, selected)
-
-    title = name or "training"
     about = [_count(last, "step")]
     if epochs := steps[-1].get("epoch"):
         about.append(_count(epochs, "epoch"))
     if best is not None:
-        numbers = next(row for row in evaluations if row["step"] == best)
-        score = np.mean([numbers[metric] for metric in selected])
+        metrics = next(row for row in evaluations if row["step"] == best)
+        score = np.mean([metrics[metric] for metric in selected])
         about.append(f"best {' + '.join(selected)} {score:.2f} at step {best:,} (dotted)")
-    for text, y, size, color in ((title, 0.42, 13, INK), (" · ".join(about), 0.68, 9, GREY)):
-        figure.text(_MARGIN / _WIDTH, 1 - y / height, text, size=size, color=color)
 
+    rows = -(-len(panels) // 3)
+    heights = [_LARGE] + [_SMALL] * rows
+    title = name or "training"
+    figure, body = drawing.new_figure(_WIDTH, sum(heights), title, [" · ".join(about)])
+    upper, lower = body.subfigures(2, 1, height_ratios=[_LARGE, _SMALL * rows])
     scores = {metric: _series(evaluations, metric) for metric in _chosen(evaluations, selected)}
-    large = _WIDTH - _MARGIN - (_NAMES if scores else _MARGIN)
-    width = large / 2 - _LEFT if scores else large - _LEFT
-    axes = drawing.add_axes(figure, _LEFT, _HEAD + _TOP, width, _LARGE)
-    _draw_loss(axes, "total loss, weighted", _series(steps, "loss"), last, best)
-    axes.set_xlabel("step")
+    loss, *beside = upper.subplots(1, 2 if scores else 1, squeeze=False)[0]
+    _draw_loss(loss, "total loss, weighted", _series(steps, "loss"), last, best)
+    loss.set_xlabel("step")
     if scores:
-        axes = drawing.add_axes(figure, _LEFT + large / 2, _HEAD + _TOP, width, _LARGE)
-        _draw_scores(axes, scores, last, best)
-        axes.set_xlabel("step")
-
-    top = _HEAD + _TOP + _LARGE + _BOTTOM
-    width = (_WIDTH - _MARGIN) / columns - _LEFT
+        _draw_scores(*beside, scores, last, best)
+        beside[0].set_xlabel("step")
+    grid = lower.add_gridspec(rows, 3)
     for index, (term, series) in enumerate(panels.items()):
-        row, column = divmod(index, columns)
-        left = _LEFT + column * (width + _LEFT)
-        axes = drawing.add_axes(figure, left, top + _TOP + row * (_TOP + _SMALL), width, _SMALL)
+        axes = lower.add_subplot(grid[index])
         _draw_loss(axes, term, series, last, best)
-        if index + columns < len(panels):
+        if index + 3 < len(panels):
             axes.tick_params(axis="x", labelbottom=False)
         else:
             axes.set_xlabel("step")
@@ -177,7 +161,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _chosen(evaluations: Sequence[Mapping[str, Any]], selected: Sequence[str]) -> list[str]:
-    """The numbers to show, of those that were taken: what selects the best, then what is quoted."""
+    """The metrics to show: those that select the best, then those that are usually quoted."""
     names = dict.fromkeys((*selected, *_SCORES))
     return [name for name in names if any(name in row for row in evaluations)][:_MAX_SCORES]
 
@@ -211,7 +195,7 @@ def _draw_loss(axes: "Axes", title: str, series: Series, last: int, best: int | 
 def _prepare(axes: "Axes", title: str, last: int, best: int | None) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.set_title(title, loc="left")
+    axes.set_title(title)
     axes.grid(axis="y")
     room = max(0.02 * last, 0.5)
     axes.set_xlim(-room, last + room)
@@ -223,56 +207,25 @@ def _prepare(axes: "Axes", title: str, last: int, best: int | None) -> None:
 
 def _set_scale(axes: "Axes", values: np.ndarray) -> tuple[Transform, Transform]:
     """Choose the y scale for some values; returns its coordinate and the way back."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     sizes = np.abs(values[values != 0])
     small, usual, great = np.percentile(sizes, [20, 50, 100]) if len(sizes) else (1.0, 1.0, 1.0)
+    smallest = 0.0
     if values.min() > 0 and great / usual > _LOG_FROM:
         axes.set_yscale("log")
-        forward, backward, smallest = np.log, np.exp, 0.0
     elif values.min() <= 0 and great / small > _SYMLOG_FROM:
         smallest = float(max(np.percentile(sizes, 5), great * 1e-9))
         axes.set_yscale("symlog", linthresh=smallest)
-        transform = axes.yaxis.get_transform()
-        forward, backward = transform.transform, transform.inverted().transform
-    else:
-        forward, backward, smallest = np.positive, np.positive, None
+    transform = axes.yaxis.get_transform()
+    forward, backward = transform.transform, transform.inverted().transform
     low, high = forward(np.array([values.min(), values.max()]))
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     axes.set_ylim(*backward(np.array([low - room, high + room])))
-    if smallest is None:
+    if axes.get_yscale() == "linear":
         drawing.set_value_ticks(axes, 4)
-        return forward, backward
-    axes.yaxis.set_major_locator(FixedLocator(_powers(values, smallest, forward)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(drawing.format_power))
-    axes.set_title(f"{axes.get_title(loc='left')}, log scale", loc="left")
+    else:
+        drawing.set_log_ticks(axes, smallest)
+        axes.set_title(f"{axes.get_title(loc='left')}, log scale")
     return forward, backward
-
-
-def _powers(values: np.ndarray, smallest: float, forward: Transform) -> list[float]:
-    """Ticks for a logarithmic scale: as many round numbers as have room, 0 and powers of ten first.
-
-    None is nearer to 0 than `smallest`.
-    """
-    low, high = values.min(), values.max()
-    exponents = range(-9, 16)
-    candidates = [0.0] + [
-        sign * digit * 10.0**exponent
-        for digit in (1, 2, 5)
-        for exponent in reversed(exponents)
-        for sign in (1, -1)
-    ]
-    height = forward(np.array([low, high]))
-    apart = (height[1] - height[0]) / 5
-    ticks: list[tuple[float, float]] = []
-    for value in candidates:
-        if not low <= value <= high or 0 < abs(value) < smallest:
-            continue
-        place = float(forward(np.array([value]))[0])
-        if all(abs(place - other) >= apart for _, other in ticks):
-            ticks.append((value, place))
-    return [value for value, _ in ticks]
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> Series:
@@ -295,43 +248,28 @@ def _smoothed(steps: np.ndarray, values: np.ndarray) -> Series:
 
 
 def _draw_scores(axes: "Axes", scores: Mapping[str, Series], last: int, best: int | None) -> None:
-    """Curves of scores with their names at the right end; a ring around what the best step gave."""
+    """Curves of scores, named with their last values; a ring around what the best step has."""
     _prepare(axes, "scores on the validation split, %", last, best)
-    values = np.concatenate([series[1] for series in scores.values()])
-    room = 0.06 * (values.max() - values.min()) or 1.0
-    axes.set_ylim(values.min() - room, values.max() + room)
-    drawing.set_value_ticks(axes, 7)
-    for (metric, (steps, numbers)), (color, line, marker) in zip(
+    for (metric, (steps, values)), (color, line, marker) in zip(
         scores.items(), LOOKS, strict=False
     ):
-        few = len(steps) <= 40
         axes.plot(
             steps,
-            numbers,
+            values,
             color=color,
             linestyle=line,
             linewidth=1.5,
-            marker=marker if few else None,
+            marker=marker if len(steps) <= 40 else None,
             markersize=4,
             gid=f"score-{metric}",
+            label=f"{metric} {values[-1]:.2f}",
         )
-        at_best = numbers[steps == best] if best is not None else []
+        at_best = values[steps == best] if best is not None else []
         if len(at_best):
             look = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": color}
             axes.plot(best, at_best[0], marker="o", markeredgewidth=1.4, gid="best score", **look)
-    _name_curves(axes, scores)
-
-
-def _name_curves(axes: "Axes", scores: Mapping[str, Series]) -> None:
-    """Names and last values right of the axes, as near to their curves as they fit."""
-    low, high = axes.get_ylim()
-    height = 0.2 / _LARGE  # of a line of text
-    wanted = {name: (series[1][-1] - low) / (high - low) for name, series in scores.items()}
-    order = sorted(wanted, key=lambda name: wanted[name])
-    places = drawing.spread_places([wanted[name] for name in order], height)
-    colors = dict(zip(scores, LOOKS, strict=False))
-    for name, place in zip(order, places, strict=True):
-        text = f"{name} {scores[name][1][-1]:.2f}"
-        color = drawing.darker(colors[name][0])
-        look = {"va": "center", "size": 8.5, "color": color, "transform": axes.transAxes}
-        axes.text(1.02, place, text, **look)
+    axes.margins(y=0.06)
+    drawing.set_value_ticks(axes, 7)
+    curves = [line for line in axes.lines if (line.get_gid() or "").startswith("score-")]
+    curves.sort(key=lambda line: -line.get_ydata()[-1])  # as they end, from top to bottom
+    drawing.name_curves(axes, curves)

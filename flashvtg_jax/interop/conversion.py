@@ -42,8 +42,8 @@ class Converted:
 
     Attributes:
       config: the configuration of the model.
-      num_params: how many numbers it has learned.
-      epoch: after which the checkpoint was written, counted from 0; None if it does not say.
+      num_params: how many parameters it has, as single numbers.
+      epoch: after which the checkpoint was written, from 0; None if unknown.
     """
 
     config: ml_collections.ConfigDict
@@ -65,13 +65,13 @@ def from_torch_file(
       file: a checkpoint of the authors' program, one that `to_torch_file` wrote, or a state dict.
       output: the work directory; new, or an empty folder.
       config: the configuration to start from, or its name; None: that of the data set and features
-        that the file names. A state dict names none.
-      widths: of the features where they are others than the configuration's, by name of the stream
-        or "query", or as text "slowfast=64,query=32".
+        in the options of the file, which a state dict does not have.
+      widths: of the features by name of the stream or "query", where they differ from the
+        configuration's; or as text "slowfast=64,query=32".
 
     Raises:
-      CheckpointError: the file cannot be used (not read, not of this model, not trained on features
-        that are known), `output` exists, or PyTorch is missing.
+      CheckpointError: the file cannot be used (unreadable, another model, unknown features),
+        `output` exists, or PyTorch is missing.
       ConfigError: there is no such configuration, it does not fit the file, or one is needed.
     """
     file, output = Path(file).expanduser(), Path(output).expanduser().absolute()
@@ -82,7 +82,7 @@ def from_torch_file(
     state_dict = without_prefix(checkpoint.state_dict)
     shapes = {n: a.shape for n, a in state_dict.items() if not IGNORED_NAMES.match(n)}
     try:
-        check_is_flashvtg(shapes)  # before asking for what another model could not use
+        check_is_flashvtg(shapes)  # before asking for a configuration
         config = _choose_config(checkpoint, shapes, start, widths)
         params = params_from_torch(state_dict, build_model(config.model))
     except (CheckpointError, ConfigError) as error:
@@ -101,7 +101,7 @@ def from_torch_file(
 def to_torch_file(workdir: str | Path, file: str | Path, step: int | None = None) -> Restored:
     """Write a trained model as a checkpoint that the authors' program loads.
 
-    It holds the parameters under "model" and, besides, the configuration for `from_torch_file`.
+    It holds the parameters under "model", and the configuration for `from_torch_file`.
 
     Args:
       workdir: of `flashvtg train` or `flashvtg convert`.
@@ -110,7 +110,7 @@ def to_torch_file(workdir: str | Path, file: str | Path, step: int | None = None
 
     Returns what was written.
     Raises CheckpointError if there is no such checkpoint, the file exists or cannot be written, or
-    PyTorch is missing; ConfigError for a model that the authors' program would compute otherwise.
+    PyTorch is missing; ConfigError for a model that the authors' program does not have.
     """
     restored = restore(workdir, step=step)
     config, model = restored.config, restored.model
@@ -168,12 +168,12 @@ def _write_workdir(
     unread: dict[str, np.ndarray],
     about: dict[str, Any],
 ) -> None:
-    """A work directory with best parameters alone, written beside and renamed."""
+    """Writes a work directory with best parameters alone, under another name first."""
     document = json.loads(config_to_json(config))
     batch_size = config.train.batch_size
     meta = {
         "config": document,
-        "data": {"examples": 0, "batch_size": batch_size, "steps_per_epoch": 0},  # not told
+        "data": {"examples": 0, "batch_size": batch_size, "steps_per_epoch": 0},  # unknown
         "selection": dataclasses.asdict(Selection()),
         "converted_from": about,
     }
@@ -182,7 +182,7 @@ def _write_workdir(
         partial.mkdir(parents=True)
         with contextlib.closing(Checkpoints(partial)) as checkpoints:
             checkpoints.save_best(0, params, meta)
-        (partial / "checkpoints").rmdir()  # no state to go on from
+        (partial / "checkpoints").rmdir()  # no state to resume from
         save_config(config, partial / "config.json")
         if unread:
             np.savez(partial / UNREAD_FILE, **unread)

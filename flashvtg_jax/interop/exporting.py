@@ -18,7 +18,7 @@ from jax import export
 
 from flashvtg_jax.checkpoints.restore import restore
 from flashvtg_jax.config import config_to_json
-from flashvtg_jax.data.batch import Batch, clip_shape
+from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.normalization import normalize_on_device
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
 from flashvtg_jax.evaluation.evaluator import apply_and_decode
@@ -31,6 +31,7 @@ from flashvtg_jax.interop.stablehlo import (
     sha256,
 )
 from flashvtg_jax.models.flashvtg import FlashVTG
+from flashvtg_jax.models.init import clip_shape
 from flashvtg_jax.training.state import param_count
 from flashvtg_jax.version import __version__
 
@@ -56,9 +57,6 @@ def export_checkpoint(
 
     Raises CheckpointError if there is no such checkpoint, and what `export_predictor` raises.
     """
-    check_flatbuffers()
-    _check_options(platforms, buckets, batch_sizes)
-    output = _check_output(output)
     restored = restore(checkpoint, step=step)
     return export_predictor(
         restored.model,
@@ -86,7 +84,7 @@ def export_predictor(
     """Write a predictor that needs jax alone: programs, parameters and a manifest.
 
     Without buckets and batch sizes there is one program for any number of rows, clips and words.
-    It is written beside `output` and moved there when it is whole; an earlier export is replaced.
+    It is written under another name and renamed when complete; an earlier export is replaced.
 
     Args:
       model: of the parameters.
@@ -100,9 +98,9 @@ def export_predictor(
       step: of the checkpoint, for the manifest.
 
     Returns the manifest.
-    Raises ConfigError for a platform or size that there is not, or a model of resampled features;
-    DataError for a folder that holds something else, FlashVTGError if flatbuffers is not installed,
-    OSError if it cannot be written, or not be read back.
+    Raises ConfigError for an unknown platform, an invalid size, or a model of resampled features;
+    DataError for a folder with other content, FlashVTGError if flatbuffers is not installed,
+    OSError if it cannot be written or read back.
     """
     check_flatbuffers()
     _check_options(platforms, buckets, batch_sizes)
@@ -228,7 +226,7 @@ def make_program(model: FlashVTG, config: ml_collections.ConfigDict) -> Callable
         video_mask = jnp.arange(padded) < inputs["num_clips"][:, None]
         query = inputs["query"]
         query_mask = jnp.arange(query.shape[1]) < inputs["num_words"][:, None]
-        # Whatever stands in the padding, NaN as well, is not read.
+        # Padding is not read, whatever it holds, also NaN.
         mask = video_mask.reshape(*video_mask.shape, *[1] * (streams[0].ndim - 2))
         streams = [jnp.where(mask, stream, 0) for stream in streams]
         query = jnp.where(query_mask[..., None], query, 0)
@@ -342,7 +340,7 @@ def _describe_file(path: Path) -> dict[str, Any]:
 def _check_options(
     platforms: Sequence[str], buckets: Sequence[int], batch_sizes: Sequence[int]
 ) -> None:
-    """Raises ConfigError for a platform that there is not, or a size that is not one."""
+    """Raises ConfigError for an unknown platform or an invalid size."""
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """Parameters of the authors' PyTorch model as our params tree, and back: arrays alone, no torch.
 
-Everything stems from one table, `torch_names`: for a given model, each PyTorch name, where it lives
-in our tree and how its axes lie there.
+Everything follows from one table, `torch_names`: for a given model, each PyTorch name, its path in
+our tree and the order of its axes there.
 """
 
 import re
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from flashvtg_jax.config import load_config
 from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.models.flashvtg import FlashVTG
 
@@ -21,12 +22,12 @@ Path = tuple[str, ...]
 Params = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]  # by name
 
-# Carried by released checkpoints and read by no official configuration.
+# In released checkpoints, but not read by any official configuration.
 IGNORED_NAMES = re.compile(r"txt_position_embed\.|empty_weight$|(.*\.)?SRM\.|(.*\.)?span_embed\.")
 
 _ENDPOINTS = 2  # temporal endpoints beside the features of a clip
 
-# How axes lie in PyTorch; ours are dense [in, out], convolutions [kernel, in, out], scalars ().
+# Axes in PyTorch; ours are dense [in, out], convolutions [kernel, in, out], scalars ().
 _AXES_TO_OURS = {
     "same": lambda a: a,
     "dense": lambda a: a.T,
@@ -142,46 +143,54 @@ def _count(names: Iterable[str], pattern: str) -> int:
     return max(found, default=-1) + 1
 
 
-def _most_common(
-    shapes: Mapping[str, tuple[int, ...]], pattern: str, axis: int, default: int
-) -> int:
-    """The size of `axis` that most parameters matching `pattern` agree on."""
+def _most_common(shapes: Shapes, pattern: str, axis: int) -> int | None:
+    """The size of `axis` that most parameters matching `pattern` have; None if none matches."""
     sizes = Counter(
         shape[axis]
         for name, shape in shapes.items()
         if re.fullmatch(pattern, name) and len(shape) > (axis if axis >= 0 else -axis - 1)
     )
-    return sizes.most_common(1)[0][0] if sizes else default
+    return sizes.most_common(1)[0][0] if sizes else None
 
 
 def infer_model_fields(shapes: Shapes) -> dict[str, Any]:
-    """Fields of `FlashVTG` that shapes of a PyTorch state dict tell.
+    """The fields of `FlashVTG` that follow from the shapes of a PyTorch state dict.
 
-    Not told: heads, dropout, dtype, and whether a level up- or downsamples (taken as down, as in
-    all official configurations).
+    Heads, dropout and dtype do not, nor whether a level up- or downsamples (assumed to be down, as
+    in all official configurations). A field whose parameters are missing is left out.
     """
     convs = Counter(m[1] for n in shapes if (m := re.match(r"pyramid\.blocks\.(\d+)\.\d+\.", n)))
     levels = max(
-        _most_common(shapes, r"coef", 0, 0), _count(shapes, r"pyramid\.blocks\.(\d+)\."), 1
+        _most_common(shapes, r"coef", 0) or 0, _count(shapes, r"pyramid\.blocks\.(\d+)\."), 1
     )
-    return {
-        "hidden_dim": _most_common(shapes, r".*\.norm1\.(weight|bias)", 0, FlashVTG.hidden_dim),
-        "ffn_dim": _most_common(shapes, r".*\.linear1\.(weight|bias)", 0, FlashVTG.ffn_dim),
+    fields = {
+        "hidden_dim": _most_common(shapes, r".*\.norm1\.(weight|bias)", 0),
+        "ffn_dim": _most_common(shapes, r".*\.linear1\.(weight|bias)", 0),
         "n_input_proj": _count(shapes, r"input_(?:vid|txt)_proj\.(\d+)\."),
         "t2v_layers": _count(shapes, r"transformer\.t2v_encoder\.layers\.(\d+)\."),
         "enc_layers": _count(shapes, r"transformer\.encoder\.layers\.(\d+)\."),
         "dummy_layers": _count(shapes, r"txtproj_encoder\.layers\.(\d+)\."),
-        "num_dummies": _most_common(shapes, r"dummy_rep_(token|pos)", 0, FlashVTG.num_dummies),
+        "num_dummies": _most_common(shapes, r"dummy_rep_(token|pos)", 0),
         # A block has four parameters: weight and bias of a convolution and of a norm.
         "strides": tuple(2 ** -(-convs[str(k)] // 4) for k in range(levels)),
-        "kernel_size": _most_common(shapes, r"(class|conf)_head\.convs\.\d+\.weight", -1, 5),
+        "kernel_size": _most_common(shapes, r"(class|conf)_head\.convs\.\d+\.weight", -1),
         "num_conv_layers": _count(shapes, r"(?:class|conf)_head\.convs\.(\d+)\."),
         "num_mlp_layers": _count(shapes, r"(?:class|conf)_head\.fc\.layers\.(\d+)\."),
     }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def model_from_shapes(shapes: Shapes) -> FlashVTG:
+    """The model that the shapes of a PyTorch state dict describe.
+
+    Fields that do not follow from shapes are those of the authors' training on QVHighlights.
+    """
+    known = load_config("qvhighlights_slowfast_clip").model
+    return FlashVTG(**{**known, **infer_model_fields(shapes)})
 
 
 def without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without the `module.` that DataParallel puts before every name."""
+    """The state dict without the `module.` that DataParallel puts before every name."""
     if state_dict and all(name.startswith("module.") for name in state_dict):
         return {name.removeprefix("module."): value for name, value in state_dict.items()}
     return dict(state_dict)
@@ -190,10 +199,9 @@ def without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 def torch_feature_widths(shapes: Shapes) -> tuple[int, int]:
     """Widths of a clip's (without temporal endpoints) and a word's features, by the shapes."""
     vectors = r"input_{}_proj\.0\.LayerNorm\.(weight|bias)"
-    return (
-        _most_common(shapes, vectors.format("vid"), 0, 2816 + _ENDPOINTS) - _ENDPOINTS,
-        _most_common(shapes, vectors.format("txt"), 0, 512),
-    )
+    # Without these parameters any width serves: the error lists them as missing.
+    video = _most_common(shapes, vectors.format("vid"), 0) or _ENDPOINTS + 1
+    return video - _ENDPOINTS, _most_common(shapes, vectors.format("txt"), 0) or 1
 
 
 def check_is_flashvtg(names: Collection[str]) -> None:
@@ -206,11 +214,11 @@ def check_is_flashvtg(names: Collection[str]) -> None:
 
 
 def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = None) -> Params:
-    """The params tree that gives our model the numbers of the authors' PyTorch model.
+    """The params tree with the values of the authors' PyTorch model.
 
     Args:
       state_dict: {name: array} of the PyTorch model (what a checkpoint holds under "model"), in any
-        floating type; a `module.` prefix on every name (DataParallel) is understood.
+        floating type; a `module.` prefix on every name (DataParallel) is removed.
       model: the model the parameters are for; None: whatever model their shapes describe.
 
     Raises CheckpointError with a list of every unknown, missing and misshaped name, ConfigError for
@@ -224,7 +232,7 @@ def params_from_torch(state_dict: Mapping[str, Any], model: FlashVTG | None = No
     shapes = {name: array.shape for name, array in arrays.items()}
     check_is_flashvtg(arrays)
     if model is None:
-        model = FlashVTG(**infer_model_fields(shapes))
+        model = model_from_shapes(shapes)
 
     table = torch_names(model)
     ours = param_shapes(model, *torch_feature_widths(shapes))
@@ -265,12 +273,12 @@ def _check_has_counterpart(model: FlashVTG) -> None:
 def params_to_torch(params: Mapping[str, Any], model: FlashVTG) -> dict[str, np.ndarray]:
     """The parameters under the names, and with the shapes, of the authors' PyTorch model.
 
-    What `params_from_torch` made comes back bit for bit. The entries of that model which nothing
-    reads (`unread_entries`) are not in it.
+    What `params_from_torch` made comes back bit for bit. Entries of that model which nothing reads
+    (`unread_entries`) are not included.
 
     Args:
       params: the params tree of `model`.
-      model: which names there are follows from its fields.
+      model: whose fields determine the names.
 
     Raises CheckpointError with a list of what does not fit the model; ConfigError for a variant
     that the authors' program does not have.
@@ -302,7 +310,7 @@ def params_to_torch(params: Mapping[str, Any], model: FlashVTG) -> dict[str, np.
 
 
 def unread_entries(hidden_dim: int, max_words: int) -> dict[str, np.ndarray]:
-    """What the authors' model has and does not read, so that its strict loading is content."""
+    """Entries that the authors' model has and does not read, for its strict loading."""
     name = "txt_position_embed"
     return {
         f"{name}.position_embeddings.weight": np.zeros((max_words, hidden_dim), np.float32),

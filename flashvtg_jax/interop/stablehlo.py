@@ -1,13 +1,13 @@
-"""An exported predictor, read back: features in, moments and saliency out.
+"""Reads an exported predictor: features in, moments and saliency out.
 
 `flashvtg export` (interop/exporting.py) writes a folder of
 
-- `manifest.json`: what goes in, what comes out, in which order; versions, platforms, checksums;
+- `manifest.json`: inputs and outputs in their order, versions, platforms, checksums;
 - `predictor.jax_export`, or several `predictor.batch4.clips75.jax_export`: StableHLO, serialized by
   `jax.export`;
 - `params.npz`: the parameters by name, the first argument of every program.
 
-Here it is read with every check; the README shows how to do so with jax alone.
+This module reads it with all checks; the README shows how to do so with jax alone.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ from flashvtg_jax.errors import CheckpointError, DataError, FlashVTGError
 FORMAT = 1  # of the folder
 MANIFEST = "manifest.json"
 PARAMS = "params.npz"
-_SYMBOLS = {"batch": "b", "clips": "l", "words": "q"}  # sizes that a program leaves open
+_SYMBOLS = {"batch": "b", "clips": "l", "words": "q"}  # sizes that a program may leave open
 
 
 class ExportedPredictor:
-    """A predictor out of a folder that `flashvtg export` wrote.
+    """A predictor from a folder that `flashvtg export` wrote.
 
         predictor = load_exported("exported/qvhighlights")
         found = predictor(
@@ -44,10 +44,10 @@ class ExportedPredictor:
         found["moments_nms"]  # [B, K, 3] start, end (seconds), score; best first
 
     A program is compiled for each shape when it is first called with it, so pad clips and words to
-    few lengths: how far changes no result, nor does what stands in the padding.
+    few lengths: neither the amount nor the content of padding changes a result.
 
     Attributes:
-      manifest: what the folder says about itself.
+      manifest: the content of `manifest.json`.
       platform: "cpu", "cuda", "rocm" or "tpu".
     """
 
@@ -89,7 +89,7 @@ class ExportedPredictor:
         return [f"video_{name}" for name in self.manifest["streams"]]
 
     def _choose(self, batch: int, clips: int, words: int) -> tuple[dict[str, Any], Any]:
-        """The smallest program that holds these sizes; of the batch, as much of it as one can."""
+        """The smallest program for these sizes, or for as much of the batch as possible."""
 
         def size(program: tuple[dict[str, Any], Any], name: str, given: int) -> int:
             found = program[0][name]
@@ -149,7 +149,7 @@ class ExportedPredictor:
 
 
 def load_exported(folder: str | Path, *, platform: str | None = None) -> ExportedPredictor:
-    """Read a predictor that `flashvtg export` wrote, after checking that it is whole and fits.
+    """Read a predictor that `flashvtg export` wrote, after checking it.
 
     Args:
       folder: that was written.
@@ -233,7 +233,7 @@ def _check_file(path: Path, expected: str) -> None:
 
 
 def read_program(path: Path) -> export.Exported:
-    """A program out of its file. Raises CheckpointError if this jax cannot read it."""
+    """A program from its file. Raises CheckpointError if this jax cannot read it."""
     try:
         return export.deserialize(bytearray(path.read_bytes()))
     except Exception as error:  # jax raises many kinds

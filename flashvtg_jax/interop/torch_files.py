@@ -1,8 +1,8 @@
 """PyTorch checkpoint files, read without running anything in them, and written.
 
-Such a file is a pickle, and a pickle may name any function to call. PyTorch's `weights_only` reader
-calls none but those it knows; the three classes that the authors' options hold besides are replaced
-by stand-ins of ours, which keep values and do nothing. PyTorch is imported when it is needed.
+Such a file is a pickle, which may name any function to call. PyTorch's `weights_only` reader calls
+only those it knows; three more classes, of the authors' options, are replaced by stand-ins that
+keep values and do nothing. PyTorch is imported when it is needed.
 """
 
 import collections
@@ -31,9 +31,9 @@ class TorchCheckpoint:
 
     Attributes:
       state_dict: the parameters by name, as they are stored; bfloat16 as float32.
-      options: of the authors' training program, by name; None where the file has none.
-      config_json: our configuration, in files that we wrote; else None.
-      epoch: after which it was written, counted from 0; None where the file does not say.
+      options: of the authors' training program, by name; None if the file has none.
+      config_json: our configuration, in files of `write_torch_file`; else None.
+      epoch: after which it was written, from 0; None if unknown.
     """
 
     state_dict: dict[str, np.ndarray]
@@ -54,7 +54,7 @@ class _Options:
 class _ConfigNode:
     """Stands for the class of nncore's configurations, which are dictionaries."""
 
-    # The reader fills dictionaries of its own kinds alone.
+    # The reader fills only dictionaries of its own kinds.
     def __new__(cls) -> collections.OrderedDict:
         return collections.OrderedDict()
 
@@ -80,7 +80,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> TorchCheckpoint:
     torch = _import_torch()
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(_STAND_INS)):
-            warnings.simplefilter("ignore")  # about how to run what is not known
+            warnings.simplefilter("ignore")  # about how to allow unknown classes
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises many kinds
         raise CheckpointError(f"{path}: {_explain(error)}") from error
@@ -126,8 +126,8 @@ def write_torch_file(
 ) -> None:
     """Write parameters as the authors' program reads them: as tensors, under "model".
 
-    The configuration goes along for `read_torch_file`; the authors' program leaves it alone. The
-    file is whole or not there. Raises CheckpointError if it exists, cannot be written, or PyTorch
+    The configuration is added for `read_torch_file`; the authors' program ignores it. The file is
+    written whole or not at all. Raises CheckpointError if it exists, cannot be written, or PyTorch
     is missing.
     """
     path = Path(path).expanduser()
@@ -165,7 +165,7 @@ def _import_torch() -> ModuleType:
 
 
 def _explain(error: Exception) -> str:
-    """What PyTorch's reader could not take."""
+    """Why PyTorch's reader failed."""
     text = str(error)
     if named := re.search(r"GLOBAL ([\w.]+)", text):
         return (
@@ -173,7 +173,7 @@ def _explain(error: Exception) -> str:
             "anything once it is called: it was not, and this file is not read"
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if "Weights only load failed" in text:  # between advice and a link stands what happened
+    if "Weights only load failed" in text:  # the reason is between advice and a link
         lines = [line for line in lines[1:] if "documentation" not in line][-1:]
     reason = lines[0][:200] if lines else type(error).__name__
     return f"not a checkpoint of PyTorch, or truncated or damaged ({reason})"
@@ -199,7 +199,7 @@ def _to_numpy(torch: ModuleType, tensor: Any, path: Path) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """Dictionaries of any kind as plain ones, all through."""
+    """Dictionaries of any kind as plain ones, recursively."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in dict.items(value)}
     if isinstance(value, list | tuple):

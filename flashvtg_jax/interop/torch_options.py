@@ -1,7 +1,7 @@
 """The options of the authors' training program as one of our configurations.
 
-The configuration of the same data set and features is where it starts; then every field that the
-options or the shapes of the parameters tell is set.
+It starts from the configuration of the same data set and features and sets every field that follows
+from the options or from the shapes of the parameters.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ _CONFIGS = {
 }
 _GIVE_CONFIG = "give --config=NAME, or a .py file of your own"
 
-# Options under our names for them.
+# Options, and our fields for them.
 _MODEL_FIELDS = {
     "hidden_dim": "hidden_dim",
     "dim_feedforward": "ffn_dim",
@@ -65,7 +65,7 @@ _OTHER_FIELDS = {
     "drop_last": "train.drop_last",
     "nms_type": "evaluation.nms_type",
 }
-# What a checkpoint must have been trained with, where its options say: there is nothing else here.
+# The values that these options may have: nothing else is implemented here.
 _REQUIRED = {
     "position_embedding": ("sine", "v2"),
     "use_txt_pos": (False,),
@@ -95,16 +95,16 @@ def config_from_options(
 
     Args:
       options: by their names on the authors' command line; `cfg` holds their configuration file.
-        Those that are not there leave the field as it is.
+        A missing one leaves the field unchanged.
       shapes: of the parameters, by name.
       start: the configuration to start from; None: that of the data set and features.
-      widths: of the streams, where they are others than the configuration's, by name. Without, the
-        feature files that training read are looked at, if they are here.
+      widths: of the streams by name, where they differ from the configuration's. None: those of
+        the feature files that the options name, if these exist here.
 
     Raises:
-      CheckpointError: options that contradict each other or the parameters, or say something that
-        cannot be had here.
-      ConfigError: `start` is of other features.
+      CheckpointError: options that contradict each other or the parameters, or name something that
+        is not implemented here.
+      ConfigError: `start` has other features.
     """
     try:
         return _config_from_options(options, shapes, start, widths or {})
@@ -153,15 +153,15 @@ def _config_from_options(
 def config_from_shapes(
     start: Config, shapes: Shapes, widths: Mapping[str, int] | None = None
 ) -> Config:
-    """The configuration `start` with the model that the shapes of parameters tell.
+    """The configuration `start` with the fields of the model that follow from shapes of parameters.
 
-    `widths`: of the streams, where they are others than the configuration's, by name. Raises
-    ConfigError if it is of other features.
+    `widths`: of the streams by name, where they differ from the configuration's. Raises ConfigError
+    if it has other features.
     """
     width, query_width = torch_feature_widths(shapes)
     streams = _given_streams(start, (), width, query_width, widths or {})
     fields = infer_model_fields(shapes)
-    # Shapes do not tell a level that is twice as fine from one that is twice as coarse.
+    # Shapes do not distinguish a level that is twice as fine from one that is twice as coarse.
     if _sizes(start.model.strides) == _sizes(fields["strides"]):
         del fields["strides"]
     config = apply_overrides(start, {f"model.{name}": value for name, value in fields.items()})
@@ -270,14 +270,14 @@ def _given_streams(
 
 
 def _takes_words(config: Config, query_width: int, widths: Mapping[str, int]) -> bool:
-    """Whether words of this width are as the configuration or the user says; it may be open."""
+    """Whether the configuration, or the user, allows words of this width."""
     return widths.get("query", config.data.query_width) in (None, query_width)
 
 
 def _order(config: Config, folders: Sequence[str], unnamed: bool = False) -> tuple[str, ...]:
     """The configuration's streams in the order of the folders; () if they do not fit.
 
-    `unnamed`: folders whose names say nothing are in the configuration's order.
+    `unnamed`: folders that are not named after streams are in the configuration's order.
     """
     known = tuple(config.data.video_streams)
     if not folders or (len(known) == len(folders) == 1):
@@ -292,7 +292,7 @@ def _order(config: Config, folders: Sequence[str], unnamed: bool = False) -> tup
 
 
 def _names_in(folder: str, known: Iterable[str]) -> list[str]:
-    """Streams that a folder is called after: by its own name, else by its path."""
+    """Streams that a folder is named after: by its own name, else by its path."""
     path = PurePosixPath(folder.lower())
     for text in (path.name, str(path)):
         if names := [name for name in known if name in text]:
@@ -303,7 +303,7 @@ def _names_in(folder: str, known: Iterable[str]) -> list[str]:
 def _known_streams(
     config: Config, folders: Sequence[str], widths: Mapping[str, int], unnamed: bool = False
 ) -> dict[str, int]:
-    """Streams and their widths as the configuration or the user says; empty if they do not fit."""
+    """Streams and their widths by the configuration or the user; empty if they do not fit."""
     order = _order(config, folders, unnamed)
     found = {name: widths.get(name, config.data.video_widths.get(name)) for name in order}
     return {} if None in found.values() else found
@@ -312,9 +312,9 @@ def _known_streams(
 def _measured_streams(
     config: Config, folders: Sequence[str], width: int, alone: bool
 ) -> dict[str, int]:
-    """Streams with the widths of the files in their folders; empty if those are not here.
+    """Streams with the widths of the files in their folders; empty if there are no files.
 
-    `alone`: no other configuration is in question.
+    `alone`: whether no other configuration is possible.
     """
     order = _order(config, folders)
     if len(order) == 1 and (alone or _names_in(folders[0] if folders else "", order)):
@@ -331,12 +331,12 @@ def _measured_streams(
 
 
 def _model_fields(options: Options, settings: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """Fields of the model by the shapes. Raises CheckpointError where options say otherwise."""
+    """Fields of the model by the shapes. Raises CheckpointError if options contradict them."""
     fields = infer_model_fields(shapes)
     problems = [
         f"{theirs} is {options[theirs]}, the parameters say {fields[ours]}"
         for theirs, ours in _MODEL_FIELDS.items()
-        if options.get(theirs) is not None and options[theirs] != fields[ours]
+        if options.get(theirs) is not None and options[theirs] != fields.get(ours, options[theirs])
     ]
     strides = settings.get("strides")
     if strides is not None:
@@ -353,7 +353,7 @@ def _model_fields(options: Options, settings: Mapping[str, Any], shapes: Shapes)
 
 
 def _sizes(strides: Iterable[Any]) -> list[Any]:
-    """Factors of up- and downsampling alike; 0 for what is no stride."""
+    """Factors of up- and downsampling alike; 0 for anything that is not a stride."""
     return [max(s, 1 / s) if isinstance(s, int | float) and s > 0 else 0 for s in strides]
 
 
@@ -377,7 +377,7 @@ def _loss_fields(settings: Any) -> dict[str, Any]:
 
 
 def _data_fields(options: Options, config: Config) -> dict[str, Any]:
-    """Fields of the data; those that the authors' reader of this data set does not heed stay."""
+    """Fields of the data, without those that the authors' reader of this data set ignores."""
     fields: dict[str, Any] = {}
     if (limit := options.get("max_v_l")) is not None:
         fields["data.max_clips"] = None if limit < 0 else limit
@@ -387,7 +387,7 @@ def _data_fields(options: Options, config: Config) -> dict[str, Any]:
             # The last bucket holds the longest videos.
             shorter = [length for length in config.data.buckets if length < limit]
             fields["data.buckets"] = (*shorter, limit)
-    # Words of these are used as they lie on disk, all of them and not normalised.
+    # Words of these data sets are used as stored, neither cut nor normalised.
     folders = options.get("v_feat_dirs") or ("",)
     glove = "vgg" in (folders if isinstance(folders, str) else folders[0])
     if options.get("dset_name") not in ("tvsum", "youtube_uni") and not glove:

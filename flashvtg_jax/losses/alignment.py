@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.losses.masking import keep, masked_mean, pick, valid_rows
+from flashvtg_jax.typing import Array, Bool, Float, Int, Num
 
 SMALLEST_NORM = 1e-8
 DIRECTIONS = ("row", "column")
@@ -15,20 +15,20 @@ EXCLUDED = -1e9  # far below any similarity: its exponential is 0, and it stays 
 
 
 def alignment_loss(
-    memory: chex.Array,
-    query_embedding: chex.Array,
-    video_mask: chex.Array,
-    labels: chex.Array,
-    positive_clips: chex.Array,
+    memory: Float[Array, "B L D"],
+    query_embedding: Float[Array, "B D"],
+    video_mask: Bool[Array, "B L"],
+    labels: Num[Array, "B L"],
+    positive_clips: Int[Array, "B K"],
     *,
     temperature: float,
     directions: Sequence[str],
-) -> chex.Array:
+) -> Float[Array, ""]:
     """Sum of the row and the column term of the sampled noise-contrastive loss.
 
     Every clip is compared with the query of its own sample. The row term sets the first positive
     clip against the less (or equally) salient clips of its sample, the column term against the
-    clips at the same index in the other samples, as far as they take part in their own row term.
+    clips at the same index in the other samples that take part in their own row term.
 
     Args:
       memory: [B, L, D]. query_embedding: [B, D].
@@ -39,7 +39,7 @@ def alignment_loss(
     Raises:
       ConfigError: a direction of another name.
     """
-    unknown = sorted(set(directions) - {"row", "column"})
+    unknown = sorted(set(directions) - set(DIRECTIONS))
     if unknown:
         raise ConfigError(
             f"alignment_directions names {unknown}; use 'row', 'column', or both of them"
@@ -64,14 +64,14 @@ def alignment_loss(
         loss -= masked_mean(within_sample, rows)
     if "column" in directions:
         at_my_clip = similarity[:, clip[:, 0]].T  # [b, other]: the other samples at b's clip
-        # A sum, not jnp.diagonal, which is a gather: of rows that are spread over devices.
+        # A sum, not jnp.diagonal, which is a gather, and rows may be sharded over devices.
         own = jnp.eye(len(clip), dtype=bool)
         across_batch = jnp.where(own, jax.nn.log_softmax(at_my_clip, axis=1), 0.0).sum(axis=1)
         loss -= masked_mean(across_batch, rows)
     return loss
 
 
-def _unit(x: chex.Array) -> chex.Array:
+def _unit(x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
     """Vectors [..., D] divided by their length, or by `SMALLEST_NORM` when they are shorter."""
     squared_norm = jnp.square(x).sum(axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(squared_norm, SMALLEST_NORM**2))

@@ -1,20 +1,21 @@
-"""Which points of the pyramid stand for which window, and what they regress."""
+"""Assignment of windows to points of the pyramid, and their regression targets."""
 
-import chex
 import jax.numpy as jnp
 import numpy as np
 
+from flashvtg_jax.typing import Array, Bool, Float
+
 
 def assign_points(
-    points: chex.Array,
-    point_mask: chex.Array,
-    windows: chex.Array,
-    window_mask: chex.Array,
+    points: Float[Array, "P 4"],
+    point_mask: Bool[Array, "B P"],
+    windows: Float[Array, "B M 2"],
+    window_mask: Bool[Array, "B M"],
     *,
     clip_length: float,
     sample_radius: float,
     nearest_point: bool = False,
-) -> tuple[chex.Array, chex.Array]:
+) -> tuple[Bool[Array, "B P"], Float[Array, "B P 2"]]:
     """Positive points and their regression targets.
 
     A point is a candidate for a window that holds it, whose centre lies within `sample_radius`
@@ -29,20 +30,20 @@ def assign_points(
       clip_length: seconds.
       sample_radius: strides.
       nearest_point: whether a window without any candidate gets the point nearest to its centre
-        that stands for no other one: of the finest level, the first of equals. A boundary that the
-        point lies beyond is at distance 0 then, for no point regresses less. Of two such windows
-        that are nearest to the same point, it regresses the shorter one.
+        that no other window has: of the finest level, the first of equals. A boundary beyond the
+        point is then at distance 0, as no point regresses less. Of two such windows with the same
+        nearest point, it regresses the shorter one.
 
     Returns:
       positive [B, P] bool, and distances to start and end [B, P, 2] in strides of the point, 0
       where the point is not positive.
     """
-    # Windows often end exactly on a clip, so the last bit counts. Compilers like to contract a
-    # product and a later subtraction into one instruction that skips the product's rounding;
-    # the selection keeps them apart.
+    # Windows often end exactly on a clip, so the last bit counts. Compilers may contract a product
+    # and a later subtraction into one instruction that skips the rounding of the product; the
+    # selection prevents it.
     windows = windows.astype(jnp.float32) * np.float32(1.0 / clip_length)
     windows = jnp.where(window_mask[..., None], windows, 0.0)
-    # One window that is nobody's candidate more: M may be 0.
+    # One window more that has no candidate, as M may be 0.
     windows = jnp.pad(windows, ((0, 0), (0, 1), (0, 0)))
     window_mask = jnp.pad(window_mask, ((0, 0), (0, 1)))
     start, end = windows[:, None, :, 0], windows[:, None, :, 1]  # [B, 1, M]

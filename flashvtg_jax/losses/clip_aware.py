@@ -1,18 +1,21 @@
-"""Clip-Aware Score loss: the finest points score clips the way their saliency labels do."""
+"""Clip-aware score loss: scores of the points of stride 1 follow the saliency labels."""
 
-import chex
 import jax.numpy as jnp
 
 from flashvtg_jax.losses.masking import keep, masked_mean
+from flashvtg_jax.typing import Array, Bool, Float, Num
 
 
 def clip_aware_loss(
-    logits: chex.Array, points: chex.Array, labels: chex.Array, video_mask: chex.Array
-) -> chex.Array:
+    logits: Float[Array, "B P"],
+    points: Float[Array, "P 4"],
+    labels: Num[Array, "B L"],
+    video_mask: Bool[Array, "B L"],
+) -> Float[Array, ""]:
     """Mean squared error between labels and stride-1 logits, each min-max normalised.
 
     Minima and maxima are those of the whole batch. Without contrast in either of the two, or
-    without a level of stride 1, there is nothing to compare: the loss is 0.
+    without a level of stride 1, the loss is 0.
 
     Args:
       logits: [B, P]. points: [P, 4]. labels: [B, L]. video_mask: [B, L] bool.
@@ -27,7 +30,9 @@ def clip_aware_loss(
     return jnp.where(labels_differ & logits_differ, error, 0.0)
 
 
-def _min_max(values: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
+def _min_max(
+    values: Float[Array, "B L"], mask: Bool[Array, "B L"]
+) -> tuple[Float[Array, "B L"], Bool[Array, ""]]:
     """`values` [B, L] with their valid range mapped to 0..1, and whether there is a range."""
     low = jnp.where(mask, values, jnp.inf).min()
     high = jnp.where(mask, values, -jnp.inf).max()

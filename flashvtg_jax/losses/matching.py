@@ -6,7 +6,6 @@ video, the match is the one of least total cost, and cost and loss share their w
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from optax.assignment import hungarian_algorithm
@@ -14,16 +13,19 @@ from optax.assignment import hungarian_algorithm
 from flashvtg_jax.losses.masking import keep, masked_mean, valid_rows
 from flashvtg_jax.losses.targets import Targets
 from flashvtg_jax.models.output import FlashVTGOutput
+from flashvtg_jax.typing import Array, Bool, Float, Int
 
 
 class Match(NamedTuple):
-    """Which window each query answers for."""
+    """The window that each query is matched with."""
 
-    window: chex.Array  # [B, N] int32, of the windows; 0 where there is none
-    matched: chex.Array  # [B, N] bool
+    window: Int[Array, "B N"]  # of the windows; 0 where there is none
+    matched: Bool[Array, "B N"]
 
 
-def matched_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[str, chex.Array]:
+def matched_losses(
+    out: FlashVTGOutput, targets: Targets, config: Any
+) -> dict[str, Float[Array, ""]]:
     """The terms of moment queries, each summed over the layers of the decoder.
 
     Args:
@@ -32,8 +34,8 @@ def matched_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[s
       config: `clip_length` and the weights `match_class_weight`, `match_span_weight`,
         `match_giou_weight` and `background_weight`.
 
-    A window that begins after the last clip, of a video that was cut, is nobody's: the pyramid has
-    no point there either.
+    A window that begins after the last clip, in a video that was cut, is not matched: the pyramid
+    has no point there either.
 
     Returns:
       `classification`, `regression` (L1 of centre and width) and `generalized_iou`; each layer has
@@ -41,14 +43,14 @@ def matched_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[s
     """
     rows = valid_rows(out.video_mask)
     num_clips = jnp.maximum(out.video_mask.sum(-1), 1).astype(jnp.float32)[:, None, None]
-    # One window more, of padding: there may be none. What padding holds reaches no gradient.
+    # One window of padding more, as there may be none. Padding reaches no gradient.
     window_mask = jnp.pad(targets.window_mask & rows[:, None], ((0, 0), (0, 1)))
     windows = jnp.pad(targets.windows.astype(jnp.float32), ((0, 0), (0, 1), (0, 0)))
     windows = keep(windows, jnp.broadcast_to(window_mask[..., None], windows.shape))
     windows = windows / config.clip_length / num_clips
     window_mask &= windows[..., 0] < 1
 
-    def of_layer(logits: chex.Array, offsets: chex.Array) -> dict[str, chex.Array]:
+    def of_layer(logits: Array, offsets: Array) -> dict[str, Array]:
         logits = keep(logits, jnp.broadcast_to(rows[:, None], logits.shape))
         offsets = keep(offsets, jnp.broadcast_to(rows[:, None, None], offsets.shape))
         proposed = offsets * jnp.array([-1.0, 1.0]) / num_clips
@@ -68,13 +70,13 @@ def matched_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[s
 
 
 def match_queries(
-    logits: chex.Array,
-    proposed: chex.Array,
-    windows: chex.Array,
-    window_mask: chex.Array,
+    logits: Float[Array, "B N"],
+    proposed: Float[Array, "B N 2"],
+    windows: Float[Array, "B M 2"],
+    window_mask: Bool[Array, "B M"],
     config: Any,
 ) -> Match:
-    """The match of queries and windows with the least total cost; nothing is learned through it.
+    """The match of queries and windows with the least total cost; it has no gradient.
 
     Each window gets a query of its own; where there are more windows than queries, each query gets
     a window. The cost of a pair is the weighted sum of minus the query's probability, the L1
@@ -90,14 +92,14 @@ def match_queries(
         + config.match_span_weight * _span_distances(proposed, windows)
         - config.match_giou_weight * generalized_iou(proposed, windows)
     )
-    # Windows that are padding cost the same whatever their query, and more than all others: they
-    # get what is left. A cost that is not finite would keep the search from ending.
+    # Windows of padding cost the same for every query, and more than all others, so that they get
+    # the queries that are left. A cost that is not finite would keep the search from ending.
     real = jnp.broadcast_to(window_mask[:, None], cost.shape)
     cost = jax.lax.stop_gradient(jnp.where(jnp.isfinite(cost), cost, 1e6))
     highest = jnp.where(real, cost, 0.0).max(axis=(1, 2), keepdims=True)
     cost = jnp.where(real, cost, highest + 1.0)
 
-    def match(cost: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
+    def match(cost: Array, mask: Array) -> tuple[Array, Array]:
         queries, assigned = hungarian_algorithm(cost)
         empty = jnp.zeros(cost.shape[0], jnp.int32)
         window = empty.at[queries].set(assigned.astype(jnp.int32))
@@ -107,8 +109,12 @@ def match_queries(
 
 
 def query_classification(
-    logits: chex.Array, matched: chex.Array, rows: chex.Array, *, background_weight: float
-) -> chex.Array:
+    logits: Float[Array, "B N"],
+    matched: Bool[Array, "B N"],
+    rows: Bool[Array, " B"],
+    *,
+    background_weight: float,
+) -> Float[Array, ""]:
     """Cross-entropy of foreground against background, mean over all queries.
 
     Args:
@@ -120,7 +126,9 @@ def query_classification(
     return masked_mean(losses, jnp.broadcast_to(rows[:, None], losses.shape))
 
 
-def span_distance(proposed: chex.Array, windows: chex.Array, matched: chex.Array) -> chex.Array:
+def span_distance(
+    proposed: Float[Array, "B N 2"], windows: Float[Array, "B N 2"], matched: Bool[Array, "B N"]
+) -> Float[Array, ""]:
     """Mean absolute error of centre and width over matched queries; 0 when there is none.
 
     Args:
@@ -130,7 +138,9 @@ def span_distance(proposed: chex.Array, windows: chex.Array, matched: chex.Array
     return masked_mean(jnp.abs(_centre_width(proposed) - _centre_width(windows)), mask)
 
 
-def overlap_loss(proposed: chex.Array, windows: chex.Array, matched: chex.Array) -> chex.Array:
+def overlap_loss(
+    proposed: Float[Array, "B N 2"], windows: Float[Array, "B N 2"], matched: Bool[Array, "B N"]
+) -> Float[Array, ""]:
     """1 - generalised IoU, mean over matched queries; 0 when there is none.
 
     Args:
@@ -140,7 +150,9 @@ def overlap_loss(proposed: chex.Array, windows: chex.Array, matched: chex.Array)
     return masked_mean(1.0 - iou, matched)
 
 
-def generalized_iou(first: chex.Array, second: chex.Array) -> chex.Array:
+def generalized_iou(
+    first: Float[Array, "*B N 2"], second: Float[Array, "*B M 2"]
+) -> Float[Array, "*B N M"]:
     """IoU less the share of the hull that neither covers: [..., N, 2], [..., M, 2] -> [..., N, M].
 
     From -1 to 1 (Rezatofighi et al., 2019, in one dimension); 0 for a hull of no length.
@@ -154,13 +166,15 @@ def generalized_iou(first: chex.Array, second: chex.Array) -> chex.Array:
     return iou - jnp.where(hull > 0, (hull - union) / jnp.where(hull > 0, hull, 1.0), 0.0)
 
 
-def _centre_width(windows: chex.Array) -> chex.Array:
+def _centre_width(windows: Float[Array, "*shape 2"]) -> Float[Array, "*shape 2"]:
     """[..., 2] start, end -> [..., 2] centre, width."""
     start, end = windows[..., 0], windows[..., 1]
     return jnp.stack([(start + end) / 2, end - start], axis=-1)
 
 
-def _span_distances(first: chex.Array, second: chex.Array) -> chex.Array:
+def _span_distances(
+    first: Float[Array, "*B N 2"], second: Float[Array, "*B M 2"]
+) -> Float[Array, "*B N M"]:
     """Sum of the distances of centre and width: [..., N, 2], [..., M, 2] -> [..., N, M]."""
     first, second = _centre_width(first), _centre_width(second)
     return jnp.abs(first[..., :, None, :] - second[..., None, :, :]).sum(-1)

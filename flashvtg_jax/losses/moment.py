@@ -1,15 +1,19 @@
 """Classification and regression of the points of the pyramid."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from flashvtg_jax.losses.masking import keep, masked_mean
+from flashvtg_jax.typing import Array, Bool, Float, Num
 
 
 def focal_classification(
-    logits: chex.Array, positive: chex.Array, point_mask: chex.Array, *, gamma: float
-) -> chex.Array:
+    logits: Float[Array, "B P"],
+    positive: Bool[Array, "B P"],
+    point_mask: Bool[Array, "B P"],
+    *,
+    gamma: float,
+) -> Float[Array, ""]:
     """Sigmoid focal loss (Lin et al., 2017) without class weights, mean over valid points.
 
     Args:
@@ -24,8 +28,8 @@ def focal_classification(
 
 
 def rating_classification(
-    logits: chex.Array, labels: chex.Array, point_mask: chex.Array
-) -> chex.Array:
+    logits: Float[Array, "B P"], labels: Num[Array, "B P"], point_mask: Bool[Array, "B P"]
+) -> Float[Array, ""]:
     """Binary cross-entropy of logits against raw saliency labels, mean over valid points.
 
     Labels above 1 are meant: highlight detection trains on ratings as they are.
@@ -38,8 +42,10 @@ def rating_classification(
 
 
 def boundary_regression(
-    offsets: chex.Array, target_offsets: chex.Array, positive: chex.Array
-) -> chex.Array:
+    offsets: Float[Array, "B P 2"],
+    target_offsets: Float[Array, "B P 2"],
+    positive: Bool[Array, "B P"],
+) -> Float[Array, ""]:
     """Mean absolute error of both offsets over positive points, 0 when there is none.
 
     Args:

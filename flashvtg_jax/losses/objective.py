@@ -20,13 +20,14 @@ from flashvtg_jax.losses.moment import (
 from flashvtg_jax.losses.saliency import saliency_loss
 from flashvtg_jax.losses.targets import Targets
 from flashvtg_jax.models.output import FlashVTGOutput
+from flashvtg_jax.typing import Array, Float
 
 CLASSIFICATIONS = ("focal", "binary_cross_entropy")
 
 
 def objective(
     out: FlashVTGOutput, targets: Targets, config: Any
-) -> tuple[chex.Array, dict[str, chex.Array]]:
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Weighted loss of a batch, and its terms.
 
     Padded clips, points and whole rows without a valid clip take no part; a batch that offers a
@@ -78,7 +79,9 @@ def objective(
     return sum(weight * terms[name] for name, weight in weights.items()), terms
 
 
-def _point_losses(out: FlashVTGOutput, targets: Targets, config: Any) -> dict[str, chex.Array]:
+def _point_losses(
+    out: FlashVTGOutput, targets: Targets, config: Any
+) -> dict[str, Float[Array, ""]]:
     """The terms of the points of the pyramid: classification, regression, clip_aware."""
     points = out.points.astype(jnp.float32)
     labels = targets.saliency_labels

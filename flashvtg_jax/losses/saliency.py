@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from flashvtg_jax.losses.masking import keep, masked_mean, pick, valid_rows
 from flashvtg_jax.losses.targets import Targets
 from flashvtg_jax.models.output import FlashVTGOutput
+from flashvtg_jax.typing import Array, Bool, Float, Int, Num
 
 # Labels run to 12. The sum over the thresholds is divided by 12 although 12 is not one of them,
 # and the ranking carries this epsilon: released weights were trained so.
@@ -21,7 +21,7 @@ EPSILON = 1e-6
 SMALLEST_PROBABILITY = 1e-7
 
 
-def saliency_loss(out: FlashVTGOutput, targets: Targets, config: Any) -> chex.Array:
+def saliency_loss(out: FlashVTGOutput, targets: Targets, config: Any) -> Float[Array, ""]:
     """Margin, ranking, negative-pair and cross-entropy terms, summed.
 
     With negatives in `out`, a sample's clips also appear against another sample's query, where
@@ -79,26 +79,26 @@ def saliency_loss(out: FlashVTGOutput, targets: Targets, config: Any) -> chex.Ar
 
 
 def rows_with_negatives(
-    video_id: chex.Array, negative_index: chex.Array, rows: chex.Array
-) -> chex.Array:
+    video_id: Int[Array, " B"], negative_index: Int[Array, " B"], rows: Bool[Array, " B"]
+) -> Bool[Array, " B"]:
     """Rows whose negative query belongs to another video, from [B], [B] and [B] bool: [B] bool."""
     return rows & (video_id != video_id[negative_index])
 
 
 def margin_loss(
-    scores: chex.Array,
-    positive_clips: chex.Array,
-    negative_clips: chex.Array,
-    rows: chex.Array,
+    scores: Float[Array, "B L"],
+    positive_clips: Int[Array, "B K"],
+    negative_clips: Int[Array, "B K"],
+    rows: Bool[Array, " B"],
     *,
     margin: float,
-) -> chex.Array:
+) -> Float[Array, ""]:
     """Twice the mean shortfall of the positive clips' lead over the negative ones.
 
     Args:
       scores: [B, L]. positive_clips, negative_clips: [B, K] paired clip indices.
       rows: [B] bool, those that count.
-      margin: the lead that suffices.
+      margin: the lead that has no loss.
     """
     rows = jnp.broadcast_to(rows[:, None], positive_clips.shape)
     positive = keep(pick(scores, positive_clips), rows)
@@ -107,13 +107,13 @@ def margin_loss(
 
 
 def rank_loss(
-    scores: chex.Array,
-    labels: chex.Array,
-    mask: chex.Array,
-    rows: chex.Array,
+    scores: Float[Array, "B N"],
+    labels: Num[Array, "B N"],
+    mask: Bool[Array, "B N"],
+    rows: Bool[Array, " B"],
     *,
     temperature: float,
-) -> chex.Array:
+) -> Float[Array, ""]:
     """Rank contrastive loss: at each threshold, the clips that reach it against all clips.
 
     Args:
@@ -137,8 +137,8 @@ def rank_loss(
 
 
 def negative_saliency_loss(
-    scores: chex.Array, video_mask: chex.Array, pairs: chex.Array
-) -> chex.Array:
+    scores: Float[Array, "B L"], video_mask: Bool[Array, "B L"], pairs: Bool[Array, " B"]
+) -> Float[Array, ""]:
     """-log(1 - sigmoid(score)), summed over the clips and averaged over the negative pairs.
 
     Args:
@@ -149,8 +149,8 @@ def negative_saliency_loss(
 
 
 def negative_attention_loss(
-    attention: chex.Array, video_mask: chex.Array, pairs: chex.Array
-) -> chex.Array:
+    attention: Float[Array, "B L"], video_mask: Bool[Array, "B L"], pairs: Bool[Array, " B"]
+) -> Float[Array, ""]:
     """-log(1 - attention), summed over the clips and averaged over the negative pairs.
 
     Args:
@@ -161,8 +161,8 @@ def negative_attention_loss(
 
 
 def attention_cross_entropy(
-    attention: chex.Array, labels: chex.Array, video_mask: chex.Array
-) -> chex.Array:
+    attention: Float[Array, "B L"], labels: Num[Array, "B L"], video_mask: Bool[Array, "B L"]
+) -> Float[Array, ""]:
     """Binary cross-entropy of the attention against labels cut to 0..1, mean over valid clips.
 
     Args:
@@ -175,9 +175,9 @@ def attention_cross_entropy(
     return masked_mean(losses, video_mask)
 
 
-def _safe_log(x: chex.Array) -> chex.Array:
-    """log(max(x, SMALLEST_PROBABILITY)), with a gradient that below the floor still points up.
+def _safe_log(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """log(max(x, SMALLEST_PROBABILITY)), with a gradient below the floor, too.
 
-    A plain maximum would cut the gradient of just those clips that are most wrong.
+    A plain maximum would have no gradient for the clips that are most wrong.
     """
     return jnp.log(x + jax.lax.stop_gradient(jnp.maximum(x, SMALLEST_PROBABILITY) - x))

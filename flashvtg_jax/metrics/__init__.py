@@ -1,4 +1,4 @@
-"""Scores of predictions, as the benchmarks publish them: numpy on the host."""
+"""The benchmarks' metrics of predictions, with numpy on the host."""
 
 from flashvtg_jax.metrics.evaluate import brief, evaluate_predictions, nested, score_files
 from flashvtg_jax.metrics.highlight_detection import (
@@ -8,7 +8,7 @@ from flashvtg_jax.metrics.highlight_detection import (
 from flashvtg_jax.metrics.names import METRIC_NAMES, is_metric_name
 from flashvtg_jax.metrics.per_query import (
     metric_groups,
-    per_query_numbers,
+    per_query_metrics,
     score_iou_correlation,
 )
 from flashvtg_jax.metrics.report import format_table, mean_and_std
@@ -24,7 +24,7 @@ __all__ = [
     "metric_groups",
     "nested",
     "parse_length_ranges",
-    "per_query_numbers",
+    "per_query_metrics",
     "score_files",
     "score_iou_correlation",
     "tvsum_top5_average_precision",

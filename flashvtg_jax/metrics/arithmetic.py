@@ -1,19 +1,22 @@
 """Float arithmetic shared by the metrics.
 
-Published numbers have two decimals and come from float64 sums; a sum taken in another order can
+Published metrics have two decimals and come from float64 sums; a sum taken in another order can
 differ in its last bit and so, at a tie, in its last printed digit. These helpers keep the order.
 """
 
 import numpy as np
+from jaxtyping import Bool, Float, Num
 
 
-def percent(fraction: float) -> float:
-    """A fraction as a percentage with two decimals, the form in which results are published."""
+def percent(fraction: float | Float[np.ndarray, ""]) -> float:
+    """A fraction as a percentage with two decimals, as results are published."""
     return float(f"{100 * fraction:.2f}")
 
 
-def sum_selected(values: np.ndarray, selected: np.ndarray) -> np.ndarray:
-    """Sums the selected values of each row, to the bit what `np.sum(row[selected])` gives.
+def sum_selected(
+    values: Float[np.ndarray, "*shape N"], selected: Bool[np.ndarray, "*shape N"]
+) -> Float[np.ndarray, " *shape"]:
+    """Sums the selected values of each row, bit for bit as `np.sum(row[selected])`.
 
     Args:
       values: [..., N] float.
@@ -34,7 +37,7 @@ def sum_selected(values: np.ndarray, selected: np.ndarray) -> np.ndarray:
     return np.add.reduceat(rows[kept], starts).reshape(values.shape[:-1])
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: Num[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     """Ranks from 1, [N]; equal values share the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[place]

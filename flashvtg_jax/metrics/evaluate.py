@@ -1,4 +1,4 @@
-"""Predictions and annotations, in the format that the five data sets share -> their numbers."""
+"""From predictions and annotations, in the format of the five data sets, to metrics."""
 
 import dataclasses
 import os
@@ -14,14 +14,14 @@ from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.metrics.highlight_detection import (
     DOMAINS_MEAN,
     RATING_LEVELS,
-    domain_numbers,
-    highlight_detection_numbers,
+    domain_metrics,
+    highlight_detection_metrics,
 )
 from flashvtg_jax.metrics.moment_retrieval import (
     AP_THRESHOLDS,
     RECALL_THRESHOLDS,
     LengthRanges,
-    moment_retrieval_numbers,
+    moment_retrieval_metrics,
 )
 from flashvtg_jax.metrics.names import (
     BRIEF,
@@ -57,7 +57,7 @@ from flashvtg_jax.metrics.scoring import (
 class Compared:
     """Predictions and ground truth as arrays, of N queries in the order of the predictions.
 
-    Each tuple is the arguments of the functions named, and None where a side lacks the fields.
+    Each tuple holds the arguments of the functions named; None if a side lacks the fields.
     """
 
     order: list[int]  # the annotation row of each prediction
@@ -104,22 +104,22 @@ def evaluate_predictions(
     Returns:
       `MR-full-mAP`, `MR-full-mAP@0.5` ... `MR-full-R1@0.3` ... `MR-full-mIoU`, the same for
       `short`, `middle` and `long` windows (or those of `length_ranges`), and
-      `HL-min-Fair-mAP`, `HL-min-Fair-Hit1` ...; `brief` and `nested` give the official selections
+      `HL-min-Fair-mAP`, `HL-min-Fair-Hit1` ...; `brief` and `nested` give the official selection
       and layout. With `label`: `HD-mAP`, the mean over domains of each domain's mean over videos,
       and `HD-mAP-BK` for domain "BK".
 
     Raises:
       DataError: the qids differ, a row is malformed, there is nothing to score, or half of the
         queries or more have so many or so few saliency scores that they differ from the clips of
-        their videos by more than two and by more than 10%. Smaller differences are cut, or filled
-        up with 0, as the official evaluator does; so are larger ones of fewer queries, with a
-        warning.
-      ConfigError: a range of lengths that is none.
+        their videos by more than two and by more than 10%. Scores with smaller differences are cut,
+        or padded with 0, as in the official evaluator; so are larger ones of fewer queries, with
+        a warning.
+      ConfigError: an invalid range of lengths.
     """
     scoring = Scoring(clip_length, label_clip_length, max_clips, all_length_ranges(length_ranges))
     rows = Rows(predictions, "prediction"), Rows(annotations, "annotation")
     compared = compared_arrays(*rows, match_queries(*rows), scoring)
-    return _numbers(compared, scoring)
+    return _metrics(compared, scoring)
 
 
 def score_files(
@@ -133,9 +133,9 @@ def score_files(
 ) -> dict[str, float]:
     """`evaluate_predictions` of two JSON-lines files; errors name the file and the line.
 
-    If clip_length is None, it follows from the numbers of scores and the durations (said on stderr
-    if it is not 2 s). `flashvtg_jax.metrics.scoring_settings.scoring_arguments` finds all of them
-    in the files beside the predictions.
+    If clip_length is None, it is inferred from the numbers of scores and the durations (with a note
+    on stderr if it is not 2 s). `flashvtg_jax.metrics.scoring_settings.scoring_arguments` reads all
+    of them from the files beside the predictions.
     """
     predictions = Rows(read_json_lines(predictions_path), "prediction", str(predictions_path))
     annotations = Rows(read_json_lines(annotations_path), "annotation", str(annotations_path))
@@ -147,51 +147,51 @@ def score_files(
     if compared.highlights is not None and annotations.has("relevant_windows"):
         # `load_annotations` checks it; training and evaluation have read their lines with that.
         _check_ids(annotations, scoring.rated_clip_length)
-    return _numbers(compared, scoring)
+    return _metrics(compared, scoring)
 
 
-def brief(numbers: Mapping[str, float]) -> dict[str, float]:
-    """The official selection of the numbers, in the official order."""
-    return {key: numbers[key] for key in quoted_names(numbers) if key in numbers}
+def brief(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The official selection of the metrics, in the official order."""
+    return {key: metrics[key] for key in quoted_names(metrics) if key in metrics}
 
 
-def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
-    """The numbers in the layout of the official evaluator's metrics files.
+def nested(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The metrics in the layout of the official evaluator's metrics files.
 
     Highlight detection over domains, for which there is no official file, stands under "HD".
     """
-    result: dict[str, Any] = {BRIEF: brief(numbers)}
+    result: dict[str, Any] = {BRIEF: brief(metrics)}
     for level in RATING_LEVELS:
         name = f"HL-min-{level}"
-        if f"{name}-mAP" in numbers:
+        if f"{name}-mAP" in metrics:
             result[name] = {
-                "HL-mAP": numbers[f"{name}-mAP"],
-                "HL-Hit1": numbers[f"{name}-Hit1"],
+                "HL-mAP": metrics[f"{name}-mAP"],
+                "HL-Hit1": metrics[f"{name}-Hit1"],
             }
-    for name in sorted(range_names(numbers)):
-        precisions = {f"{t:g}": numbers[f"MR-{name}-mAP@{t:g}"] for t in AP_THRESHOLDS}
+    for name in sorted(range_names(metrics)):
+        precisions = {f"{t:g}": metrics[f"MR-{name}-mAP@{t:g}"] for t in AP_THRESHOLDS}
         result[name] = {
-            "MR-mIoU": numbers[f"MR-{name}-mIoU"],
-            "MR-mAP": precisions | {"average": numbers[f"MR-{name}-mAP"]},
-            "MR-R1": {f"{t:g}": numbers[f"MR-{name}-R1@{t:g}"] for t in RECALL_THRESHOLDS},
+            "MR-mIoU": metrics[f"MR-{name}-mIoU"],
+            "MR-mAP": precisions | {"average": metrics[f"MR-{name}-mAP"]},
+            "MR-R1": {f"{t:g}": metrics[f"MR-{name}-R1@{t:g}"] for t in RECALL_THRESHOLDS},
         }
-    if DOMAINS_MEAN in numbers:
-        found = domain_names(numbers)
-        result[BY_DOMAIN] = {DOMAINS_MEAN: numbers[DOMAINS_MEAN]}
+    if DOMAINS_MEAN in metrics:
+        found = domain_names(metrics)
+        result[BY_DOMAIN] = {DOMAINS_MEAN: metrics[DOMAINS_MEAN]}
         if found:
-            result[BY_DOMAIN]["domains"] = {domain: numbers[name] for name, domain in found.items()}
+            result[BY_DOMAIN]["domains"] = {domain: metrics[name] for name, domain in found.items()}
     return result
 
 
 def compared_arrays(
     predictions: Rows, annotations: Rows, order: list[int], scoring: Scoring
 ) -> Compared:
-    """What there is to compare, checked and in the order of the predictions.
+    """The arrays of all that can be compared, checked and in the order of the predictions.
 
     `order` is what `match_queries` found. Raises DataError as `evaluate_predictions` does.
     """
-    # Both are asked, so that a row without its field is reported even where the other side
-    # leaves nothing to compare it with.
+    # Both sides are checked, so that a row without its field is reported even if the other side
+    # has nothing to compare it with.
     moments = _both(predictions, "pred_relevant_windows", annotations, "relevant_windows")
     highlights = _both(predictions, "pred_saliency_scores", annotations, "saliency_scores")
     labelled = _both(predictions, "pred_saliency_scores", annotations, "label")
@@ -228,7 +228,7 @@ def _check_counts(
     seconds: Sequence[float],
     scoring: Scoring,
 ) -> None:
-    """Checks that scores are of clips of the length in `scoring`, as `_judge` does."""
+    """Checks that scores are of clips of the length in `scoring`, as `_raise_or_warn` does."""
     counts = [len(scores) for scores in saliency]
     problems = [
         count_problem(count, duration, scoring)
@@ -242,22 +242,22 @@ def _check_counts(
                 f"; they seem to be of clips of {likely:g} s: give clip_length={likely:g} "
                 f"(--clip_length={likely:g})"
             )
-        _judge(predictions, problems, advice)
+        _raise_or_warn(predictions, problems, advice)
 
 
 def _check_label_counts(
     predictions: Rows, saliency: Sequence[np.ndarray], rated: Sequence[np.ndarray], scoring: Scoring
 ) -> None:
-    """Checks that there are scores of the clips that 'label' rates, as `_judge` does."""
+    """Checks that there are scores of the clips that 'label' rates, as `_raise_or_warn` does."""
     problems = []
     for scores, ratings in zip(saliency, rated, strict=True):
         expected = min(len(ratings), scoring.max_clips or len(ratings))
         problem = f"{len(scores)} saliency scores, but 'label' rates {len(ratings)} clips"
         problems.append(None if lengths_agree(len(scores), expected) else problem)
-    _judge(predictions, problems)
+    _raise_or_warn(predictions, problems)
 
 
-def _judge(predictions: Rows, problems: Sequence[str | None], advice: str = "") -> None:
+def _raise_or_warn(predictions: Rows, problems: Sequence[str | None], advice: str = "") -> None:
     """Raises DataError where half of the queries or more have a problem; warns of fewer.
 
     A wrong clip length is a problem of most queries; in single ones the official evaluator cuts
@@ -277,7 +277,7 @@ def _judge(predictions: Rows, problems: Sequence[str | None], advice: str = "") 
 
 
 def _clip_length_of(predictions: Rows, annotations: Rows, order: Sequence[int]) -> float:
-    """The clip length that follows from the numbers of scores, where highlights are compared."""
+    """The clip length inferred from the numbers of scores, if highlights are compared."""
     counts: list[int] = []
     seconds: list[float] = []
     if _both(predictions, "pred_saliency_scores", annotations, "saliency_scores"):
@@ -287,7 +287,7 @@ def _clip_length_of(predictions: Rows, annotations: Rows, order: Sequence[int]) 
 
 
 def _check_ids(annotations: Rows, clip_length: float) -> None:
-    """Raises DataError for windows that are none, or that clip ids of their line contradict."""
+    """Raises DataError for invalid windows, or windows that contradict their clip ids."""
     relevant_windows(annotations, range(len(annotations.rows)))
     for index, row in enumerate(annotations.rows):
         problem = clip_id_problem(
@@ -299,15 +299,15 @@ def _check_ids(annotations: Rows, clip_length: float) -> None:
         raise DataError(f"{annotations.path}: {problem}")
 
 
-def _numbers(compared: Compared, scoring: Scoring) -> dict[str, float]:
-    numbers = {}
+def _metrics(compared: Compared, scoring: Scoring) -> dict[str, float]:
+    metrics = {}
     if compared.moments is not None:
-        numbers |= moment_retrieval_numbers(*compared.moments, scoring.length_ranges)
+        metrics |= moment_retrieval_metrics(*compared.moments, scoring.length_ranges)
     if compared.highlights is not None:
-        numbers |= highlight_detection_numbers(*compared.highlights)
+        metrics |= highlight_detection_metrics(*compared.highlights)
     if compared.labelled is not None:
-        numbers |= domain_numbers(*compared.labelled)
-    return numbers
+        metrics |= domain_metrics(*compared.labelled)
+    return metrics
 
 
 def _both(predictions: Rows, predicted: str, annotations: Rows, annotated: str) -> bool:

@@ -4,19 +4,20 @@ YouTube Highlights."""
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float, Num
 
 from flashvtg_jax.metrics.arithmetic import percent, sum_selected
 
 # The lowest rating (0 very bad ... 4 very good) that makes a clip a highlight.
 RATING_LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
 TVSUM_RANKED_CLIPS = 5
-DOMAINS_MEAN = "HD-mAP"  # the number of TVSum and of YouTube Highlights
+DOMAINS_MEAN = "HD-mAP"  # the metric of TVSum and of YouTube Highlights
 
 
-def highlight_detection_numbers(
-    saliency: Sequence[np.ndarray], ratings: Sequence[np.ndarray]
+def highlight_detection_metrics(
+    saliency: Sequence[Num[np.ndarray, " _"]], ratings: Sequence[Num[np.ndarray, "_ A"]]
 ) -> dict[str, float]:
-    """Every highlight-detection number of QVHighlights, in percent with two decimals.
+    """Every highlight-detection metric of QVHighlights, in percent with two decimals.
 
     mAP cuts a score list longer than the video and fills a shorter one with zeros; HIT@1 takes
     the best of the scores as they are, and a clip past the end of the video is no hit.
@@ -34,9 +35,9 @@ def highlight_detection_numbers(
 
 
 def highlight_detection_values(
-    saliency: Sequence[np.ndarray], ratings: Sequence[np.ndarray]
+    saliency: Sequence[Num[np.ndarray, " _"]], ratings: Sequence[Num[np.ndarray, "_ A"]]
 ) -> dict[str, np.ndarray]:
-    """What each query has in each number of `highlight_detection_numbers`, of the same arguments.
+    """Each query's values of `highlight_detection_metrics`, for the same arguments.
 
     Returns:
       Fractions: [N, A] for mAP, one of each annotator, and [N] for HIT@1.
@@ -72,8 +73,8 @@ def highlight_detection_values(
 
 
 def interpolated_average_precision(
-    ranked_scores: np.ndarray, ranked_labels: np.ndarray
-) -> np.ndarray:
+    ranked_scores: Float[np.ndarray, "N L"], ranked_labels: Bool[np.ndarray, "N L"]
+) -> Float[np.ndarray, " N"]:
     """Mean, over the distinct recalls above 0, of the best precision at that recall or above.
 
     Clips of equal score enter the curve together. A row without positives gives 0.
@@ -100,18 +101,18 @@ def interpolated_average_precision(
     return sum_selected(precision, gains[:, ::-1]) / np.maximum(gains.sum(axis=1), 1)
 
 
-def domain_numbers(
-    saliency: Sequence[np.ndarray],
-    labels: Sequence[np.ndarray],
+def domain_metrics(
+    saliency: Sequence[Num[np.ndarray, " _"]],
+    labels: Sequence[Num[np.ndarray, "_ A"]],
     domains: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """The numbers of TVSum (several annotators) or YouTube Highlights (one), in percent.
+    """The metrics of TVSum (several annotators) or YouTube Highlights (one), in percent.
 
     Args:
       saliency: for each video the score of every clip, [L'].
       labels: for each video the ratings of every clip, [L, A] with the same A for all. A = 1:
         `youtube_average_precision`, else `tvsum_top5_average_precision`.
-      domains: of each video; None: the data set is not divided.
+      domains: of each video; None: no domains.
 
     Returns:
       `HD-mAP`, the mean over domains of the domain's mean over its videos, so that a domain of
@@ -128,11 +129,11 @@ def domain_numbers(
 
 
 def domain_values(
-    saliency: Sequence[np.ndarray],
-    labels: Sequence[np.ndarray],
+    saliency: Sequence[Num[np.ndarray, " _"]],
+    labels: Sequence[Num[np.ndarray, "_ A"]],
     domains: Sequence[str] | None = None,
-) -> dict[str, np.ndarray]:
-    """What each video has in each number of `domain_numbers`, of the same arguments.
+) -> dict[str, Float[np.ndarray, " N"]]:
+    """Each video's values of `domain_metrics`, for the same arguments.
 
     Returns:
       Fractions [N], the average precision of each video; for a domain NaN where the video is of
@@ -199,7 +200,7 @@ def _ranking(saliency: np.ndarray, clips: int) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-def _trapezoid_average_precision(ranked: np.ndarray) -> np.ndarray:
+def _trapezoid_average_precision(ranked: Bool[np.ndarray, "... L"]) -> np.ndarray | np.floating:
     """Sum of recall step x mean of the previous and the current precision (1 at first).
 
     Args:

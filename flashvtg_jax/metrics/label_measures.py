@@ -1,7 +1,7 @@
-"""What is measured on the labels of an annotation file: values and bootstrap intervals.
+"""Measures of the labels of an annotation file: values and bootstrap intervals.
 
 Every measure is a formula over sums of per-query statistics, both of `label_sums`. So a bootstrap
-sample costs no second look at the clips: it is the same formula over the statistics, weighted by
+sample needs no second pass over the clips: it is the same formula over the statistics, weighted by
 how often each video was drawn.
 """
 
@@ -53,12 +53,12 @@ Statistics = Mapping[str, np.ndarray]  # group of measures -> sums, [..., k]
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One number of the study; also one line of its CSV."""
+    """One value of the study; also one line of its CSV."""
 
     dataset: str
     category: str  # `ALL`, or a domain
     measure: str
-    value: float | None  # None: not defined, as the correlation of equal values
+    value: float | None  # None: not defined, like the correlation of equal values
     low: float | None  # 95 % bootstrap interval over videos; None where there is none
     high: float | None
     clips: int  # that took part

@@ -1,4 +1,4 @@
-"""From the labels of one query to sums, and from sums to a value.
+"""From the labels of one query to sums, and from sums to values.
 
 Every measure of `label_measures` is a formula over sums of per-query statistics: those of one query
 are taken here, and the formulas hold for the sums over any choice of queries.
@@ -27,7 +27,7 @@ DISTANCES = {
 
 @dataclasses.dataclass(frozen=True)
 class LabelledQuery:
-    """What one line says about the clips of its video, L clips and A annotators.
+    """The labels of one line of a file, for L clips and A annotators.
 
     ratings: [L, A]; NaN: not rated.
     moments: [L] index of the moment that holds the clip's midpoint, -1 outside; the first one,
@@ -143,7 +143,7 @@ def _alpha_statistics(ratings: np.ndarray) -> np.ndarray:
 def _pair_statistics(ratings: np.ndarray) -> tuple[np.ndarray, int]:
     """Mean correlation of two annotators: Pearson's, one query, Spearman's.
 
-    Who rates every clip alike correlates with nobody; without a pair nothing is counted.
+    An annotator who rates every clip alike is left out; without a pair nothing is counted.
     """
     varied = ratings[:, np.ptp(ratings, axis=0) > 0] if len(ratings) else ratings[:, :0]
     if varied.shape[1] < 2:
@@ -167,7 +167,7 @@ def _variance_statistics(
 def _place_statistics(
     query: LabelledQuery, known: np.ndarray, long: Sequence[int]
 ) -> dict[str, tuple[np.ndarray, int]]:
-    """How labels go with the place in their moment, over the moments `long`."""
+    """How labels depend on the position in their moment, over the moments `long`."""
     labels, distances = [], {name: [] for name in DISTANCES}
     place, course = np.zeros(6), np.zeros(2 * TENTHS)
     for index in long:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from jaxtyping import Bool, Float, Num
 
 from flashvtg_jax.metrics.arithmetic import percent, sum_selected
 
@@ -15,16 +16,16 @@ LENGTH_RANGES = {FULL_RANGE: (0, np.inf), "short": (0, 10), "middle": (10, 30), 
 LengthRanges = Mapping[str, tuple[float, float]]
 
 
-def moment_retrieval_numbers(
-    predicted: np.ndarray,
-    windows: np.ndarray,
-    window_mask: np.ndarray,
+def moment_retrieval_metrics(
+    predicted: Num[np.ndarray, "N K 3"],
+    windows: Num[np.ndarray, "N M 2"],
+    window_mask: Bool[np.ndarray, "N M"],
     length_ranges: LengthRanges = LENGTH_RANGES,
 ) -> dict[str, float]:
-    """Every moment-retrieval number, in percent with two decimals.
+    """Every moment-retrieval metric, in percent with two decimals.
 
-    A range of lengths counts the ground-truth windows within it, over the queries that have one;
-    a range that no query has gives 0. A query without any window is counted nowhere.
+    A range of lengths covers the ground-truth windows within it, over the queries that have one;
+    without such a query its metrics are 0. A query without any window is in no metric.
 
     Args:
       predicted: [N, K, 3] start, end (seconds), score, in the order predicted; the first window
@@ -37,28 +38,28 @@ def moment_retrieval_numbers(
     Returns:
       For each range R: `MR-R-mAP`, `MR-R-mAP@t`, `MR-R-R1@t` and `MR-R-mIoU`.
     """
-    numbers = {}
+    metrics = {}
     by_range = _fractions_by_range(predicted, windows, window_mask, length_ranges)
     for name, counted, fractions in by_range:
         if counted.any():
             means = [values.mean(axis=0) for values in fractions]
         else:
             means = [np.zeros(values.shape[1:]) for values in fractions]
-        numbers |= {key: percent(mean) for key, mean in _named(name, *means).items()}
-    return numbers
+        metrics |= {key: percent(mean) for key, mean in _named(name, *means).items()}
+    return metrics
 
 
 def moment_retrieval_values(
-    predicted: np.ndarray,
-    windows: np.ndarray,
-    window_mask: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """What each query has in each metric of `moment_retrieval_numbers`, of the same arguments.
+    predicted: Num[np.ndarray, "N K 3"],
+    windows: Num[np.ndarray, "N M 2"],
+    window_mask: Bool[np.ndarray, "N M"],
+) -> dict[str, Float[np.ndarray, " N"]]:
+    """Each query's values of the metrics of `moment_retrieval_metrics`, for the same arguments.
 
     The ranges of lengths are the official ones.
 
     Returns:
-      For each number the queries' fractions [N], NaN for queries that it does not count.
+      For each metric the queries' fractions [N], NaN for queries that are not in it.
     """
     result = {}
     by_range = _fractions_by_range(predicted, windows, window_mask, LENGTH_RANGES)
@@ -69,7 +70,9 @@ def moment_retrieval_values(
     return result
 
 
-def temporal_iou(first: np.ndarray, second: np.ndarray, hull: bool = False) -> np.ndarray:
+def temporal_iou(
+    first: Num[np.ndarray, "... K 2"], second: Num[np.ndarray, "... M 2"], hull: bool = False
+) -> Float[np.ndarray, "... K M"]:
     """Intersection over union of every pair of windows, 0 where the union is empty.
 
     Args:
@@ -92,7 +95,9 @@ def temporal_iou(first: np.ndarray, second: np.ndarray, hull: bool = False) -> n
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union != 0)
 
 
-def average_precision(iou: np.ndarray, window_mask: np.ndarray) -> np.ndarray:
+def average_precision(
+    iou: Float[np.ndarray, "N K M"], window_mask: Bool[np.ndarray, "N M"]
+) -> Float[np.ndarray, "N T"]:
     """Interpolated average precision of each query at each threshold of AP_THRESHOLDS.
 
     Args:
@@ -116,7 +121,7 @@ def average_precision(iou: np.ndarray, window_mask: np.ndarray) -> np.ndarray:
     return sum_selected(step * precision, step != 0)
 
 
-def _greedy_hits(iou: np.ndarray) -> np.ndarray:
+def _greedy_hits(iou: Float[np.ndarray, "N K M"]) -> Bool[np.ndarray, "N T K"]:
     """Which predictions retrieve a window [N, T, K], for IoU [N, K, M] of predictions best first.
 
     Each prediction takes the window of highest IoU among those that reach the threshold and are
@@ -145,10 +150,10 @@ def _fractions_by_range(
     window_mask: np.ndarray,
     length_ranges: LengthRanges,
 ) -> Iterator[tuple[str, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """Of each range of lengths: its name, which queries count [N], and what these n queries have.
+    """For each range of lengths: its name, the mask of its queries [N], and their values.
 
-    That is the average precision [n, T], whether the first window reaches each threshold of
-    RECALL_THRESHOLDS [n, R], and its IoU [n].
+    The n queries have an average precision [n, T], whether the first window reaches each threshold
+    of RECALL_THRESHOLDS [n, R], and its IoU [n].
     """
     predicted = predicted[:, :MAX_PREDICTIONS]
     first = predicted[:, :1, :2]
@@ -175,12 +180,12 @@ def _fractions_by_range(
 
 
 def _named(
-    name: str, precision: np.ndarray, reached: np.ndarray, iou: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The numbers of a range by their names, [...], from [..., T], [..., R] and [...]."""
-    numbers = {f"MR-{name}-mAP": precision.mean(axis=-1)}
+    name: str, precision: np.ndarray, reached: np.ndarray, iou: np.ndarray | np.floating
+) -> dict[str, np.ndarray | np.floating]:
+    """The metrics of a range by name, [...], from [..., T], [..., R] and [...]."""
+    metrics = {f"MR-{name}-mAP": precision.mean(axis=-1)}
     for index, threshold in enumerate(AP_THRESHOLDS):
-        numbers[f"MR-{name}-mAP@{threshold:g}"] = precision[..., index]
+        metrics[f"MR-{name}-mAP@{threshold:g}"] = precision[..., index]
     for index, threshold in enumerate(RECALL_THRESHOLDS):
-        numbers[f"MR-{name}-R1@{threshold:g}"] = reached[..., index]
-    return numbers | {f"MR-{name}-mIoU": iou}
+        metrics[f"MR-{name}-R1@{threshold:g}"] = reached[..., index]
+    return metrics | {f"MR-{name}-mIoU": iou}

@@ -1,4 +1,4 @@
-"""The names of the numbers: which there are, and which are quoted."""
+"""The names of the metrics, and which of them are usually reported."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -12,7 +12,7 @@ from flashvtg_jax.metrics.moment_retrieval import (
 )
 
 # The selection of the official QVHighlights evaluator in its order, then TVSum's and YouTube
-# Highlights' one number.
+# Highlights' single metric.
 METRIC_NAMES = (
     "MR-full-R1@0.3",
     "MR-full-R1@0.5",
@@ -43,18 +43,18 @@ _LAST_OF_FULL = METRIC_NAMES.index("MR-full-mIoU")
 
 
 def is_metric_name(name: str, length_ranges: Collection[str] = LENGTH_RANGES) -> bool:
-    """Whether `evaluate_predictions` can return a number of this name, for some data set.
+    """Whether `evaluate_predictions` returns a metric of this name for some data set.
 
-    Every domain's number has a name, "HD-mAP-BK"; which domains there are is the data set's.
+    Any domain is allowed, as in "HD-mAP-BK".
 
     Args:
-      name: that may be one.
+      name: of the possible metric.
       length_ranges: names of the ranges of moments' lengths, "full" among them.
     """
     moments = {
-        f"MR-{length_range}-{number}"
+        f"MR-{length_range}-{metric}"
         for length_range in length_ranges
-        for number in (
+        for metric in (
             "mAP",
             *(f"mAP@{threshold:g}" for threshold in AP_THRESHOLDS),
             *(f"R1@{threshold:g}" for threshold in RECALL_THRESHOLDS),
@@ -62,13 +62,13 @@ def is_metric_name(name: str, length_ranges: Collection[str] = LENGTH_RANGES) ->
         )
     }
     highlights = {
-        f"HL-min-{level}-{number}" for level in RATING_LEVELS for number in ("mAP", "Hit1")
+        f"HL-min-{level}-{metric}" for level in RATING_LEVELS for metric in ("mAP", "Hit1")
     }
     return name in moments | highlights | {DOMAINS_MEAN} or bool(domain_names([name]))
 
 
 def range_names(names: Iterable[str]) -> list[str]:
-    """The ranges of moments' lengths that have numbers of these names, in their order."""
+    """The ranges of moments' lengths in these names of metrics, in their order."""
     return [found[1] for name in names if (found := _RANGE.fullmatch(name))]
 
 
@@ -80,7 +80,7 @@ def quoted_names(names: Iterable[str]) -> list[str]:
 
 
 def domain_names(names: Iterable[str]) -> dict[str, str]:
-    """Those names that are a domain's number -> the domain: "HD-mAP-BK" -> "BK", in their order."""
+    """The names of domains' metrics and the domains: {"HD-mAP-BK": "BK"}, in their order."""
     return {
         name: name.removeprefix(_DOMAIN)
         for name in names

@@ -1,4 +1,4 @@
-"""What each query contributes to the numbers, for intervals and comparisons query by query."""
+"""Metrics of each query, for confidence intervals and paired comparisons."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ from flashvtg_jax.metrics.rows import (
 from flashvtg_jax.metrics.scoring import CLIP_LENGTH, Scoring
 
 
-def per_query_numbers(
+def per_query_metrics(
     predictions: Sequence[dict[str, Any]],
     annotations: Sequence[dict[str, Any]],
     clip_length: float = CLIP_LENGTH,
@@ -33,21 +33,21 @@ def per_query_numbers(
     label_clip_length: float | None = None,
     max_clips: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """What each query has in the metrics of `evaluate_predictions`, of the same arguments.
+    """The metrics of `evaluate_predictions` for each query by itself; same arguments.
 
-    But for `length_ranges`: moments are always divided by length as in the official evaluator.
+    Ranges of lengths are always those of the official evaluator.
 
     Args:
-      metrics: names of the numbers wanted; None: all there are.
+      metrics: names of the metrics wanted; None: all.
 
     Returns:
-      For each number [N] float64 in percent, in the order of the annotations, NaN where it does
-      not count the query (no window of that length, a video of another domain). The mean over the
-      others is the number, but for its rounding to two decimals. `HD-mAP` of several domains is
-      instead the mean over `metric_groups` of each group's mean.
+      For each metric [N] float64 in percent, in the order of the annotations, NaN for queries that
+      are not in it (no window of that length, a video of another domain). The mean over the others
+      is the metric before rounding to two decimals. `HD-mAP` of several domains is instead the
+      mean over `metric_groups` of each group's mean.
 
     Raises:
-      DataError: as `evaluate_predictions`, or these predictions have no number of such a name.
+      DataError: as `evaluate_predictions`, or these predictions have no metric of such a name.
     """
     rows = Rows(predictions, "prediction"), Rows(annotations, "annotation")
     scoring = Scoring(clip_length, label_clip_length, max_clips)
@@ -63,7 +63,7 @@ def per_query_numbers(
     unknown = [name for name in wanted if name not in fractions]
     if unknown:
         raise DataError(
-            f"{', '.join(unknown)}: no such number of these predictions and annotations; "
+            f"{', '.join(unknown)}: no such metric of these predictions and annotations; "
             f"there are {', '.join(fractions)}"
         )
     result = {}
@@ -74,7 +74,7 @@ def per_query_numbers(
 
 
 def metric_groups(metric: str, annotations: Sequence[dict[str, Any]]) -> np.ndarray | None:
-    """The groups of queries over whose means a number is the mean: [N] of str, or None.
+    """The groups of queries over whose means a metric is the mean: [N] of str, or None.
 
     Only `HD-mAP` has groups, the videos' domains, where the annotations name them.
     Raises DataError for a domain that is not a name.

@@ -1,4 +1,4 @@
-"""Numbers of one run or of several seeds, and a small table of them for the terminal."""
+"""Metrics of one run or of several seeds, and a small table of them for the terminal."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from flashvtg_jax.metrics.highlight_detection import DOMAINS_MEAN
 from flashvtg_jax.metrics.moment_retrieval import FULL_RANGE
 from flashvtg_jax.metrics.names import domain_names, range_names
 
-Number = float | tuple[float, float]  # a tuple (from JSON a list): mean and standard deviation
+Metric = float | Sequence[float]  # a value, or its mean and standard deviation
 
 _PRECISION = ("MR-full-mAP", "MR-full-mAP@0.5", "MR-full-mAP@0.75")
 _SECTIONS = (
@@ -17,43 +17,43 @@ _SECTIONS = (
 )
 
 
-def mean_and_std(numbers: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
-    """The mean and the sample standard deviation of each number over several seeds.
+def mean_and_std(metrics: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """The mean and the sample standard deviation of each metric over several seeds.
 
-    The deviation divides by n - 1 and is 0 of a single seed. Every number keeps its place in the
-    first mapping.
+    The deviation divides by n - 1 and is 0 for a single seed. The order is that of the first
+    mapping.
 
     Raises:
-      DataError: there is no mapping, or one lacks a number that another has.
+      DataError: there is no mapping, or one lacks a metric that another has.
     """
-    if not numbers:
-        raise DataError("no numbers to take the mean of")
-    known = dict.fromkeys(name for one in numbers for name in one)
-    for index, one in enumerate(numbers, start=1):
+    if not metrics:
+        raise DataError("no metrics to take the mean of")
+    known = dict.fromkeys(name for one in metrics for name in one)
+    for index, one in enumerate(metrics, start=1):
         missing = [name for name in known if name not in one]
         if missing:
             raise DataError(
-                f"the numbers of {index} of {len(numbers)} lack {missing[0]!r}, which others "
-                "have: they are not of the same evaluation"
+                f"the metrics of {index} of {len(metrics)} lack {missing[0]!r}, which others "
+                "have: they are not from the same evaluation"
             )
     result = {}
     for name in known:
-        values = [float(one[name]) for one in numbers]
+        values = [float(one[name]) for one in metrics]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         result[name] = (statistics.fmean(values), spread)
     return result
 
 
-def format_table(numbers_by_name: Mapping[str, Mapping[str, Number]]) -> str:
-    """A table with one column for each name and the most quoted numbers as rows.
+def format_table(metrics_by_name: Mapping[str, Mapping[str, Metric]]) -> str:
+    """A table with one column for each name and the usually reported metrics as rows.
 
     Args:
-      numbers_by_name: column title -> numbers of `evaluate_predictions`, or of `mean_and_std`,
-        shown as "53.21 ± 0.42"; rows that no column has are left out, a number that a column
+      metrics_by_name: column title -> metrics of `evaluate_predictions`, or of `mean_and_std`,
+        shown as "53.21 ± 0.42"; rows that no column has are left out, a metric that a column
         lacks is shown as "-". Domains stand below their mean, in the order of the columns' keys.
     """
-    columns = list(numbers_by_name.values())
-    titles = list(numbers_by_name)
+    columns = list(metrics_by_name.values())
+    titles = list(metrics_by_name)
     known = dict.fromkeys(key for column in columns for key in column)
     by_length = [f"MR-{name}-mAP" for name in range_names(known) if name != FULL_RANGE]
     sections = [
@@ -86,9 +86,9 @@ def format_table(numbers_by_name: Mapping[str, Mapping[str, Number]]) -> str:
     return "\n".join(lines)
 
 
-def _cells(column: Sequence[Number | None]) -> list[str]:
+def _cells(column: Sequence[Metric | None]) -> list[str]:
     """The texts of a column, all of one width; means below means, deviations below deviations."""
-    pairs = [number if isinstance(number, tuple | list) else (number, None) for number in column]
+    pairs = [entry if isinstance(entry, tuple | list) else (entry, None) for entry in column]
     means = ["-" if mean is None else f"{mean:.2f}" for mean, _ in pairs]
     spreads = ["" if spread is None else f"{spread:.2f}" for _, spread in pairs]
     mean_width = max(map(len, means), default=0)

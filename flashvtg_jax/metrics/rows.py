@@ -20,11 +20,11 @@ _LISTED = 5
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of one file or list, and how errors call them."""
+    """The rows of one file or list, and how errors name them."""
 
     rows: Sequence[dict[str, Any]]
     kind: str  # "prediction" or "annotation"
-    path: str | None = None  # the file that they are of
+    path: str | None = None  # of the file
 
     def error(self, index: int, problem: str) -> DataError:
         """The error for one row."""

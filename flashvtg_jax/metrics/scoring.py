@@ -1,4 +1,4 @@
-"""How predictions are compared with annotations: lengths of clips, ranges of moments' lengths."""
+"""Settings of scoring: lengths of clips, ranges of moments' lengths."""
 
 import dataclasses
 import math
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from flashvtg_jax.clips import lengths_agree, num_video_clips
 from flashvtg_jax.errors import ConfigError, DataError
@@ -24,7 +25,7 @@ _NEAR = 2  # clips by which features are often longer or shorter than their vide
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """What the metrics need to know beside predictions and annotations.
+    """The settings of scoring.
 
     Attributes:
       clip_length: seconds of the clips that saliency was predicted for.
@@ -53,13 +54,13 @@ class Scoring:
         return self.clip_length if self.label_clip_length is None else self.label_clip_length
 
     def cuts(self, duration: float) -> bool:
-        """Whether a video of some seconds has more clips than have scores."""
+        """Whether a video of `duration` seconds has more clips than `max_clips`."""
         clips = num_video_clips(duration, self.clip_length)
         return self.max_clips is not None and clips > self.max_clips
 
 
 def parse_length_ranges(texts: str | Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Ranges of lengths as they are written: "short:0:10,long:10:inf", or a part for each.
+    """Ranges of lengths from text: "short:0:10,long:10:inf", or a sequence of its parts.
 
     Raises:
       ConfigError: text of another form.
@@ -85,7 +86,7 @@ def all_length_ranges(ranges: LengthRanges | None) -> LengthRanges:
     """The range of all moments and the given ones, or the official ones for None.
 
     Raises:
-      ConfigError: a name that a metric cannot have, or ends that are no range.
+      ConfigError: a name that cannot be part of a metric's, or ends that are not a range.
     """
     if ranges is None:
         return LENGTH_RANGES
@@ -109,10 +110,10 @@ def all_length_ranges(ranges: LengthRanges | None) -> LengthRanges:
 
 
 def count_problem(count: int, duration: float, scoring: Scoring) -> str | None:
-    """What is wrong with a number of saliency scores for a video of some seconds; None if nothing.
+    """Why `count` saliency scores do not fit a video of `duration` seconds; None if they do.
 
     Features are often a clip or two longer or shorter than their video, and the official evaluator
-    cuts scores or fills them up with 0. A larger difference means clips of another length.
+    cuts scores or pads them with 0. A larger difference means clips of another length.
     """
     clips = num_video_clips(duration, scoring.clip_length)
     expected = clips if scoring.max_clips is None else min(clips, scoring.max_clips)
@@ -126,10 +127,9 @@ def count_problem(count: int, duration: float, scoring: Scoring) -> str | None:
 
 
 def likely_clip_length(counts: Sequence[int], durations: Sequence[float]) -> float | None:
-    """The roundest seconds of a clip that explain the numbers of clips of 90% of the videos.
+    """The roundest clip length by which 90% of the videos have these counts, to two clips.
 
-    They are right to two clips, as features often are. None if there are no such seconds, as where
-    videos were cut.
+    None if there is none, for example where videos were cut.
     """
     middle = float(np.median(np.asarray(durations, float) / np.asarray(counts)))
     for candidate in (CLIP_LENGTH, *(float(f"{middle:.{digits}g}") for digits in range(1, 5))):
@@ -143,7 +143,7 @@ def likely_clip_length(counts: Sequence[int], durations: Sequence[float]) -> flo
 
 
 def assumed_clip_length(path: Any, counts: Sequence[int], durations: Sequence[float]) -> float:
-    """`likely_clip_length`, or 2 s if there is none; said on stderr if it is not 2 s.
+    """`likely_clip_length`, or 2 s if there is none; with a note on stderr if it is not 2 s.
 
     Args:
       path: of the predictions.
@@ -154,27 +154,32 @@ def assumed_clip_length(path: Any, counts: Sequence[int], durations: Sequence[fl
     if likely in (None, CLIP_LENGTH):
         return CLIP_LENGTH
     print(
-        f"{path}: clips of {likely:g} s, by the numbers of saliency scores and the durations; "
+        f"{path}: assuming clips of {likely:g} s, by the numbers of saliency scores and the "
+        "durations; "
         "--clip_length=SECONDS gives another",
         file=sys.stderr,
     )
     return likely
 
 
-def rank_cut_clips_last(saliency: np.ndarray, num_rated: int) -> np.ndarray:
-    """Scores [L'] of a video that was cut, and for the clips after the cut a lower one: [L].
+def rank_cut_clips_last(
+    saliency: Float[np.ndarray, " _"], num_rated: int
+) -> Float[np.ndarray, " L"]:
+    """Scores [L'] of a video that was cut, padded to [L] with a score below all others.
 
-    Saliency is often negative: with the 0 of the official evaluator, which knows no such videos,
-    clips that nobody scored would come first.
+    Saliency is often negative: padded with 0, as in the official evaluator, clips without a score
+    would rank first.
     """
     missing = max(0, num_rated - len(saliency))
     return np.append(saliency, np.full(missing, np.nextafter(saliency.min(), -np.inf)))
 
 
-def mean_over_rated_clips(saliency: np.ndarray, scoring: Scoring) -> np.ndarray:
-    """Predicted saliency [L'] of each clip that people rated [L]: the mean over its time.
+def mean_over_rated_clips(
+    saliency: Float[np.ndarray, " _"], scoring: Scoring
+) -> Float[np.ndarray, " L"]:
+    """The mean of the predicted saliency [L'] over the time of each rated clip: [L].
 
-    A clip that reaches beyond the last score has the mean of what there is.
+    For a clip that extends beyond the last score it is the mean up to there.
     """
     seconds, rated = scoring.clip_length, scoring.rated_clip_length
     if seconds == rated:
@@ -183,5 +188,5 @@ def mean_over_rated_clips(saliency: np.ndarray, scoring: Scoring) -> np.ndarray:
     edges = np.minimum(np.arange(num_video_clips(end, rated) + 1) * rated, end)
     until = np.concatenate([[0.0], np.cumsum(saliency * seconds)])  # the integral from the start
     integral = np.interp(edges, np.arange(len(saliency) + 1) * seconds, until)
-    # Rounded far below the decimals of predictions: equal means are to stay equal.
+    # Rounded far below the decimals of predictions, so that equal means stay equal.
     return np.round(np.diff(integral) / np.diff(edges), 9)

@@ -1,4 +1,4 @@
-"""What predictions are scored with, out of a configuration or the files beside them."""
+"""The arguments of scoring, from a configuration or the files beside the predictions."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def configured_clips(config: Any) -> dict[str, Any]:
 def configured_scoring(config: Any) -> dict[str, Any]:
     """The arguments of `evaluate_predictions` that a configuration gives.
 
-    Raises ConfigError for ranges of lengths that are none.
+    Raises ConfigError for invalid ranges of lengths.
     """
     return {**configured_clips(config), **_length_ranges(config.evaluation.get("length_ranges"))}
 
@@ -38,13 +38,13 @@ def settings_to_score(config: Any) -> dict[str, Any]:
 
 
 def scoring_arguments(predictions: str | os.PathLike, **given: Any) -> dict[str, Any]:
-    """The arguments of `score_files` for a file of predictions; those given, if they are not None.
+    """The arguments of `score_files` for a file of predictions: those given that are not None.
 
-    The others are those of the settings file that `flashvtg predict` wrote beside it, or of the
-    run's config.json in its folder or in the one above; which one is said on stderr. They are left
-    out where there is none.
+    The others come from the settings file that `flashvtg predict` wrote beside it, or else from the
+    run's config.json in its folder or in the one above, with a note on stderr. Without any of these
+    files they are left out.
 
-    Raises ConfigError if that file has ranges of lengths that are none.
+    Raises ConfigError if that file has invalid ranges of lengths.
     """
     path = Path(predictions)
     # Results may be written into a folder below the run's.
@@ -58,14 +58,14 @@ def scoring_arguments(predictions: str | os.PathLike, **given: Any) -> dict[str,
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
         if found is not None:
-            print(f"clip lengths and ranges of lengths are those of {source}", file=sys.stderr)
+            print(f"clip lengths and ranges of lengths are read from {source}", file=sys.stderr)
             known = found
             break
     return known | {name: value for name, value in given.items() if value is not None}
 
 
 def _from_settings(path: Path) -> dict[str, Any] | None:
-    """What a settings file says; None if it is missing, or of an earlier version."""
+    """The arguments in a settings file; None if it is missing, or of an earlier version."""
     try:
         settings = json.loads(path.read_bytes())
         found = {n: settings[n] for n in ("clip_length", "label_clip_length", "max_clips")}
@@ -76,7 +76,7 @@ def _from_settings(path: Path) -> dict[str, Any] | None:
 
 
 def _from_config(path: Path) -> dict[str, Any] | None:
-    """What a config.json says; None if it is missing, or of something else."""
+    """The arguments in a config.json; None if there is no configuration in that file."""
     try:
         config = read_config(path)
         found, evaluation = configured_clips(config), config.evaluation
@@ -86,7 +86,7 @@ def _from_config(path: Path) -> dict[str, Any] | None:
 
 
 def _length_ranges(written: Any) -> dict[str, Any]:
-    """The argument of that name; ranges are checked. Earlier versions have none."""
+    """The argument `length_ranges`, checked; configurations of earlier versions have none."""
     ranges = None if written is None else parse_length_ranges(written)
     all_length_ranges(ranges)
     return {"length_ranges": ranges}

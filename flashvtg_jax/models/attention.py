@@ -7,7 +7,6 @@ import functools
 import math
 from collections.abc import Callable
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,30 +24,31 @@ from flashvtg_jax.models.layers import (
     matmul_precision,
     uniform_init,
 )
-
-KERNELS = ("xla", "cudnn")
+from flashvtg_jax.typing import Array, Bool, Float, Size
 
 # Clips of a block, at least: products of smaller matrices leave most of the hardware idle.
 SMALLEST_BLOCK = 16
 
-Drop = Callable[[chex.Array], chex.Array]  # dropout on attention weights
+Drop = Callable[[Array], Array]  # dropout on attention weights
 
 
-def keep_all(weights: chex.Array) -> chex.Array:
+def keep_all(weights: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """No dropout."""
     return weights
 
 
-def split_heads(x: chex.Array, num_heads: int) -> chex.Array:
+def split_heads(x: Float[Array, "*shape D"], num_heads: int) -> Float[Array, "*shape H d"]:
     """[B, L, D] -> [B, L, H, D / H]."""
     return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
 
 
-def attention_weights(query: chex.Array, key: chex.Array, mask: chex.Array) -> chex.Array:
+def attention_weights(
+    query: Float[Array, "*B L H d"], key: Float[Array, "*B K H d"], mask: Bool[Array, "*B _ K"]
+) -> Float[Array, "*B H L K"]:
     """Softmax of scaled dot products over the keys that a query may see, float32.
 
     query [..., L, H, D/H], key [..., K, H, D/H], mask [..., L or 1, K] bool -> [..., H, L, K].
-    A query that may see no key sees all of them alike.
+    A query that may see no key attends to all of them equally.
     """
     logits = jnp.einsum(
         "...lhd,...khd->...hlk",
@@ -62,7 +62,9 @@ def attention_weights(query: chex.Array, key: chex.Array, mask: chex.Array) -> c
     return jax.nn.softmax(logits, axis=-1)
 
 
-def attend(weights: chex.Array, value: chex.Array) -> chex.Array:
+def attend(
+    weights: Float[Array, "*B H L K"], value: Float[Array, "*B K H d"]
+) -> Float[Array, "*B L H d"]:
     """Weighted sum: [..., H, L, K], [..., K, H, D/H] -> [..., L, H, D/H] in the values' type."""
     return jnp.einsum(
         "...hlk,...khd->...lhd",
@@ -73,24 +75,24 @@ def attend(weights: chex.Array, value: chex.Array) -> chex.Array:
 
 
 def full_attention(
-    query: chex.Array,
-    key: chex.Array,
-    value: chex.Array,
-    mask: chex.Array,
+    query: Float[Array, "B L H d"],
+    key: Float[Array, "B L H d"],
+    value: Float[Array, "B L H d"],
+    mask: Bool[Array, "B L"],
     drop: Drop = keep_all,
-) -> chex.Array:
+) -> Float[Array, "B L H d"]:
     """Every position attends to every valid one: three [B, L, H, D/H], mask [B, L] -> the same."""
     return attend(drop(attention_weights(query, key, mask[:, None])), value)
 
 
 def windowed_attention(
-    query: chex.Array,
-    key: chex.Array,
-    value: chex.Array,
-    mask: chex.Array,
+    query: Float[Array, "B L H d"],
+    key: Float[Array, "B L H d"],
+    value: Float[Array, "B L H d"],
+    mask: Bool[Array, "B L"],
     window: int,
     drop: Drop = keep_all,
-) -> chex.Array:
+) -> Float[Array, "B L H d"]:
     """Position i attends to the valid j with |i - j| <= window, in memory linear in L.
 
     Positions are cut into blocks at least as long as the window; the queries of a block see the
@@ -105,15 +107,15 @@ def windowed_attention(
         return attend(drop(attention_weights(query, key, near & mask[:, None])), value)
     num_blocks = (length + block - 1) // block
 
-    def pad(x: chex.Array, before: int, after: int) -> chex.Array:
+    def pad(x: Array, before: int, after: int) -> Array:
         return jnp.pad(x, [(0, 0), (before, after)] + [(0, 0)] * (x.ndim - 2))
 
-    def split(x: chex.Array) -> chex.Array:
+    def split(x: Array) -> Array:
         """[B, L, ...] -> [B, L / block, block, ...]."""
         x = pad(x, 0, block - 1)[:, : num_blocks * block]
         return x.reshape(x.shape[0], num_blocks, block, *x.shape[2:])
 
-    def with_neighbours(x: chex.Array) -> chex.Array:
+    def with_neighbours(x: Array) -> Array:
         """[B, L, ...] -> [B, L / block, 3 block, ...]: the block before, itself, the one after."""
         x = pad(split(x), 1, 1)
         return jnp.concatenate([x[:, :-2], x[:, 1:-1], x[:, 2:]], axis=2)
@@ -128,17 +130,20 @@ def windowed_attention(
 
 
 def fused_attention(
-    query: chex.Array, key: chex.Array, value: chex.Array, mask: chex.Array
-) -> chex.Array:
+    query: Float[Array, "B L H d"],
+    key: Float[Array, "B L H d"],
+    value: Float[Array, "B L H d"],
+    mask: Bool[Array, "B L"],
+) -> Float[Array, "B L H d"]:
     """`full_attention` by cuDNN on NVIDIA GPUs, which never holds an [L, L] array; plain elsewhere.
 
     query, key, value [B, L, H, D/H] bfloat16 with D/H a multiple of 8, mask [B, L] bool, True for a
-    prefix -> [B, L, H, D/H]. What padded positions get means nothing.
+    prefix -> [B, L, H, D/H]. Values at padded positions mean nothing.
     """
     if not _has_fused_kernel():
         return full_attention(query, key, value, mask)
-    # Which device computes is known late: it may be the CPU of a machine with a GPU. The gradient
-    # holds what each branch keeps for it, which for the plain one must not be [L, L].
+    # The device is known only in lowering: it may be the CPU of a machine with a GPU. The gradient
+    # holds the residuals of both branches, which for the plain one must not be [L, L].
     plain = jax.checkpoint(full_attention)
     return jax.lax.platform_dependent(query, key, value, mask, cuda=_cudnn_attention, default=plain)
 
@@ -154,8 +159,11 @@ def _has_fused_kernel() -> bool:
 
 
 def _cudnn_attention(
-    query: chex.Array, key: chex.Array, value: chex.Array, mask: chex.Array
-) -> chex.Array:
+    query: Float[Array, "B L H d"],
+    key: Float[Array, "B L H d"],
+    value: Float[Array, "B L H d"],
+    mask: Bool[Array, "B L"],
+) -> Float[Array, "B L H d"]:
     """`full_attention` as cuDNN computes it; needs an NVIDIA GPU."""
     # cuDNN reads lengths, not masks, and with them alone it is right for lengths that are no
     # multiple of its tiles. What it leaves at padded positions, of results and of gradients, is not
@@ -177,18 +185,16 @@ def _cudnn_attention(
     return jnp.where(valid, out, 0)[:, :length]
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(nn.Module, kw_only=True):
     """Multi-head self-attention; positions go to queries and keys, never to values.
 
     x [B, L, D], positions [B, L, D], mask [B, L] bool -> [B, L, D]. With a window, position i
     attends to the j with |i - j| <= window; one that covers [B, L] is no window.
     """
 
-    num_heads: int = 8
-    dropout: float = 0.1
-    in_init: Initializer | None = (
-        None  # of the query, key and value projection, one [D, 3 D] matrix
-    )
+    num_heads: int
+    dropout: float
+    in_init: Initializer | None = None  # of the [D, 3 D] matrix of query, key and value
     out_init: Initializer | None = None
     dtype: Dtype = jnp.float32
     attention_window: int | None = None
@@ -196,8 +202,13 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
-    ) -> chex.Array:
+        self,
+        x: Float[Array, "B L D"],
+        positions: Float[Array, "#B L D"],
+        mask: Bool[Array, "B L"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B L D"]:
         width = x.shape[-1]
         precision = matmul_precision(self.dtype)
         kernel = self.param("in_kernel", self.in_init or uniform_init(width), (width, 3 * width))
@@ -235,21 +246,21 @@ class SelfAttention(nn.Module):
         return out(attended.reshape(x.shape))
 
 
-def _covers(window: int, length: int) -> bool:
-    """Whether every position sees every other; of a length that is a symbol nobody knows."""
+def _covers(window: int, length: Size) -> bool:
+    """Whether every position sees every other; False for a symbolic length."""
     return isinstance(length, int) and window >= length - 1
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(nn.Module, kw_only=True):
     """Post-norm transformer encoder layer with stochastic depth on both residuals.
 
     x [B, L, D], positions [B, L, D], mask [B, L] bool -> [B, L, D].
     """
 
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    drop_path: float
     in_init: Initializer | None = None
     kernel_init: Initializer | None = None
     dtype: Dtype = jnp.float32
@@ -258,11 +269,16 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
-    ) -> chex.Array:
+        self,
+        x: Float[Array, "B L D"],
+        positions: Float[Array, "#B L D"],
+        mask: Bool[Array, "B L"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B L D"]:
         attention = SelfAttention(
-            self.num_heads,
-            self.dropout,
+            num_heads=self.num_heads,
+            dropout=self.dropout,
             in_init=self.in_init,
             out_init=self.kernel_init,
             dtype=self.dtype,
@@ -270,7 +286,13 @@ class EncoderLayer(nn.Module):
             attention_kernel=self.attention_kernel,
             name="attention",
         )
-        ffn = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, name="ffn")
+        ffn = FeedForward(
+            ffn_dim=self.ffn_dim,
+            dropout=self.dropout,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="ffn",
+        )
         attended = attention(x, positions, mask, train=train)
         x = layer_norm(self.dtype, "norm_1")(x + drop_path(self.drop_path, train)(attended))
         fed = ffn(x, train=train)

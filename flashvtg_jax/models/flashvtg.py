@@ -1,9 +1,9 @@
 """FlashVTG: from features of a video and a query to scored moments and highlights."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import chex
@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.models.attention import KERNELS
+from flashvtg_jax.model_checks import check_model
 from flashvtg_jax.models.boundary import BoundaryHead
 from flashvtg_jax.models.fusion import AdaptiveCrossAttention, ClipEncoder, DummyEncoder
 from flashvtg_jax.models.layers import (
@@ -26,15 +26,12 @@ from flashvtg_jax.models.negatives import negative_rows, stack_rows, take_rows, 
 from flashvtg_jax.models.output import FlashVTGOutput
 from flashvtg_jax.models.pyramid import TemporalFeatureLayering, make_point_mask, make_points
 from flashvtg_jax.models.saliency import SaliencyHead
-from flashvtg_jax.models.score_refinement import MIXES, AdaptiveScoreRefinement
+from flashvtg_jax.models.score_refinement import AdaptiveScoreRefinement
 from flashvtg_jax.models.spatial_pooling import SpatialPooling
-
-MOMENT_HEADS = ("pyramid", "queries")
-
-_MAY_BE_ZERO = ("num_conv_layers", "num_dummies")
+from flashvtg_jax.typing import Array, Bool, Float
 
 
-class FlashVTG(nn.Module):
+class FlashVTG(nn.Module, kw_only=True):
     """Moment retrieval and highlight detection in one pass (FlashVTG, WACV 2025).
 
     Results of a sample never depend on padding: not on the batch, nor on the padded length. Masks
@@ -42,80 +39,94 @@ class FlashVTG(nn.Module):
     lengths that disagree.
     """
 
-    hidden_dim: int = 256  # D
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    n_input_proj: int = 2  # blocks of the input projections
-    t2v_layers: int = 6  # of adaptive cross attention
-    enc_layers: int = 3  # of the clip encoder
-    dummy_layers: int = 2
-    num_dummies: int = 40  # 0: none
-    strides: Sequence[float] = (1, 2, 4, 8)  # of the pyramid, in clips
-    kernel_size: int = 5  # of the score heads
-    num_conv_layers: int = 1
-    num_mlp_layers: int = 5
-    score_refinement: str = "learned"  # mix of the score heads; or "fixed", "intra", "inter"
-    moment_head: str = "pyramid"  # what proposes moments; or "queries": see `MomentQueries`
-    num_moment_queries: int = 10
-    decoder_layers: int = 2
-    spatial_tokens: int = 1  # S, of each clip
-    input_dropout: float = 0.5
-    dropout: float = 0.1  # of attention and feed-forward layers
-    drop_path: float = 0.1  # stochastic depth, per sample
-    dummy_dropout: float = 0.1  # the same two, of the dummy encoder
-    dummy_drop_path: float = 0.1
-    dtype: Dtype = "float32"  # of matrix products; "bfloat16" for speed
-    attention_window: int | None = None  # clips to either side that a clip attends to; None: all
-    attention_kernel: str = "xla"  # of the attention among clips; "cudnn": see configs/common.py
+    hidden_dim: int  # D
+    num_heads: int
+    ffn_dim: int
+    n_input_proj: int  # blocks of the input projections
+    t2v_layers: int  # of adaptive cross attention
+    enc_layers: int  # of the clip encoder
+    dummy_layers: int
+    num_dummies: int  # 0: none
+    strides: Sequence[float]  # of the pyramid, in clips
+    kernel_size: int  # of the score heads
+    num_conv_layers: int
+    num_mlp_layers: int
+    score_refinement: str  # mix of the score heads; or "fixed", "intra", "inter"
+    moment_head: str  # what proposes moments; or "queries": see `MomentQueries`
+    num_moment_queries: int
+    decoder_layers: int
+    spatial_tokens: int  # S, of each clip
+    input_dropout: float
+    dropout: float  # of attention and feed-forward layers
+    drop_path: float  # stochastic depth, per sample
+    dummy_dropout: float  # the same two, of the dummy encoder
+    dummy_drop_path: float
+    dtype: Dtype  # of matrix products; "bfloat16" for speed
+    attention_window: int | None  # clips to either side that a clip attends to; None: all
+    attention_kernel: str  # of the attention among clips: "xla", or "cudnn"
 
     def setup(self) -> None:
-        if self.moment_head not in MOMENT_HEADS:
-            known = ", ".join(MOMENT_HEADS)
-            raise ValueError(f"moment_head={self.moment_head!r} is not one of {known}")
-        projection = (self.hidden_dim, self.n_input_proj, self.input_dropout, self.dtype)
-        self.video_projection = InputProjection(*projection)
-        self.query_projection = InputProjection(*projection)
+        projection = partial(
+            InputProjection,
+            hidden_dim=self.hidden_dim,
+            num_layers=self.n_input_proj,
+            input_dropout=self.input_dropout,
+            dtype=self.dtype,
+        )
+        block = {"num_heads": self.num_heads, "ffn_dim": self.ffn_dim, "dtype": self.dtype}
+        rates = {"dropout": self.dropout, "drop_path": self.drop_path}
+        self.video_projection = projection()
+        self.query_projection = projection()
         init = nn.initializers.normal(0.02)
         self.token_types = self.param("token_types", init, (2, self.hidden_dim), jnp.float32)
-        block = (self.num_heads, self.ffn_dim)
         self.dummy_encoder = DummyEncoder(
-            self.num_dummies,
-            self.dummy_layers,
-            *block,
-            self.dummy_dropout,
-            self.dummy_drop_path,
-            self.dtype,
+            num_dummies=self.num_dummies,
+            num_layers=self.dummy_layers,
+            dropout=self.dummy_dropout,
+            drop_path=self.dummy_drop_path,
+            **block,
         )
-        rates = (self.dropout, self.drop_path, self.dtype)
-        self.cross_attention = AdaptiveCrossAttention(self.t2v_layers, *block, *rates)
-        attention = (self.attention_window, self.attention_kernel)
-        self.clip_encoder = ClipEncoder(self.enc_layers, *block, *rates, *attention)
-        self.saliency_head = SaliencyHead(self.dtype)
+        self.cross_attention = AdaptiveCrossAttention(num_layers=self.t2v_layers, **block, **rates)
+        self.clip_encoder = ClipEncoder(
+            num_layers=self.enc_layers,
+            attention_window=self.attention_window,
+            attention_kernel=self.attention_kernel,
+            **block,
+            **rates,
+        )
+        self.saliency_head = SaliencyHead(dtype=self.dtype)
         self.query_pooling = AttentionPooling()
         if self.spatial_tokens > 1:
-            self.spatial_pooling = SpatialPooling(self.dtype)
+            self.spatial_pooling = SpatialPooling(dtype=self.dtype)
         if self.moment_head == "queries":
             self.moment_queries = MomentQueries(
-                self.num_moment_queries, self.decoder_layers, *block, *rates
+                num_queries=self.num_moment_queries,
+                num_layers=self.decoder_layers,
+                **block,
+                **rates,
             )
         else:
-            self.pyramid = TemporalFeatureLayering(self.strides, self.dtype)
+            self.pyramid = TemporalFeatureLayering(strides=self.strides, dtype=self.dtype)
             self.refinement = AdaptiveScoreRefinement(
-                self.kernel_size,
-                self.num_conv_layers,
-                self.num_mlp_layers,
-                self.dtype,
-                self.score_refinement,
+                kernel_size=self.kernel_size,
+                num_conv_layers=self.num_conv_layers,
+                num_mlp_layers=self.num_mlp_layers,
+                mix=self.score_refinement,
+                dtype=self.dtype,
                 name="score_refinement",
             )
-            self.boundary_head = BoundaryHead(len(self.strides), self.dtype)
+            self.boundary_head = BoundaryHead(num_levels=len(self.strides), dtype=self.dtype)
 
     def project_video(
-        self, video: chex.Array, video_mask: chex.Array, *, train: bool = False
-    ) -> chex.Array:
-        """Features [B, L, Dv] -> clips [B, L, D]: the part that no query changes.
+        self,
+        video: Float[Array, "B L *S Dv"],
+        video_mask: Bool[Array, "B L"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B L *S D"]:
+        """Features [B, L, Dv] -> clips [B, L, D], independent of the query.
 
-        Of S > 1 spatial tokens: [B, L, S, Dv] -> [B, L, S, D], for `fuse` to make clips of.
+        With S > 1 spatial tokens [B, L, S, Dv] -> [B, L, S, D], which `fuse` pools.
         """
         endpoints = temporal_endpoints(video_mask).astype(video.dtype)
         if self.spatial_tokens > 1:
@@ -125,9 +136,9 @@ class FlashVTG(nn.Module):
         return clips + self.token_types[1].astype(clips.dtype)
 
     def project_query(
-        self, query: chex.Array, query_mask: chex.Array, *, train: bool = False
-    ) -> tuple[chex.Array, chex.Array]:
-        """Word features [B, Q, Dq] -> words [B, Q, D] and dummy keys [B, N, D]: no video needed."""
+        self, query: Float[Array, "B Q Dq"], query_mask: Bool[Array, "B Q"], *, train: bool = False
+    ) -> tuple[Float[Array, "B Q D"], Float[Array, "B N D"]]:
+        """Word features -> words [B, Q, D] and dummy keys [B, N, D], independent of the video."""
         words = self.query_projection(query, train=train)
         words = words + self.token_types[0].astype(words.dtype)
         if not self.num_dummies:
@@ -136,14 +147,14 @@ class FlashVTG(nn.Module):
 
     def fuse(
         self,
-        clips: chex.Array,
-        video_mask: chex.Array,
-        words: chex.Array,
-        query_mask: chex.Array,
-        dummy_keys: chex.Array,
+        clips: Float[Array, "B L *S D"],
+        video_mask: Bool[Array, "B L"],
+        words: Float[Array, "B Q D"],
+        query_mask: Bool[Array, "B Q"],
+        dummy_keys: Float[Array, "B N D"],
         *,
         train: bool = False,
-    ) -> tuple[chex.Array, chex.Array, chex.Array]:
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L"], Float[Array, "B L"]]:
         """Clips read the query.
 
         Args:
@@ -152,7 +163,7 @@ class FlashVTG(nn.Module):
           words: [B, Q, D],
           query_mask: [B, Q] bool, and
           dummy_keys: [B, N, D], from `project_query`.
-          train: whether layers drop what they do in training.
+          train: whether dropout and stochastic depth act.
 
         Returns:
           memory [B, L, D], saliency [B, L] and query_attention [B, L].
@@ -169,10 +180,10 @@ class FlashVTG(nn.Module):
 
     def __call__(
         self,
-        video: chex.Array,
-        video_mask: chex.Array,
-        query: chex.Array,
-        query_mask: chex.Array,
+        video: Float[Array, "B L *S Dv"],
+        video_mask: Bool[Array, "B L"],
+        query: Float[Array, "B Q Dq"],
+        query_mask: Bool[Array, "B Q"],
         *,
         train: bool = False,
         with_negatives: bool = False,
@@ -237,8 +248,10 @@ class FlashVTG(nn.Module):
             **negatives,
         )
 
-    def _score_points(self, memory: chex.Array, video_mask: chex.Array) -> dict[str, chex.Array]:
-        """The points of the pyramid: the fields of the output that are about moments."""
+    def _score_points(
+        self, memory: Float[Array, "B L D"], video_mask: Bool[Array, "B L"]
+    ) -> dict[str, Array | None]:
+        """The output's fields about moments, from the points of the pyramid."""
         levels = self.pyramid(memory)
         masks = make_point_mask(video_mask, self.strides)
         logits, intra, inter = self.refinement(levels, masks)
@@ -252,9 +265,9 @@ class FlashVTG(nn.Module):
         }
 
     def _query_moments(
-        self, memory: chex.Array, video_mask: chex.Array, *, train: bool
-    ) -> dict[str, chex.Array]:
-        """The moments of the queries, as points that all lie at clip 0: the same fields."""
+        self, memory: Float[Array, "B L D"], video_mask: Bool[Array, "B L"], *, train: bool
+    ) -> dict[str, Array | None]:
+        """The same fields from the moment queries, as points that are all at clip 0."""
         positions = sine_positions(video_mask, self.hidden_dim)
         logits, windows = self.moment_queries(memory, positions, video_mask, train=train)
         offsets = windows * jnp.array([-1.0, 1.0])
@@ -272,82 +285,19 @@ class FlashVTG(nn.Module):
         }
 
 
-def build_model(config: Mapping[str, Any]) -> FlashVTG:
-    """The model of a configuration's `model` section.
+def build_model(config: Any) -> FlashVTG:
+    """The model of a configuration's `model` section, a ConfigDict or a dict.
 
-    Raises ConfigError for a field that the model does not have, or values that do not fit together.
+    Raises ConfigError for a field that is missing or that the model does not have, and for values
+    that do not fit together.
     """
-    fields = {field.name for field in dataclasses.fields(FlashVTG)} - {"parent", "name"}
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in dict(config).items()}
-    unknown = sorted(values.keys() - fields)
-    if unknown:
+    fields = {field.name for field in dataclasses.fields(FlashVTG)} - {"parent", "name"}
+    if unknown := sorted(values.keys() - fields):
         raise ConfigError(
             f"config.model has no field {', '.join(unknown)}; it has {sorted(fields)}"
         )
-    model = FlashVTG(**values)
-    for name, value in values.items():
-        if "drop" in name:
-            if not 0 <= value < 1:
-                raise ConfigError(f"config.model.{name}={value}; a rate is at least 0 and below 1")
-        elif isinstance(value, int) and value < (0 if name in _MAY_BE_ZERO else 1):
-            raise ConfigError(f"config.model.{name}={value} is too small")
-    for name, known in (("score_refinement", MIXES), ("moment_head", MOMENT_HEADS)):
-        if values.get(name, known[0]) not in known:
-            raise ConfigError(
-                f"config.model.{name}={values[name]!r} is not one of {', '.join(known)}"
-            )
-    if model.moment_head == "queries":
-        _check_queries(model)
-    if not model.strides or any(s <= 0 or not math.log2(s).is_integer() for s in model.strides):
-        raise ConfigError(f"config.model.strides={model.strides}; they are powers of two")
-    if any(low >= high for low, high in itertools.pairwise(model.strides)):
-        raise ConfigError(f"config.model.strides={model.strides}; they ascend")
-    if model.hidden_dim % (2 * model.num_heads):
-        raise ConfigError(
-            f"config.model.hidden_dim={model.hidden_dim} is not a multiple of twice "
-            f"config.model.num_heads={model.num_heads}"
-        )
-    if model.kernel_size % 2 == 0:
-        raise ConfigError(f"config.model.kernel_size={model.kernel_size} is even; use an odd one")
-    if model.dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"config.model.dtype={model.dtype!r} is not 'float32' or 'bfloat16'")
-    if model.attention_kernel not in KERNELS:
-        raise ConfigError(
-            f"config.model.attention_kernel={model.attention_kernel!r} is not 'xla' or 'cudnn'"
-        )
-    if model.attention_kernel == "cudnn":
-        _check_cudnn(model)
-    return model
-
-
-def _check_queries(model: FlashVTG) -> None:
-    """Raises ConfigError for what makes no sense beside moment queries."""
-    if model.attention_window is not None:
-        raise ConfigError(
-            f"config.model.attention_window={model.attention_window} makes no sense with "
-            "config.model.moment_head='queries', which attend to the whole video all the same; "
-            "leave the window out, or use config.model.moment_head='pyramid'"
-        )
-    if model.score_refinement != MIXES[0]:
-        raise ConfigError(
-            f"config.model.score_refinement={model.score_refinement!r} mixes the scores of a "
-            "pyramid, which config.model.moment_head='queries' replaces; change one of the two"
-        )
-
-
-def _check_cudnn(model: FlashVTG) -> None:
-    """Raises ConfigError for a model whose attention cuDNN does not compute."""
-    problem = None
-    if model.dtype != "bfloat16":
-        problem = f"it needs config.model.dtype=bfloat16, not {model.dtype}"
-    elif model.attention_window is not None:
-        problem = f"it has no windows, and config.model.attention_window={model.attention_window}"
-    elif model.hidden_dim // model.num_heads % 8 or model.hidden_dim // model.num_heads > 128:
-        problem = (
-            "it needs heads (hidden_dim / num_heads) of a multiple of 8 up to 128, not "
-            f"{model.hidden_dim // model.num_heads}"
-        )
-    if problem is not None:
-        raise ConfigError(
-            f"config.model.attention_kernel=cudnn: {problem}; change that, or use 'xla'"
-        )
+    if missing := sorted(fields - values.keys()):
+        raise ConfigError(f"config.model lacks {', '.join(missing)}; see configs/common.py")
+    check_model(values)
+    return FlashVTG(**values)

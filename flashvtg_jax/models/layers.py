@@ -7,13 +7,14 @@ softmax are always float32.
 import math
 from collections.abc import Callable, Sequence
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Dtype = str | jnp.dtype
-Initializer = Callable[..., chex.Array]
+from flashvtg_jax.typing import Array, Bool, Float
+
+Dtype = jax.typing.DTypeLike
+Initializer = Callable[..., Array]
 
 # The logit of padded keys: its exponential is 0 in float32, and a row of nothing else is finite.
 MASKED_LOGIT = -1e30
@@ -23,7 +24,7 @@ def uniform_init(fan_in: int) -> Initializer:
     """PyTorch's default for dense and convolution layers: uniform in +-1 / sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
 
-    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Dtype = jnp.float32) -> chex.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -74,7 +75,7 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: chex.Array, *, train: bool) -> chex.Array:
+    def __call__(self, x: Float[Array, "*shape"], *, train: bool) -> Float[Array, "*shape"]:
         if not train or self.rate == 0:
             return x
         if self.rate == 1:
@@ -94,14 +95,14 @@ def drop_path(rate: float, train: bool) -> nn.Dropout:
     return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
 
 
-def temporal_endpoints(mask: chex.Array) -> chex.Array:
+def temporal_endpoints(mask: Bool[Array, "B L"]) -> Float[Array, "B L 2"]:
     """Start and end of each clip as fractions of its video: [B, L] bool -> [B, L, 2] float32."""
     length = jnp.maximum(mask.sum(-1, keepdims=True), 1).astype(jnp.float32)
     start = jnp.arange(mask.shape[-1], dtype=jnp.float32) / length
     return jnp.stack([start, start + 1 / length], axis=-1)
 
 
-def sine_positions(mask: chex.Array, features: int) -> chex.Array:
+def sine_positions(mask: Bool[Array, "B L"], features: int) -> Float[Array, "B L D"]:
     """Sine embedding of the position relative to the video's own length.
 
     mask [B, L] bool -> [B, L, features] float32; the last valid clip sits at 2 pi, channels
@@ -114,19 +115,21 @@ def sine_positions(mask: chex.Array, features: int) -> chex.Array:
     return jnp.where(channel % 2 == 0, jnp.sin(angle), jnp.cos(angle))
 
 
-class InputProjection(nn.Module):
+class InputProjection(nn.Module, kw_only=True):
     """LayerNorm -> dropout -> dense, `num_layers` times, ReLU between (not after the last).
 
     [B, L, any width] -> [B, L, hidden_dim] (one for each modality).
     """
 
-    hidden_dim: int = 256
-    num_layers: int = 2
-    input_dropout: float = 0.5
+    hidden_dim: int
+    num_layers: int
+    input_dropout: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: chex.Array, *, train: bool = False) -> chex.Array:
+    def __call__(
+        self, x: Float[Array, "*shape width"], *, train: bool = False
+    ) -> Float[Array, "*shape D"]:
         for i in range(self.num_layers):
             x = layer_norm(self.dtype, f"norm_{i}")(x)
             x = Dropout(self.input_dropout)(x, train=train)
@@ -136,16 +139,16 @@ class InputProjection(nn.Module):
         return x
 
 
-class FeedForward(nn.Module):
+class FeedForward(nn.Module, kw_only=True):
     """Dense -> PReLU with one learned slope -> dropout -> dense: [B, L, D] -> [B, L, D]."""
 
-    ffn_dim: int = 1024
-    dropout: float = 0.1
+    ffn_dim: int
+    dropout: float
     kernel_init: Initializer | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: chex.Array, *, train: bool = False) -> chex.Array:
+    def __call__(self, x: Float[Array, "B L D"], *, train: bool = False) -> Float[Array, "B L D"]:
         width = x.shape[-1]
         shared = {"dtype": self.dtype, "kernel_init": self.kernel_init}
         x = dense(self.ffn_dim, width, name="dense_0", **shared)(x)
@@ -159,14 +162,14 @@ class AttentionPooling(nn.Module):
     """Learned weighted mean of the valid positions: x [B, L, D], mask [B, L] -> [B, D] float32."""
 
     @nn.compact
-    def __call__(self, x: chex.Array, mask: chex.Array) -> chex.Array:
+    def __call__(self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
         x = x.astype(jnp.float32)
         score = dense(1, x.shape[-1], dtype=jnp.float32, use_bias=False, name="score")(x)[..., 0]
         weights = jax.nn.softmax(jnp.where(mask, score, MASKED_LOGIT), axis=-1)
         return jnp.einsum("bl,bld->bd", weights, x, precision=jax.lax.Precision.HIGHEST)
 
 
-class Convolution(nn.Module):
+class Convolution(nn.Module, kw_only=True):
     """Convolution along time with zero padding to the same length, everything invalid read as zero.
 
     x [B, L, D], mask [B, L] bool -> [B, L, features]. Masking the input is what makes the last
@@ -174,11 +177,13 @@ class Convolution(nn.Module):
     """
 
     features: int
-    kernel_size: int = 3
+    kernel_size: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: chex.Array, mask: chex.Array) -> chex.Array:
+    def __call__(
+        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]
+    ) -> Float[Array, "B L features"]:
         length, width = x.shape[1:]
         init = uniform_init(width * self.kernel_size)
         kernel = self.param("kernel", init, (self.kernel_size, width, self.features))
@@ -196,7 +201,7 @@ class Convolution(nn.Module):
         return product + bias.astype(self.dtype)
 
 
-class PairConvolution(nn.Module):
+class PairConvolution(nn.Module, kw_only=True):
     """Convolution with kernel 2 and stride 2, no padding: [B, L, D] -> [B, L // 2, D].
 
     With `transpose` its opposite, [B, L, D] -> [B, 2 L, D].
@@ -206,7 +211,7 @@ class PairConvolution(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: chex.Array) -> chex.Array:
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B K D"]:
         batch, length, width = x.shape
         # PyTorch counts the fan-in of a transposed convolution over its outputs: 2 x width in both.
         init = uniform_init(2 * width)

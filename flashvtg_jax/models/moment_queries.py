@@ -4,42 +4,42 @@ Learned queries read the clips at their single scale, and each proposes one mome
 Moment-DETR (Lei et al., 2021); the blocks are those of the clip encoder.
 """
 
-import functools
+from functools import partial
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from flashvtg_jax.models.attention import attend, attention_weights, split_heads
 from flashvtg_jax.models.layers import Dropout, Dtype, FeedForward, dense, drop_path, layer_norm
+from flashvtg_jax.typing import Array, Bool, Float
 
 _SPAN_LAYERS = 3
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(nn.Module, kw_only=True):
     """Multi-head attention of one sequence to another, or to itself with other values.
 
     query [B, N, D], key and value [B, L, D], mask [B, L] bool -> [B, N, D]. Initialised as PyTorch
     does: query, key and value as one matrix.
     """
 
-    num_heads: int = 8
-    dropout: float = 0.1
+    num_heads: int
+    dropout: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self,
-        query: chex.Array,
-        key: chex.Array,
-        value: chex.Array,
-        mask: chex.Array,
+        query: Float[Array, "B N D"],
+        key: Float[Array, "B L D"],
+        value: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
         *,
         train: bool = False,
-    ) -> chex.Array:
+    ) -> Float[Array, "B N D"]:
         width = query.shape[-1]
-        project = functools.partial(
+        project = partial(
             dense,
             width,
             width,
@@ -62,68 +62,75 @@ class CrossAttention(nn.Module):
         return out(attended.reshape(*attended.shape[:2], width))
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(nn.Module, kw_only=True):
     """Post-norm decoder layer: queries see each other, then the clips.
 
     x [B, N, D], its positions [N, D], clips and their positions [B, L, D], mask [B, L] bool
     -> [B, N, D].
     """
 
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    drop_path: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self,
-        x: chex.Array,
-        positions: chex.Array,
-        clips: chex.Array,
-        clip_positions: chex.Array,
-        mask: chex.Array,
+        x: Float[Array, "B N D"],
+        positions: Float[Array, "N D"],
+        clips: Float[Array, "B L D"],
+        clip_positions: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
         *,
         train: bool = False,
-    ) -> chex.Array:
-        attention = (self.num_heads, self.dropout, self.dtype)
+    ) -> Float[Array, "B N D"]:
+        attention = partial(
+            CrossAttention, num_heads=self.num_heads, dropout=self.dropout, dtype=self.dtype
+        )
         positions = positions.astype(x.dtype)
         everywhere = jnp.ones(x.shape[:2], bool)
 
-        def add(x: chex.Array, branch: chex.Array, name: str) -> chex.Array:
+        def add(x: Array, branch: Array, name: str) -> Array:
             return layer_norm(self.dtype, name)(x + drop_path(self.drop_path, train)(branch))
 
         placed = x + positions
-        among = CrossAttention(*attention, name="self_attention")
+        among = attention(name="self_attention")
         x = add(x, among(placed, placed, x, everywhere, train=train), "norm_1")
-        over = CrossAttention(*attention, name="cross_attention")
+        over = attention(name="cross_attention")
         key = clips + clip_positions.astype(clips.dtype)
         x = add(x, over(x + positions, key, clips, mask, train=train), "norm_2")
-        ffn = FeedForward(self.ffn_dim, self.dropout, dtype=self.dtype, name="ffn")
+        ffn = FeedForward(ffn_dim=self.ffn_dim, dropout=self.dropout, dtype=self.dtype, name="ffn")
         return add(x, ffn(x, train=train), "norm_3")
 
 
-class MomentQueries(nn.Module):
+class MomentQueries(nn.Module, kw_only=True):
     """Learned queries over the clips of a video, each with a score and a window, layer by layer.
 
     clips, positions [B, L, D], mask [B, L] bool -> (logits [B, A, N] float32, windows [B, A, N, 2]
-    float32: start and end in clips), of each of A layers and N queries; the last layer's count, the
-    others are trained along. A logit is Moment-DETR's difference of foreground and background; a
-    window has its centre and its width within the video.
+    float32: start and end in clips), of each of A layers and N queries; the last layer counts, the
+    others are auxiliary outputs in training. A logit is Moment-DETR's difference of foreground and
+    background; a window has its centre and its width within the video.
     """
 
-    num_queries: int = 10
-    num_layers: int = 2
-    num_heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    num_queries: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    drop_path: float
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, clips: chex.Array, positions: chex.Array, mask: chex.Array, *, train: bool = False
-    ) -> tuple[chex.Array, chex.Array]:
+        self,
+        clips: Float[Array, "B L D"],
+        positions: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B A N"], Float[Array, "B A N 2"]]:
         batch, _, width = clips.shape
         embedding = nn.initializers.normal(1.0)
         queries = self.param("queries", embedding, (self.num_queries, width), jnp.float32)
@@ -131,11 +138,11 @@ class MomentQueries(nn.Module):
         layers = []
         for i in range(self.num_layers):
             layer = DecoderLayer(
-                self.num_heads,
-                self.ffn_dim,
-                self.dropout,
-                self.drop_path,
-                self.dtype,
+                num_heads=self.num_heads,
+                ffn_dim=self.ffn_dim,
+                dropout=self.dropout,
+                drop_path=self.drop_path,
+                dtype=self.dtype,
                 name=f"layer_{i}",
             )
             x = layer(x, queries, clips, positions, mask, train=train)

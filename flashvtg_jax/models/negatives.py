@@ -1,20 +1,21 @@
-"""Each video against another query of the batch: rows that lend, and both passes as one.
+"""The negative query of each video, and both passes in one batch.
 
-Written so that a batch whose rows are spread over devices stays where it is: nothing here moves
-more than a row from one device to the next.
+Written so that a batch that is sharded over devices is not gathered: at most one row moves from a
+device to the next.
 """
 
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from flashvtg_jax.typing import Array, Bool, Int, Shaped
 
-def negative_rows(row_mask: chex.Array) -> chex.Array:
-    """The row that lends each row its query as a negative: the next valid one, cyclically.
 
-    row_mask [B] bool -> [B] int32. Padding rows point at themselves, so that they change nothing.
+def negative_rows(row_mask: Bool[Array, " B"]) -> Int[Array, " B"]:
+    """The index of the negative query of each row: the next valid row, cyclically.
+
+    row_mask [B] bool -> [B] int32. Padding rows have their own index.
     """
     order = jnp.argsort(~row_mask, stable=True)  # valid rows first, in their order
     rank = jnp.cumsum(row_mask) - 1
@@ -23,13 +24,13 @@ def negative_rows(row_mask: chex.Array) -> chex.Array:
 
 
 def take_rows(
-    arrays: Sequence[chex.Array], index: chex.Array, row_mask: chex.Array
-) -> list[chex.Array]:
+    arrays: Sequence[Shaped[Array, "B ..."]], index: Int[Array, " B"], row_mask: Bool[Array, " B"]
+) -> list[Shaped[Array, "B ..."]]:
     """`array[index]` of each [B, ...], `index` being `negative_rows(row_mask)`.
 
-    Where all padding rows come last, as in every batch of the pipelines, each row takes the one
-    after it. Spread over devices, each then receives a single row from its neighbour, where a
-    gather would bring the rows of all devices to each of them. (Under `vmap` both are computed.)
+    If all padding rows are last, as in every batch of the pipelines, each row takes the one after
+    it. Each device then receives a single row from its neighbour, where a gather would bring the
+    rows of all devices to each of them. (Under `vmap` both are computed.)
     """
     B = row_mask.shape[0]
     last = row_mask.sum() - 1  # of the valid rows; its follower is the first one
@@ -51,13 +52,17 @@ def take_rows(
     return jax.lax.cond(padding_is_last, follow, gather, list(arrays))
 
 
-def stack_rows(first: chex.Array, second: chex.Array) -> chex.Array:
-    """[B, ...] twice -> [2 B, ...], row by row: a batch spread over devices stays where it is."""
+def stack_rows(
+    first: Shaped[Array, "B ..."], second: Shaped[Array, "B ..."]
+) -> Shaped[Array, "_ ..."]:
+    """[B, ...] twice -> [2 B, ...], row by row, so that a sharded batch does not move."""
     # Not reshape(-1, ...): without dummies an array of them has no elements to count.
     return jnp.stack([first, second], axis=1).reshape(2 * first.shape[0], *first.shape[1:])
 
 
-def unstack_rows(stacked: chex.Array) -> tuple[chex.Array, chex.Array]:
-    """The two arrays that `stack_rows` made one of."""
+def unstack_rows(
+    stacked: Shaped[Array, "_ ..."],
+) -> tuple[Shaped[Array, "B ..."], Shaped[Array, "B ..."]]:
+    """The inverse of `stack_rows`."""
     pairs = stacked.reshape(stacked.shape[0] // 2, 2, *stacked.shape[1:])
     return pairs[:, 0], pairs[:, 1]

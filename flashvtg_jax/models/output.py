@@ -1,7 +1,8 @@
 """What the model returns."""
 
-import chex
 import flax.struct
+
+from flashvtg_jax.typing import Array, Bool, Float, Int
 
 
 @flax.struct.dataclass
@@ -15,22 +16,21 @@ class FlashVTGOutput:
     that is no padding: their offsets are minus the start, and the end, in clips.
     """
 
-    memory: chex.Array  # [B, L, D] fused clips after the ReLU: level 1 of the pyramid
-    query_embedding: chex.Array  # [B, D] attention-pooled words
-    intra_scale_logits: chex.Array | None  # [B, P] score head applied level by level, if there
-    inter_scale_logits: chex.Array | None  # [B, P] score head applied across levels, if there
-    logits: chex.Array  # [B, P] the score; of a pyramid the mix of the two
-    # [B, P, 2] distance to start and end, in strides of the point; of a pyramid > 0
-    offsets: chex.Array
-    points: chex.Array  # [P, 4] position (clips), regression range low and high (clips), stride
-    point_mask: chex.Array  # [B, P] bool
-    saliency: chex.Array  # [B, L] highlight score, unbounded; 0 where padded
-    query_attention: chex.Array  # [B, L] attention that reaches words, in [0, 1]; 0 where padded
-    video_mask: chex.Array  # [B, L] bool
-    negative_saliency: chex.Array | None = None  # [B, L] the same clips against another query
-    negative_query_attention: chex.Array | None = None  # [B, L]
-    negative_index: chex.Array | None = None  # [B] int32, the row whose query was that other one
-    # Of the earlier layers of the decoder of moment queries, A of them, perhaps 0; None for a
-    # pyramid, from which the losses tell the two.
-    auxiliary_logits: chex.Array | None = None  # [B, A, P]
-    auxiliary_offsets: chex.Array | None = None  # [B, A, P, 2]
+    memory: Float[Array, "B L D"]  # fused clips after the ReLU: level 1 of the pyramid
+    query_embedding: Float[Array, "B D"]  # attention-pooled words
+    intra_scale_logits: Float[Array, "B P"] | None  # score head applied level by level, if any
+    inter_scale_logits: Float[Array, "B P"] | None  # score head applied across levels, if any
+    logits: Float[Array, "B P"]  # the score; of a pyramid the mix of the two
+    offsets: Float[Array, "B P 2"]  # to start and end, in the point's strides; of a pyramid > 0
+    points: Float[Array, "P 4"]  # position, regression range low and high, stride, all in clips
+    point_mask: Bool[Array, "B P"]
+    saliency: Float[Array, "B L"]  # highlight score, unbounded; 0 where padded
+    query_attention: Float[Array, "B L"]  # attention that reaches words, in [0, 1]; 0 where padded
+    video_mask: Bool[Array, "B L"]
+    negative_saliency: Float[Array, "B L"] | None = None  # the same clips, the negative query
+    negative_query_attention: Float[Array, "B L"] | None = None
+    negative_index: Int[Array, " B"] | None = None  # row of the negative query
+    # Of the A earlier layers of the decoder of moment queries, perhaps 0; None for a pyramid, by
+    # which the losses distinguish the two.
+    auxiliary_logits: Float[Array, "B A P"] | None = None
+    auxiliary_offsets: Float[Array, "B A P 2"] | None = None

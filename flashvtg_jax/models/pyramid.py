@@ -8,15 +8,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flashvtg_jax.models.layers import Dtype, PairConvolution, layer_norm
+from flashvtg_jax.typing import Array, Bool, Float, Size
 
 
-def level_length(num_clips: int, stride: float) -> int:
+def level_length(num_clips: Size, stride: float) -> Size:
     """Points of a level: clips that fit its stride, rounded down (0: the video is too short)."""
-    # In whole numbers, which a symbolic number of clips (jax.export) can do as well.
+    # In integers, as a symbolic number of clips (jax.export) requires.
     return num_clips // int(stride) if stride >= 1 else num_clips * round(1 / stride)
 
 
-def make_points(num_clips: int, strides: Sequence[float]) -> chex.Array:
+def make_points(num_clips: Size, strides: Sequence[float]) -> Float[Array, "P 4"]:
     """Points of all levels: [P, 4] float32 of position, range low, range high (clips) and stride.
 
     A point regresses the moments whose farther end is within its range; the first level begins at 0
@@ -32,7 +33,7 @@ def make_points(num_clips: int, strides: Sequence[float]) -> chex.Array:
     return jnp.concatenate(levels)
 
 
-def make_point_mask(mask: chex.Array, strides: Sequence[float]) -> list[chex.Array]:
+def make_point_mask(mask: Bool[Array, "B L"], strides: Sequence[float]) -> list[Bool[Array, "B _"]]:
     """Which points lie within the video: mask [B, L] bool -> per level [B, floor(L / stride)].
 
     A point is valid if the clips it covers are: (i + 1) * stride <= number of valid clips.
@@ -45,7 +46,7 @@ def make_point_mask(mask: chex.Array, strides: Sequence[float]) -> list[chex.Arr
     ]
 
 
-class TemporalFeatureLayering(nn.Module):
+class TemporalFeatureLayering(nn.Module, kw_only=True):
     """A pyramid of features, each level with its own convolutions over the same memory.
 
     memory [B, L, D] -> a list with one [B, floor(L / stride), D] per stride, of
@@ -53,7 +54,7 @@ class TemporalFeatureLayering(nn.Module):
     two; below 1 they upsample. The level of stride 1 is the memory itself.
     Raises ValueError for a stride that is not a power of two.
 
-    Alone it serves any sequence and any width D (`examples/linen_model.py`):
+    Used alone, it takes any sequence of any width D (`examples/linen_model.py`):
 
         pyramid = TemporalFeatureLayering(strides=(1, 4))
         params = pyramid.init(key, memory)["params"]
@@ -61,15 +62,15 @@ class TemporalFeatureLayering(nn.Module):
         masks = make_point_mask(mask, pyramid.strides)  # [B, L], [B, floor(L / 4)] bool
 
     It takes no mask: point i of a level reads positions i * stride to (i + 1) * stride alone, so
-    the points that `make_point_mask` calls valid have read no padding, and the others are to be
-    left out. There is no dropout, and nothing changes from training to use.
+    the valid points of `make_point_mask` have read no padding; ignore the others. There is no
+    dropout: training and inference are the same.
     """
 
-    strides: Sequence[float] = (1, 2, 4, 8)
+    strides: Sequence[float]
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, memory: chex.Array) -> list[chex.Array]:
+    def __call__(self, memory: Float[Array, "B L D"]) -> list[Float[Array, "B _ D"]]:
         chex.assert_rank(memory, 3)
         levels = []
         for k, stride in enumerate(self.strides):
@@ -81,7 +82,7 @@ class TemporalFeatureLayering(nn.Module):
             x = memory
             for i in range(abs(power)):
                 name = f"level_{k}_{i}"
-                x = PairConvolution(power < 0, self.dtype, name=f"{name}_conv")(x)
+                x = PairConvolution(transpose=power < 0, dtype=self.dtype, name=f"{name}_conv")(x)
                 x = nn.relu(layer_norm(self.dtype, f"{name}_norm")(x))
             levels.append(x)
         return levels

@@ -1,15 +1,15 @@
-"""Highlight detection: how much each clip matters beside its whole video (paper section 3.2)."""
+"""Highlight detection: how salient each clip is in its video (paper section 3.2)."""
 
 import math
 
-import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
 from flashvtg_jax.models.layers import Dtype, dense
+from flashvtg_jax.typing import Array, Bool, Float
 
 
-class SaliencyHead(nn.Module):
+class SaliencyHead(nn.Module, kw_only=True):
     """Scaled product of each clip with the mean of the valid clips, both projected.
 
     clips [B, L, D], mask [B, L] bool -> [B, L] float32, 0 where padded.
@@ -18,7 +18,9 @@ class SaliencyHead(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, clips: chex.Array, mask: chex.Array) -> chex.Array:
+    def __call__(
+        self, clips: Float[Array, "B L D"], mask: Bool[Array, "B L"]
+    ) -> Float[Array, "B L"]:
         width = clips.shape[-1]
         count = jnp.maximum(mask.sum(-1), 1)[:, None]
         mean = jnp.where(mask[..., None], clips.astype(jnp.float32), 0).sum(1) / count

@@ -1,4 +1,4 @@
-"""Space-time features: the places of a clip that a query is about make the clip."""
+"""Space-time features: each clip is pooled from its spatial tokens, by the query."""
 
 import math
 
@@ -8,22 +8,25 @@ import jax
 import jax.numpy as jnp
 
 from flashvtg_jax.models.layers import Dtype, dense
+from flashvtg_jax.typing import Array, Float
 
 
-class SpatialPooling(nn.Module):
+class SpatialPooling(nn.Module, kw_only=True):
     """Attention of a query to the spatial tokens of each clip, whose weighted mean is the clip.
 
-    clips [B, L, S, D], query_embedding [B, D] -> [B, L, D]. With a single token that is the token,
-    whatever the weights. (The paper asks for layering of space-time features; it leaves open how.)
+    clips [B, L, S, D], query_embedding [B, D] -> [B, L, D]. A single token is the clip itself.
+    (The paper mentions layering of space-time features without details.)
     """
 
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, clips: chex.Array, query_embedding: chex.Array) -> chex.Array:
+    def __call__(
+        self, clips: Float[Array, "B L S D"], query_embedding: Float[Array, "B D"]
+    ) -> Float[Array, "B L D"]:
         chex.assert_rank([clips, query_embedding], [4, 2])
         width = clips.shape[-1]
-        # Tokens are their own keys: a second matrix would change no more than the first one can.
+        # Tokens are their own keys: a second matrix would add nothing to the first one.
         query = dense(width, width, dtype=self.dtype, name="query")(query_embedding)
         score = (clips.astype(jnp.float32) * query.astype(jnp.float32)[:, None, None]).sum(-1)
         weights = jax.nn.softmax(score / math.sqrt(width), axis=-1)

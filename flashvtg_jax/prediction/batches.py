@@ -1,4 +1,4 @@
-"""How a predictor computes: lengths and rows that are compiled for, batches, programs."""
+"""Batches of a predictor: their sizes and compiled programs."""
 
 import collections
 import dataclasses
@@ -13,21 +13,22 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from flashvtg_jax.data.batch import clip_shape, pad_query, pad_video
-from flashvtg_jax.decoding import decode_as_evaluated, suppress
+from flashvtg_jax.data.batch import pad_query, pad_video
+from flashvtg_jax.decoding import decode_as_evaluated, non_max_suppression
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
+from flashvtg_jax.models.init import clip_shape
 from flashvtg_jax.prediction.inputs import CheckedVideo
 
 GROWTH = 1.25  # of the lengths that videos are padded to
 _SHORTEST = 16  # clips that a video is padded to at least
-_USUAL = 75  # where the configuration names no length to count from
+_USUAL = 75  # where the configuration names no length to start from
 _ATTENTION_BYTES = 256 << 20  # that attention among clips may take in a layer, unless one row does
 _TOKEN_BYTES = 256 << 20  # that features of spatial tokens may take, unless one row does
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Which moments are wanted.
+    """The options of a prediction.
 
     Attributes:
       nms_threshold: intersection over union from which a moment is suppressed; None: no NMS.
@@ -52,7 +53,7 @@ class Work(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is found for a batch, on the device; without boundaries saliency alone."""
+    """The results of a batch, on the device; saliency alone for a model without boundaries."""
 
     saliency: chex.Array  # [N, L]
     moments: chex.Array | None  # [N, K, 3] start, end (seconds), score; best first
@@ -68,7 +69,7 @@ class _FlashVTGOfClips(FlashVTG):
 
 
 class PredictionBatches:
-    """Puts videos and queries through a model in batches of few shapes, each compiled once.
+    """Applies a model to videos and queries in batches of few shapes, each compiled once.
 
     Videos are projected in batches of their own, apart from the queries: one with a thousand
     queries is projected once. Threads may use it together.
@@ -124,9 +125,9 @@ class PredictionBatches:
                     self._suppression(rows, choice.num_decoded)
 
     def run(self, work: Work, choice: Choice) -> Iterator[tuple[list[int], Found]]:
-        """Finds what is wanted, in batches: (which queries, rows found; on the host).
+        """Yields the results of each batch on the host: (indices of the queries, rows).
 
-        Each batch is started before the one before it is read back: neither side waits.
+        Each batch is dispatched before the results of the one before are read back.
         """
         waiting: tuple[list[int], Found] | None = None
         for started in self._start(work, choice):
@@ -165,8 +166,8 @@ class PredictionBatches:
         rows: int,
         choice: Choice,
     ) -> Found:
-        """Starts a batch of queries about rows `which` of projected videos."""
-        index = np.zeros(rows, np.int32)  # a padding row asks nothing, about any video
+        """Dispatches a batch of queries about rows `which` of projected videos."""
+        index = np.zeros(rows, np.int32)  # in padding rows any video serves
         index[: len(which)] = which
         seconds = np.zeros(rows, np.float32)
         seconds[: len(which)] = [work.seconds[query] for query in queries]
@@ -270,7 +271,7 @@ class PredictionBatches:
         nms_type = self.config.evaluation.nms_type
 
         def suppressed(moments: chex.Array, threshold: chex.Array) -> chex.Array:
-            return suppress(moments, threshold, nms_type)
+            return non_max_suppression(moments, threshold, nms_type)
 
         shapes = (_array(rows, num_decoded, 3), _array())
         return self._program(("suppress", rows, num_decoded), suppressed, *shapes)

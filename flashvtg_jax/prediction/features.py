@@ -1,4 +1,4 @@
-"""Where the feature files lie that `flashvtg predict` reads."""
+"""Finds the feature files that `flashvtg predict` reads."""
 
 import dataclasses
 import os
@@ -18,16 +18,16 @@ from flashvtg_jax.errors import ConfigError, DataError
 
 @dataclasses.dataclass(frozen=True)
 class FoundFeatures:
-    """The features that there are, of all kinds that a model reads."""
+    """The feature files of every stream that a model reads, and of the queries."""
 
     kinds: Mapping[str, Found]
     nearest: NearestFiles = dataclasses.field(default_factory=NearestFiles, compare=False)
 
     def items(self, row: Row) -> dict[str, Item]:
-        """What a line needs of each stream, and of "query".
+        """The files of a line, for each stream and "query".
 
         Raises:
-          DataError: files that are not there, a line without the field that names them.
+          DataError: missing files, a line without the field that names them.
         """
         try:
             found = {name: kind.item(row) for name, kind in self.kinds.items()}
@@ -67,7 +67,7 @@ def find_features(
     video_features: Mapping[str, str | os.PathLike] | None,
     query_features: str | os.PathLike | None,
 ) -> FoundFeatures:
-    """Looks for the features of videos and queries.
+    """Finds the features of videos and queries.
 
     Args:
       config: of the model.
@@ -93,7 +93,7 @@ def find_features(
         elif features is None or name not in known:
             option = "--query_features=DIR" if name == QUERY else f"--video_features {name}=DIR"
             raise ConfigError(
-                f"where are the {name} features? Say it with {option}"
+                f"where are the {name} features? Give {option}"
                 + (f", or --features=DIR, laid out as {config.data.dataset}" if known else "")
             )
         else:
@@ -102,7 +102,7 @@ def find_features(
 
 
 def _released_features(config: ml_collections.ConfigDict) -> dict[str, Features]:
-    """Where features lie in the data set of the training, by name; nothing for an unknown one."""
+    """The layout of features in the data set of the training, by name; {} for an unknown one."""
     data = config.data
     if is_custom(data.dataset):
         layout = custom.layout_to_write(

@@ -1,4 +1,4 @@
-"""Which videos and queries a predictor can use: checks, and cuts to what the model reads."""
+"""Checks of the videos and queries given to a predictor, and their cuts to what it reads."""
 
 import dataclasses
 import math
@@ -58,7 +58,7 @@ Video = Mapping[str, np.ndarray] | np.ndarray | CheckedVideo
 
 @dataclasses.dataclass(frozen=True)
 class InputChecks:
-    """What a model reads, and whether videos and queries have it.
+    """What a model reads, and checks of videos and queries against it.
 
     Attributes:
       streams: width of each video stream, in the model's order; of each token, if there are more.
@@ -176,7 +176,7 @@ class InputChecks:
             return
         _check_seconds(seconds, name)
         if not self.has_moments:
-            return  # nothing is measured in seconds; clips of these data sets count, not durations
+            return  # models of highlights alone count clips, not seconds
         clip_length = self.clip_length
         expected = num_video_clips(float(seconds), clip_length)
         if not lengths_agree(video.num_found, expected):
@@ -225,7 +225,7 @@ def _check_seconds(seconds: Any, name: str) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number, of Python or numpy, and no truth value."""
+    """Whether it is a finite number of Python or numpy, and not a bool."""
     number = isinstance(value, int | float | np.integer | np.floating)
     try:
         return number and not isinstance(value, bool) and math.isfinite(value)
@@ -234,9 +234,9 @@ def is_number(value: Any) -> bool:
 
 
 def _checked_array(name: str, value: Any, rows: str, width: int) -> np.ndarray:
-    """An array [rows, width] of finite numbers. Raises DataError if it is none."""
+    """An array [rows, width] of finite numbers. Raises DataError for anything else."""
     array = np.asarray(value)
-    if array.dtype == jnp.bfloat16:  # to numpy that is no float
+    if array.dtype == jnp.bfloat16:  # which numpy does not count as a float
         array = array.astype(np.float32)
     if array.dtype.hasobject:
         raise pickled(name)

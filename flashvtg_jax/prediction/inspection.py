@@ -1,9 +1,8 @@
-"""How a trained model came to its answer for one query: what it looked at, what it scored.
+"""How a trained model came to its answer for one query: attention, scores, moments.
 
 `flashvtg_jax.figures.inspection.plot_inspection` draws it.
 """
 
-import dataclasses
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,14 @@ from flashvtg_jax.clips import mean_ratings
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import example_batch
 from flashvtg_jax.data.source import SplitSource, built_folder, open_split
-from flashvtg_jax.decoding import best_points, decode_as_evaluated, point_windows, suppress
+from flashvtg_jax.decoding import (
+    best_points,
+    decode_as_evaluated,
+    non_max_suppression,
+    point_windows,
+)
 from flashvtg_jax.errors import DataError
+from flashvtg_jax.figures.inspected import Inspection, Level
 from flashvtg_jax.models.flashvtg import FlashVTG
 from flashvtg_jax.models.pyramid import level_length
 
@@ -32,72 +37,6 @@ _NEAREST = 5  # ids to name where one is not found
 _CLIP_PIECES = re.compile(r"'(?:s|t|re|ve|m|ll|d)\b|[^\W\d_]+|\d|(?:[^\w\s]|_)+", re.IGNORECASE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Level:
-    """The points of one level of the pyramid, in order: point i covers clips from i * stride on.
-
-    Attributes:
-      stride: clips.
-      logits: [L_k] of the score.
-      intra_scale_logits, inter_scale_logits: [L_k]; None where the model has no such head.
-    """
-
-    stride: float
-    logits: np.ndarray
-    intra_scale_logits: np.ndarray | None
-    inter_scale_logits: np.ndarray | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Inspection:
-    """What a model computed for one query; L clips, Q words. Times are in seconds.
-
-    Attributes:
-      qid, query, vid: of the annotation.
-      split: that it is of.
-      run: name of the configuration.
-      step: of the checkpoint.
-      duration: of the video.
-      clip_length: of a clip. Where people rated each clip (`label`), the clips share the duration.
-      words: what each row of the word features stands for [Q]; None if the counts do not tell, see
-        `name_words`.
-      attention: of clips to words, the mean over layers and heads [L, Q].
-      dummy_attention: of clips to all dummies together [L]; None for a model without.
-      levels: of the pyramid; () for a model with moment queries.
-      mix: share of the intra-scale logits in the logits; None where there is only one of the two.
-      query_moments: start, end, score of each moment query [P, 3]; None for a model with a pyramid.
-      saliency: [L].
-      moments: start, end, score, best first [K, 3], as `flashvtg evaluate` finds them; None for a
-        model that does not predict moments.
-      kept_moments: those that non-maximum suppression leaves [J, 3], with their scores after it.
-      origins: level and point that each of the kept moments comes from [J, 2] int; for moment
-        queries 0 and the query.
-      windows: of people, start and end [M, 2]; none where they are not known.
-      ratings: of each clip, the mean over annotators [L']; None where they are not known.
-    """
-
-    qid: int | str
-    query: str
-    vid: str
-    split: str
-    run: str
-    step: int
-    duration: float
-    clip_length: float
-    words: tuple[str, ...] | None
-    attention: np.ndarray
-    dummy_attention: np.ndarray | None
-    levels: tuple[Level, ...]
-    mix: float | None
-    query_moments: np.ndarray | None
-    saliency: np.ndarray
-    moments: np.ndarray | None
-    kept_moments: np.ndarray | None
-    origins: np.ndarray | None
-    windows: np.ndarray
-    ratings: np.ndarray | None
-
-
 def inspect_query(
     workdir: str | Path,
     qid: int | str,
@@ -106,7 +45,7 @@ def inspect_query(
     step: int | None = None,
     data_dir: str | Path | None = None,
 ) -> Inspection:
-    """Run a trained model on one query of a split and keep what it computes on its way.
+    """Runs a trained model on one query of a split and keeps its intermediate results.
 
     Args:
       workdir: of one run of `flashvtg train`.
@@ -115,7 +54,7 @@ def inspect_query(
       step: of the checkpoint; None: the best one, or the latest if none was scored.
       data_dir: where the data set is; None: where training found it.
 
-    Returns numbers that equal those of `flashvtg evaluate`, to rounding.
+    Values equal those of `flashvtg evaluate`, up to rounding.
     Raises CheckpointError if there is no such checkpoint, or if the folder holds several runs;
     DataError if the split is not built or has no such query, which names the nearest ones.
     """
@@ -157,9 +96,9 @@ def inspect_query(
 
 
 def name_words(query: str, num_rows: int) -> tuple[str, ...] | None:
-    """What the rows of a query's features stand for, judged by how many there are.
+    """The words that the rows of a query's features stand for, inferred from their number.
 
-    Features do not say it. If there are as many as words of the text, they are its words; if there
+    If there are as many as words of the text, they are its words; if there
     are two more, marks of start and end are around them. Full stops and the like may be words of
     their own, as for CLIP. Returns None for any other number: words were cut into parts.
     """
@@ -221,7 +160,9 @@ def _compute(
         settings = config.evaluation
         moments = decode_as_evaluated(output, batch.duration, config.clip_length, settings)
         found["moments"] = moments
-        found["suppressed"] = suppress(moments, settings.nms_threshold, settings.nms_type)
+        found["suppressed"] = non_max_suppression(
+            moments, settings.nms_threshold, settings.nms_type
+        )
         _, found["best_points"] = best_points(output, settings.max_moments)
     return jax.tree.map(lambda array: array[0], found)
 

@@ -1,4 +1,4 @@
-"""The files that `flashvtg predict` writes: predictions to go on with, settings, lines left out."""
+"""The files that `flashvtg predict` writes: predictions, their settings, errors; and resuming."""
 
 import contextlib
 import fcntl
@@ -15,8 +15,8 @@ from flashvtg_jax.files import write_atomically
 _SHOWN_ERRORS = 20  # on stderr
 
 
-def asked(row: Mapping[str, Any]) -> int:
-    """What a line asks, beside its id, in a few bytes; the same for the line of its prediction."""
+def request_hash(row: Mapping[str, Any]) -> int:
+    """A hash of vid and query, of a line of the list or of its prediction; it saves memory."""
     return hash((row["vid"], row.get("query")))
 
 
@@ -24,7 +24,7 @@ def asked(row: Mapping[str, Any]) -> int:
 def opened_output(
     path: Path, settings: Mapping[str, Any], overwrite: bool
 ) -> Iterator[tuple[IO[bytes], dict[str, int]]]:
-    """Opens a file of predictions at its end: (the file, what those that are there answer)."""
+    """Opens a file of predictions at its end: (the file, `request_hash` of each id in it)."""
     about = path.with_name(f"{path.name}.settings.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,16 +49,14 @@ def opened_output(
 
 
 def _check_settings(path: Path, about: Path, settings: Mapping[str, Any]) -> None:
-    """Raises DataError if what is there was made otherwise."""
-    advice = "Move it away, or begin anew with --overwrite."
+    """Raises DataError if the predictions in the file have other settings."""
+    advice = "Move it away, or start over with --overwrite."
     try:
         saved = json.loads(about.read_bytes())
         if not isinstance(saved, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: there already, and not begun by this command. {advice}"
-        ) from error
+        raise DataError(f"{path}: exists, and was not begun by this command. {advice}") from error
     differing = [key for key, value in settings.items() if saved.get(key) != value]
     if differing:
         key = differing[0]
@@ -66,12 +64,13 @@ def _check_settings(path: Path, about: Path, settings: Mapping[str, Any]) -> Non
         if key not in saved:
             how = "by another version of flashvtg-jax"
         raise DataError(
-            f"{path}: begun {how}: predictions of different kinds do not go into one file. {advice}"
+            f"{path}: begun {how}: predictions with different settings do not go into one file. "
+            f"{advice}"
         )
 
 
 def _finished_lines(path: Path, file: IO[bytes]) -> dict[str, int]:
-    """What each id of a file was asked; what a call that was killed left torn is cut off."""
+    """`request_hash` of each id in the file; an incomplete last line is cut off."""
     done: dict[str, int] = {}
     end, torn = 0, False
     file.seek(0)
@@ -80,13 +79,13 @@ def _finished_lines(path: Path, file: IO[bytes]) -> dict[str, int]:
             if torn:
                 raise DataError(
                     f"{path}:{number - 1}: not a prediction; the file is damaged. Move it away, or "
-                    "begin anew with --overwrite."
+                    "start over with --overwrite."
                 )
             try:
                 torn = not line.endswith(b"\n")
                 if not torn and line.strip():
                     row = json.loads(line)
-                    done[str(row["qid"])] = asked(row)
+                    done[str(row["qid"])] = request_hash(row)
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 torn = True
             end += 0 if torn else len(line)
@@ -96,19 +95,18 @@ def _finished_lines(path: Path, file: IO[bytes]) -> dict[str, int]:
 
 
 def write_whole(file: IO[bytes], path: Path, line: bytes) -> None:
-    """Writes to an unbuffered file: what is written is on its way to the disk."""
+    """Writes a whole line to an unbuffered file."""
     try:
         while line:
             line = line[file.write(line) :]
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written: {error.strerror or error}; the same command goes on from "
-            "here"
+            f"{path}: cannot be written: {error.strerror or error}; the same command resumes here"
         ) from error
 
 
 class ErrorFile:
-    """OUTPUT.errors.jsonl: lines that were left out; it is there only if there are any."""
+    """OUTPUT.errors.jsonl: lines that were left out; there is no such file without any."""
 
     def __init__(self, queries: Path, output: Path, show: bool):
         self.path = output.with_name(f"{output.name}.errors.jsonl")
@@ -117,7 +115,7 @@ class ErrorFile:
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> "ErrorFile":
-        self.path.unlink(missing_ok=True)  # all lines are looked at again
+        self.path.unlink(missing_ok=True)  # all lines are checked again
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,7 +123,7 @@ class ErrorFile:
             self._file.close()
 
     def add(self, line: int, qid: Any, problem: str) -> None:
-        """Says what is wrong with a line of the list."""
+        """Reports the problem of a line of the list."""
         self.count += 1
         if self._file is None:
             self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (closed in __exit__)

@@ -1,4 +1,4 @@
-"""From raw features to moments and highlights: `Predictor`, for people and their programs."""
+"""`Predictor`: from raw features to moments and highlights."""
 
 import dataclasses
 import warnings
@@ -12,12 +12,13 @@ import numpy as np
 
 from flashvtg_jax.checkpoints.restore import restore
 from flashvtg_jax.config import apply_overrides
+from flashvtg_jax.data.batch import feature_widths
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.metrics.relative_saliency import relative_saliency
 from flashvtg_jax.models.flashvtg import FlashVTG, build_model
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.prediction.batches import Choice, PredictionBatches, Work
 from flashvtg_jax.prediction.inputs import CheckedVideo, InputChecks, Video, is_number
-from flashvtg_jax.training.state import feature_widths, init_params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,8 +28,8 @@ class Prediction:
     Attributes:
       moments: [K, 3] float32: start and end in seconds, score from 0 to 1; best first.
       saliency: [L] float32: how much each clip is a highlight for the query. It is not bounded and
-        often negative: training compares clips of a video only, so their order is all that counts.
-        `relative_saliency` is the same for people.
+        often negative: training compares clips of one video only, so only their order has a
+        meaning. `relative_saliency` maps it to 0..1.
       times: [L] float64: seconds at which each clip starts.
       has_moments: False for a model of highlights alone, whose `moments` are always [0, 3].
     """
@@ -46,7 +47,7 @@ class Prediction:
     def to_dict(
         self, *, qid: int | str | None = None, query: str | None = None, vid: str | None = None
     ) -> dict[str, Any]:
-        """The same in the format of the field, ready for JSON, as `flashvtg predict` writes it.
+        """The prediction in the QVHighlights format, as `flashvtg predict` writes it.
 
         Args:
           qid: id of the query; like the other two it is left out where it is None.
@@ -54,7 +55,7 @@ class Prediction:
           vid: id of the video.
 
         Returns:
-          What was given, "pred_relevant_windows" (if the model has moments) and
+          The given ones, "pred_relevant_windows" (if the model has moments) and
           "pred_saliency_scores".
         """
         about = {"qid": qid, "query": query, "vid": vid}
@@ -83,7 +84,7 @@ class Predictor:
     Attributes:
       config: of the model.
       params: of the model, on the first device.
-      step: of the checkpoint; None where there is none.
+      step: of the checkpoint, if known.
       batch_size: queries answered at once, at most.
       streams: width of each video stream, in the model's order; of each token, if there are more.
       spatial_tokens: S, of each clip.
@@ -99,7 +100,7 @@ class Predictor:
         whole_videos: bool = False,
         step: int | None = None,
     ):
-        """Takes the parameters to the first device.
+        """Puts the parameters on the first device.
 
         Args:
           config: the whole configuration, as a checkpoint holds it.
@@ -108,7 +109,7 @@ class Predictor:
             `config.evaluation.batch_size`.
           whole_videos: read clips beyond `config.data.max_clips`, too, and find moments beyond
             `config.evaluation.window_range`: for videos longer than those of training.
-          step: that the parameters are of, for the record.
+          step: of the checkpoint, for the record.
 
         Raises:
           ConfigError: a configuration without streams or widths, parameters of another model, a
@@ -214,7 +215,7 @@ class Predictor:
           DataError: a stream that is missing or unknown, an array of another rank, width or type,
             without rows, with NaN or infinity; streams of one video, or video and duration, that
             differ in length by more than 10%; lists of different lengths.
-          ConfigError: a threshold or a number of moments that cannot be.
+          ConfigError: an invalid threshold or number of moments.
         """
         choice = self.choice(nms_threshold, max_moments, score_threshold)
         many_videos, many_queries = (isinstance(x, list | tuple) for x in (video, query))
@@ -229,8 +230,8 @@ class Predictor:
         durations = _durations(duration, count)
         if not count:
             return []
-        # By identity: equal arrays are not worth looking for. Resampled, a video of another
-        # duration is another one.
+        # By identity: comparing arrays would cost too much. Resampled, the same features with
+        # another duration are another video.
         places: dict[tuple[int, float | None], int] = {}
         checked, index = [], []
         for number, one in enumerate(videos):
@@ -239,7 +240,7 @@ class Predictor:
                 places[key] = len(checked)
                 name = f"video {number}: " if many_videos else ""
                 checked.append(self._inputs.video(one, name, durations[number]))
-                if checked[-1] is not one:  # what `check_video` returned is no surprise
+                if checked[-1] is not one:  # the caller of `check_video` knows
                     _warn_of_cut(checked[-1])
                     _warn_of_flat(checked[-1], name)
             index.append(places[key])
@@ -284,7 +285,7 @@ class Predictor:
         num_videos: int = 1,
         max_moments: int | None = None,
     ) -> None:
-        """Compiles what calls of these sizes need, so that none of them waits for it.
+        """Compiles the programs that calls of these sizes need.
 
         A call's videos are taken to be of one length, and its queries to be shared evenly by them;
         for other calls, warm up for the sizes of their parts.
@@ -312,10 +313,10 @@ class Predictor:
         max_moments: int | None,
         score_threshold: float | None,
     ) -> Choice:
-        """What a call returns with these arguments, None and "config" resolved.
+        """The options of a call, with None and "config" resolved.
 
         Raises:
-          ConfigError: a threshold or a number of moments that cannot be.
+          ConfigError: an invalid threshold or number of moments.
         """
         settings = self.config.evaluation
         if nms_threshold == "config":
@@ -347,7 +348,7 @@ class Predictor:
         return seconds
 
     def _warn_of_cut_queries(self, lengths: Sequence[int]) -> None:
-        """Warns of queries that are longer than what is read of them."""
+        """Warns of queries of which only the first words are read."""
         limit = self.config.data.max_words
         longer = [length for length in lengths if length > limit]
         if longer:
@@ -387,7 +388,7 @@ def _usable(moments: np.ndarray, choice: Choice) -> np.ndarray:
 def _durations(
     duration: float | Sequence[float | None] | None, count: int
 ) -> Sequence[float | None]:
-    """What is said to be the duration of each prediction's video."""
+    """The duration given for each prediction's video."""
     if duration is None or np.ndim(duration) == 0:
         return [duration] * count
     if len(duration) != count:
@@ -405,7 +406,7 @@ def _warn_of_flat(video: CheckedVideo, name: str) -> None:
 
 
 def _warn_of_cut(video: CheckedVideo) -> None:
-    """Warns of a video that is much longer than what is read of it."""
+    """Warns of a video of which only the first part is read."""
     if video.is_cut:
         warnings.warn(
             f"a video of {video.num_found} clips was cut to {video.num_clips}, as in training "
@@ -432,5 +433,5 @@ def _check_params(model: FlashVTG, params: Any, widths: tuple[int, int]) -> None
 
 
 def _rounded(array: np.ndarray, decimals: int) -> list[Any]:
-    """Numbers as JSON will show them."""
+    """The rounded numbers as lists for JSON."""
     return np.round(array.astype(np.float64), decimals).tolist()

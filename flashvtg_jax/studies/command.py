@@ -2,25 +2,25 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import ml_collections
 
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.evaluation.evaluator import check_writable
+from flashvtg_jax.evaluation.results import check_writable
 from flashvtg_jax.figures import studies as figures
+from flashvtg_jax.figures.entries import Entry
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.studies import comparisons, long_videos
-from flashvtg_jax.studies.comparisons import compare
+from flashvtg_jax.studies.comparisons import compare, compare_trained
 from flashvtg_jax.studies.robustness import ABOUT_STRENGTHS, by_strength, robustness
-from flashvtg_jax.studies.robustness import METRICS as ROBUSTNESS_METRICS
-from flashvtg_jax.studies.running import Subject, check_variants, open_subject, train_variants
-from flashvtg_jax.studies.tables import Entry, markdown_table, write_csv
+from flashvtg_jax.studies.running import Found
+from flashvtg_jax.studies.tables import markdown_table, write_csv
 from flashvtg_jax.studies.variants import (
     FULL,
     Variant,
     ablation_variants,
-    choose,
     refinement_variants,
     robustness_variants,
     scale_variants,
@@ -33,34 +33,49 @@ class Study:
 
     Attributes:
       title: of its table and figure.
-      variants: what is trained, the full model among them.
       metrics: columns of the table; those that a data set does not have are left out.
+      find: trains and compares; takes what `comparisons.compare_trained` takes.
       plot: draws its figure.
       needs_moments: whether highlight detection has nothing for it.
+      columns: for a table of the first metric alone: its entries by column, and the columns.
+      note: a paragraph below the table.
     """
 
     title: str
-    variants: Callable[[ml_collections.ConfigDict], list[Variant]]
     metrics: Sequence[str]
+    find: Callable[..., Found]
     plot: Callable[..., None]
     needs_moments: bool = True
+    columns: Callable[[Sequence[Entry], str], tuple[list[Entry], list[str]]] | None = None
+    note: str = ""
+
+
+def _comparison(
+    title: str,
+    variants: Callable[[ml_collections.ConfigDict], list[Variant]],
+    metrics: Sequence[str],
+    plot: Callable[..., None],
+    **fields: bool,
+) -> Study:
+    find = partial(compare_trained, variants, partial(compare, metrics=metrics))
+    return Study(title, metrics, find, plot, **fields)
 
 
 STUDIES = {
-    "ablation": Study(
+    "ablation": _comparison(
         "What each part of the model brings",
         ablation_variants,
         comparisons.ABLATION_METRICS,
         figures.plot_ablation,
         needs_moments=False,
     ),
-    "scales": Study(
+    "scales": _comparison(
         "Number of scales and length of moments",
         scale_variants,
         comparisons.SCALE_METRICS,
         figures.plot_scales,
     ),
-    "refinement": Study(
+    "refinement": _comparison(
         "Ranking with and without adaptive score refinement",
         refinement_variants,
         comparisons.REFINEMENT_METRICS,
@@ -68,16 +83,18 @@ STUDIES = {
     ),
     "long_videos": Study(
         "Videos of minutes to hours",
-        long_videos.variants,
         long_videos.METRICS,
+        long_videos.study,
         figures.plot_long_videos,
     ),
     "robustness": Study(
         "Perturbed videos, trained clean and trained with them",
-        robustness_variants,
-        ROBUSTNESS_METRICS,
+        comparisons.ABLATION_METRICS,
+        partial(compare_trained, robustness_variants, robustness),
         figures.plot_robustness,
         needs_moments=False,
+        columns=by_strength,
+        note=ABOUT_STRENGTHS,
     ),
 }
 
@@ -110,7 +127,7 @@ def run_study(
       split: to compare on; None: the validation split. Not of long_videos, which makes its own.
       names: of the variants to train besides the full model; None: all.
       intervals: whether differences get theirs.
-      show_progress: whether to say on stderr what is done.
+      show_progress: whether to report progress on stderr.
 
     Returns:
       The path of NAME.md.
@@ -135,68 +152,39 @@ def run_study(
         )
     workdir, output = workdir.expanduser().absolute(), output.expanduser()
     check_writable(output)  # now, not after the work
-    notes = []
-    if name == "long_videos":
-        if split is not None:
-            raise ConfigError("study long_videos makes videos of its own: it has no --split")
-        chosen = long_videos.chosen_variants(config, names)
-        found = long_videos.run(
-            config,
-            range(config.seed, config.seed + num_seeds),
-            workdir,
-            compared=chosen,
-            intervals=intervals,
-            show_progress=show_progress,
-        )
-        entries = found.entries
-        notes += found.notes
-    else:
-        subject = open_subject(config, workdir, num_seeds, split=split, show_progress=show_progress)
-        chosen = choose(study.variants(subject.config), names, subject.config)
-        check_variants(subject, chosen)
-        runs = train_variants(
-            subject.config, chosen, subject.seeds, workdir, show_progress=show_progress
-        )
-        if name == "robustness":
-            entries = robustness(
-                subject, chosen, runs, intervals=intervals, show_progress=show_progress
-            )
-        else:
-            entries = compare(
-                subject,
-                chosen,
-                runs,
-                study.metrics,
-                intervals=intervals,
-                show_progress=show_progress,
-            )
-        if name == "robustness":
-            notes.append(ABOUT_STRENGTHS)
-        notes.append(_about_split(subject))
-    notes.append(_about_variants(chosen))
-    reference = next(variant.label for variant in chosen if variant.name == FULL.name)
-    return write_study(
-        name,
-        entries,
-        output,
-        reference=reference,
-        command=command,
-        notes=notes,
+    found = study.find(
+        config,
+        workdir,
+        num_seeds=num_seeds,
+        split=split,
+        names=names,
         intervals=intervals,
+        show_progress=show_progress,
     )
+    write_csv(output / f"{name}.csv", found.entries)
+    study.plot(found.entries, output / f"{name}.png", title=study.title)
 
-
-def _about_split(subject: Subject) -> str:
-    about = (
-        f"Compared on the {len(subject.source)} queries of split `{subject.split}`, of "
-        f"{len(set(subject.videos))} source videos"
+    metrics = [m for m in study.metrics if any(entry.metric == m for entry in found.entries)]
+    title, entries, decimals = study.title, found.entries, None
+    if study.columns:
+        title += f": {metrics[0]}"
+        entries, metrics = study.columns(entries, metrics[0])
+        decimals = 2  # as metrics are published
+    notes = [f"![{study.title}]({name}.png)", study.note, *found.notes]
+    notes.append(_about_variants(found.variants))
+    table = markdown_table(
+        entries,
+        metrics,
+        title=title,
+        command=command,
+        notes="\n\n".join(filter(None, notes)),
+        reference=next(variant.label for variant in found.variants if variant.name == FULL.name),
+        drawn="source videos" if intervals else None,
+        decimals=decimals,
     )
-    if subject.split == subject.config.data.val_split:
-        about += (
-            ", on which the best checkpoint of each run was chosen as well: a variant whose scores "
-            "vary more gains more from that. `--split` compares on another one"
-        )
-    return f"{about}."
+    path = output / f"{name}.md"
+    write_atomically(path, table)
+    return path
 
 
 def _about_variants(variants: Sequence[Variant]) -> str:
@@ -212,38 +200,3 @@ def _about_variants(variants: Sequence[Variant]) -> str:
         changes = " ".join(fields) or "the configuration as it is"
         lines.append(f"- {variant.label} (`{variant.name}`): {changes}")
     return "\n".join(lines)
-
-
-def write_study(
-    name: str,
-    entries: Sequence[Entry],
-    output: Path,
-    *,
-    reference: str,
-    command: str,
-    notes: Sequence[str] = (),
-    intervals: bool = True,
-) -> Path:
-    """Write the table, the CSV file and the figure of a study; returns the path of the table."""
-    study = STUDIES[name]
-    metrics = [metric for metric in study.metrics if any(e.metric == metric for e in entries)]
-    write_csv(output / f"{name}.csv", entries)
-    study.plot(entries, output / f"{name}.png", title=study.title)
-    title, decimals = study.title, None
-    if name == "robustness":  # a column for each strength, of one number
-        decimals = 2  # as such numbers are published
-        title += f": {metrics[0]}"
-        entries, metrics = by_strength(entries, metrics[0])
-    path = output / f"{name}.md"
-    table = markdown_table(
-        entries,
-        metrics,
-        title=title,
-        command=command,
-        notes="\n\n".join([f"![{study.title}]({name}.png)", *notes]),
-        reference=reference,
-        drawn="source videos" if intervals else None,
-        decimals=decimals,
-    )
-    write_atomically(path, table)
-    return path

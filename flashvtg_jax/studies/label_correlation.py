@@ -221,7 +221,7 @@ def _moment_sections(table: Table) -> list[str]:
         "### What membership explains",
         "The variance of the labels of all clips, inside and outside, in parts that add up to "
         "100 %. *Inside or outside* is eta squared: how far the labels follow from being in a "
-        "moment. What is left inside is told apart: some queries are rated higher than others, "
+        "moment. The rest inside is divided further: some queries are rated higher than others, "
         "some moments of a query higher than others, some clips of a moment higher than others. "
         "Where annotators rated nothing outside, the zeros there are given, not observed: the "
         "share then says how well membership can stand for the labels, not what people saw.",
@@ -314,7 +314,7 @@ def _rating_sections(table: Table) -> list[str]:
 
 
 def _left_out(table: Table) -> list[str]:
-    """What a file has no numbers of, and why."""
+    """What cannot be measured of a file, and why."""
     lines = []
     for dataset in dict.fromkeys(dataset for dataset, _ in table):
         row = table[dataset, measures.ALL]

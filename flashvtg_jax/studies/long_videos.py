@@ -7,7 +7,6 @@ the same at each length.
 """
 
 import contextlib
-import dataclasses
 import gc
 import itertools
 import json
@@ -33,8 +32,9 @@ from flashvtg_jax.data.synthetic.annotations import MAX_CLIPS
 from flashvtg_jax.distributed.sharding import mesh_of, put_batch, replicated
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.evaluation.evaluator import Evaluator, apply_and_decode
+from flashvtg_jax.figures.entries import Entry
 from flashvtg_jax.files import write_atomically
-from flashvtg_jax.metrics.per_query import per_query_numbers
+from flashvtg_jax.metrics.per_query import per_query_metrics
 from flashvtg_jax.metrics.scoring_settings import configured_clips
 from flashvtg_jax.studies.comparisons import entry
 from flashvtg_jax.studies.long_video_data import (
@@ -46,8 +46,8 @@ from flashvtg_jax.studies.long_video_data import (
     prepare_training,
     read_json,
 )
-from flashvtg_jax.studies.running import Subject, check_variant, train_variants
-from flashvtg_jax.studies.tables import Entry, summarise
+from flashvtg_jax.studies.running import Found, Subject, check_variant, train_variants
+from flashvtg_jax.studies.tables import summarise
 from flashvtg_jax.studies.variants import FULL, Variant, choose
 from flashvtg_jax.system.memory import DoesNotFitError, check_fits
 
@@ -63,20 +63,6 @@ _CLIPS_OF_A_BATCH = 1200  # in evaluation, of all its rows; but one row at least
 METRICS = (*_SCORES, _MILLISECONDS, _MEMORY)  # of the entries
 
 Results = list[dict[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What the study found.
-
-    Attributes:
-      entries: for each variant and length those of `METRICS`, time and memory of one query at a
-        time. Means are NaN where a variant did not fit into memory.
-      notes: paragraphs of Markdown, what needs to be said beside them.
-    """
-
-    entries: list[Entry]
-    notes: list[str]
 
 
 def variants(config: ml_collections.ConfigDict) -> list[Variant]:
@@ -116,6 +102,32 @@ def chosen_variants(
     return choose(variants(config), names, training_config(config, Path()))
 
 
+def study(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    num_seeds: int,
+    split: str | None,
+    names: Sequence[str] | None,
+    intervals: bool,
+    show_progress: bool,
+) -> Found:
+    """Run the study as `flashvtg study` does; arguments as of `compare_trained`, errors of `run`.
+
+    Raises ConfigError for a split as well: the study synthesises its videos.
+    """
+    if split is not None:
+        raise ConfigError("study long_videos makes videos of its own: it has no --split")
+    return run(
+        config,
+        range(config.seed, config.seed + num_seeds),
+        workdir,
+        compared=chosen_variants(config, names),
+        intervals=intervals,
+        show_progress=show_progress,
+    )
+
+
 def run(
     config: ml_collections.ConfigDict,
     seeds: Sequence[int],
@@ -132,7 +144,7 @@ def run(
     All is kept in the folder "long_videos" of `workdir`: data, runs, and in the folder of each run
     a result for each length. What is there already is not done again; results are, where they are
     of another checkpoint, device or data. What does not fit into the memory that is free is
-    skipped, and told in the notes.
+    skipped, and listed in the notes.
 
     Args:
       config: a QVHighlights one; its `synthetic` section, if any, says how much is learned from.
@@ -142,10 +154,11 @@ def run(
       minutes: lengths of videos, multiples of 2.5.
       num_queries: of each length; each length is to have whole videos of them.
       intervals: of the differences, over videos and seeds, of which there are two or more then.
-      show_progress: show bars and reports on stderr; what is skipped is told in any case.
+      show_progress: show bars and reports on stderr; what is skipped is reported in any case.
 
     Returns:
-      what goes into its table and figure.
+      entries for each variant and length, those of `METRICS`, time and memory of one query at a
+      time. Means are NaN where a variant did not fit into memory.
 
     Raises:
       ConfigError: before training, if one of these cannot be used, or `workdir` holds runs of
@@ -191,7 +204,7 @@ def run(
         videos = [row["vid"] for row in rows]
         subjects[length] = Subject(trained, source, SPLIT, rows, videos, folder, tuple(seeds))
     entries = _entries(subjects, compared, found, intervals)
-    return Found(entries, _notes(config, compared, found, skipped))
+    return Found(compared, entries, _notes(config, compared, found, skipped))
 
 
 def _notes(
@@ -200,7 +213,7 @@ def _notes(
     found: Mapping[tuple[str, float], Results],
     skipped: Sequence[str],
 ) -> list[str]:
-    """What a table of the study needs said beside its numbers, in paragraphs."""
+    """Paragraphs below the table of the study."""
     lines = [
         "Videos, queries and moments are made up. Models learned from videos of 2.5 minutes, with "
         "a query each; longer ones have the same queries, one for each 2.5 minutes."
@@ -308,18 +321,18 @@ class _Trial:
         self._memory = check_fits(self._compiled)
 
     def result(self, params: Any, show_progress: bool) -> dict[str, Any]:
-        """Numbers of all queries, seconds and memory of one, with the parameters of a run."""
+        """Metrics of all queries, seconds and memory of one, with the parameters of a run."""
         seconds = _median_seconds(
             lambda: jax.block_until_ready(self._compiled(params, self._batch))
         )
         found = self._evaluator.evaluate(params, self._source, show_progress=show_progress)
-        numbers = per_query_numbers(
+        metrics = per_query_metrics(
             found.predictions, self._source.annotations(), metrics=_SCORES, **self._clips
         )
         # JSON has no NaN.
         of_query = {
             name: [None if math.isnan(value) else value for value in values.tolist()]
-            for name, values in numbers.items()
+            for name, values in metrics.items()
         }
         return {"queries": of_query, "seconds": seconds, **self._memory}
 
@@ -370,7 +383,7 @@ def _entries(
 
 
 def _values(results: Results, metric: str) -> np.ndarray:
-    """A number of each seed and query [S, N], or of each seed [S]."""
+    """A metric of each seed and query [S, N], or a measurement of each seed [S]."""
     if metric == _MILLISECONDS:
         return np.array([1000.0 * result["seconds"] for result in results])
     if metric == _MEMORY:

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 
 from flashvtg_jax.data.perturbation import Perturbation
-from flashvtg_jax.metrics.per_query import per_query_numbers
+from flashvtg_jax.figures.entries import Entry
+from flashvtg_jax.metrics.per_query import per_query_metrics
 from flashvtg_jax.studies.comparisons import ABLATION_METRICS, Values, entry
 from flashvtg_jax.studies.running import Runs, Subject
-from flashvtg_jax.studies.tables import Entry
 from flashvtg_jax.studies.trials import Trials
 from flashvtg_jax.studies.variants import FULL, Variant
 from flashvtg_jax.system.progress import progress_bar
 
 STRENGTHS = (0.1, 0.2, 0.4, 0.6, 0.8)
-METRICS = ABLATION_METRICS
 AUGMENTED = "trained with it"  # the label of models that met the perturbation in training
 ABOUT_STRENGTHS = (
     "Columns are strengths s. noise: the features of each clip become (1 - s) x + s n, n a random "
@@ -42,7 +41,7 @@ def robustness(
     intervals: bool = True,
     show_progress: bool = True,
 ) -> list[Entry]:
-    """An entry for each kind of perturbation, strength, model and number.
+    """An entry for each kind of perturbation, strength, model and metric.
 
     The condition is the kind, the level the strength; the clean model on clean videos has no
     condition. What was evaluated is kept in the runs' folders and not done again.
@@ -66,13 +65,13 @@ def robustness(
     for folder, perturbation in progress_bar(
         work, len(work), "evaluating perturbed videos", show_progress
     ):
-        trials.of_run(folder, _name(perturbation), _numbers, perturbation=perturbation)
+        trials.of_run(folder, _name(perturbation), _metrics, perturbation=perturbation)
 
     entries = []
 
     def values(name: str, perturbation: Perturbation | None) -> Values:
         name_of_trial = _name(perturbation)
-        return trials.of_variant(runs[name], name_of_trial, _numbers, perturbation=perturbation)
+        return trials.of_variant(runs[name], name_of_trial, _metrics, perturbation=perturbation)
 
     def add(key: tuple[str, str, float], own: Values, reference: Values | None) -> None:
         for metric in own:
@@ -93,7 +92,7 @@ def robustness(
 
 
 def by_strength(entries: Sequence[Entry], metric: str) -> tuple[list[Entry], list[str]]:
-    """One number of the study for a table with a column for each strength: entries and columns."""
+    """One metric of the study for a table with a column for each strength: entries and columns."""
     columns = [f"{strength:g}" for strength in (0.0, *STRENGTHS)]
     of_metric = [e for e in entries if e.metric == metric]
     clean = next(e for e in of_metric if not e.condition)
@@ -115,8 +114,8 @@ def _name(perturbation: Perturbation | None) -> str:
     return "clean" if perturbation is None else f"{perturbation.kind}_{perturbation.strength:g}"
 
 
-def _numbers(
+def _metrics(
     predictions: list[dict], annotations: list[dict], clips: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    values = per_query_numbers(predictions, annotations, **clips)
-    return {metric: values[metric] for metric in METRICS if metric in values}
+    values = per_query_metrics(predictions, annotations, **clips)
+    return {metric: values[metric] for metric in ABLATION_METRICS if metric in values}

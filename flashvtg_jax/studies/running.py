@@ -1,6 +1,5 @@
 """Training the variants of a study over seeds, and what each of them gives for each query."""
 
-import contextlib
 import dataclasses
 import json
 import sys
@@ -8,32 +7,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 
-from flashvtg_jax.config import apply_overrides, read_config
-from flashvtg_jax.data.pipeline import clip_counts, train_pipeline, train_plan
+from flashvtg_jax.config import apply_overrides
+from flashvtg_jax.config_checks import check_config
+from flashvtg_jax.data.pipeline import clip_counts
 from flashvtg_jax.data.preparation import complete_config, prepare_data
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
-from flashvtg_jax.evaluation.evaluator import evaluate, has_ground_truth
+from flashvtg_jax.evaluation.results import has_ground_truth
+from flashvtg_jax.experiments.evaluate import evaluate
 from flashvtg_jax.experiments.runs import plan_runs
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.experiments.workdir import check_workdir, data_folder, open_fields
+from flashvtg_jax.figures.entries import Entry
 from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.models.pyramid import level_length
 from flashvtg_jax.studies.variants import Variant
-from flashvtg_jax.system.memory import free_memory, program_memory
-from flashvtg_jax.training.checks import check_config
-from flashvtg_jax.training.loop import train
-from flashvtg_jax.training.program import Program
 from flashvtg_jax.video_ids import source_video
 
 # Folders of runs by name of the variant: seed by seed, and for each seed domain by domain.
 Runs = dict[str, list[Path]]
-
-_SHARE_OF_MEMORY = 0.7  # that seeds trained together may take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +53,21 @@ class Subject:
     videos: list[str]
     workdir: Path
     seeds: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a study found.
+
+    Attributes:
+      variants: that were compared, the full model among them.
+      entries: of its table and figure.
+      notes: paragraphs of Markdown below the table.
+    """
+
+    variants: Sequence[Variant]
+    entries: list[Entry]
+    notes: list[str]
 
 
 def open_subject(
@@ -108,7 +119,7 @@ def open_subject(
 def check_variants(subject: Subject, variants: Sequence[Variant]) -> None:
     """Raises ConfigError for a variant that makes no sense, before any is trained.
 
-    So it does where the work directory holds runs of another configuration.
+    Also where the work directory holds runs of another configuration.
     """
     config, source = subject.config, subject.source
     data = config.data
@@ -159,9 +170,8 @@ def train_variants(
 ) -> Runs:
     """Train each variant with each seed, in `workdir`/runs/VARIANT/seedSEED.
 
-    Seeds of a variant are one mapped program as far as memory allows, and each run ends as it would
-    have alone, to rounding. What is finished is not trained again, and what was interrupted goes
-    on. Raises as `flashvtg_jax.train`.
+    What is finished is not trained again, and what was interrupted is resumed. Raises as
+    `flashvtg_jax.train`.
     """
     domains = config.data.domains or ("",)
     runs: Runs = {
@@ -172,60 +182,15 @@ def train_variants(
         ]
         for variant in variants
     }
-    # To know how many fit takes a compilation: of the largest model that is yet to be trained.
-    waiting = [
-        variant.config(config)
-        for variant in variants
-        if not all(_has_ended(folder, config.train.epochs) for folder in runs[variant.name])
-    ]
-    largest = max(waiting, key=_relative_size, default=None)
-    together = 1 if largest is None else seeds_together(largest, len(seeds))
     for number, variant in enumerate(variants, start=1):
         if show_progress:
             print(f"variant {number} of {len(variants)}: {variant.label}", file=sys.stderr)
-        fields = {"seeds": tuple(seeds), "train.runs_together": together}
         train(
-            apply_overrides(variant.config(config), fields),
+            apply_overrides(variant.config(config), {"seeds": tuple(seeds)}),
             workdir / "runs" / variant.name,
             show_progress=show_progress,
         )
     return runs
-
-
-def _has_ended(folder: Path, epochs: int) -> bool:
-    """Whether a run has results; of fewer epochs than asked for, it goes on."""
-    if not (folder / "metrics.json").exists():
-        return False
-    return read_config(folder / "config.json").train.epochs >= epochs
-
-
-def _relative_size(config: ml_collections.ConfigDict) -> float:
-    """By how many points a clip has in the pyramid, of which most of the memory is."""
-    points = sum(1 / stride for stride in config.model.strides)
-    return 0.0 if config.model.moment_head == "queries" else points
-
-
-def seeds_together(config: ml_collections.ConfigDict, num_seeds: int) -> int:
-    """How many seeds can be trained as one program in the memory that is free, at least one."""
-    parallel = config.parallel
-    if num_seeds == 1 or parallel.mode == "pmap" or parallel.shard_state:
-        return 1
-    data = config.data
-    # Of all domains: one of them has the longest videos.
-    source = open_split(data.data_dir, data.dataset, data.train_split, domains=data.domains)
-    plan = train_plan(source, config)
-    lengths = [batch.length for batch in plan.epoch(0)]
-    step = int(np.argmax(lengths))
-    with contextlib.closing(train_pipeline(source, config, start_step=step)) as batches:
-        batch = next(batches)
-    program = Program(config, 1, plan.steps_per_epoch)
-    state = jax.eval_shape(program.init, np.uint32(0))
-    memory = program_memory(program.step.lower(state, batch).compile())
-    free = free_memory(jax.local_devices()[0])
-    if free is None:
-        return num_seeds
-    fitting = int(_SHARE_OF_MEMORY * free / (memory["program_mib"] * 2**20))
-    return max(1, min(num_seeds, fitting))
 
 
 def predictions_of(
@@ -266,5 +231,5 @@ def by_seed(folders: Sequence[Path], num_seeds: int) -> list[Sequence[Path]]:
 
 
 def stacked(values: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Numbers [N] of each seed -> numbers [S, N]."""
+    """Values [N] of each seed -> values [S, N]."""
     return {name: np.stack([one[name] for one in values]) for name in values[0]}

@@ -1,4 +1,4 @@
-"""Means, deviations and intervals of what the queries of several seeds have in a number."""
+"""Means, deviations and intervals of a metric over seeds and queries."""
 
 import dataclasses
 import statistics
@@ -23,11 +23,11 @@ class Difference:
 
 
 def seed_means(values: np.ndarray, *, groups: np.ndarray | None = None) -> np.ndarray:
-    """The number of each seed [S]: its mean over the queries that count.
+    """The metric of each seed [S]: its mean over the queries that count.
 
     Args:
       values: [S, N], NaN where a query does not count, which it does in all seeds or in none.
-      groups: [N]; the number is the mean over groups of the group's mean. None: all are one.
+      groups: [N]; the metric is the mean over groups of the group's mean. None: all are one.
 
     Returns:
       [S] float64, NaN where no query counts.
@@ -41,24 +41,24 @@ def seed_means(values: np.ndarray, *, groups: np.ndarray | None = None) -> np.nd
     return np.mean([values[:, part].mean(axis=1) for part in parts], axis=0)
 
 
-def mean_and_deviation(numbers: Sequence[float] | np.ndarray) -> tuple[float, float | None]:
-    """The mean and the sample standard deviation of a number over seeds, [S].
+def mean_and_deviation(values: Sequence[float] | np.ndarray) -> tuple[float, float | None]:
+    """The mean and the sample standard deviation of a metric over seeds, [S].
 
-    The deviation divides by S - 1 and is None of a single seed. Where a number is NaN, as of no
+    The deviation divides by S - 1 and is None of a single seed. Where a value is NaN, as of no
     query, so is the mean, without deviation. Raises DataError for no seeds.
     """
-    numbers = [float(number) for number in numbers]
-    if not numbers:
+    values = [float(value) for value in values]
+    if not values:
         raise DataError("no seeds to take the mean of")
-    if any(np.isnan(numbers)):
+    if any(np.isnan(values)):
         return np.nan, None
-    return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def on_common_queries(values: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Arrays [..., N] with NaN for each query that is NaN anywhere in any of them.
 
-    For numbers whose predictions decide whether a query counts, such as the rank correlation of
+    For metrics whose predictions decide whether a query counts, such as the rank correlation of
     scores: what is compared must be of the same queries.
     """
     missing = np.zeros(values[0].shape[-1], bool)
@@ -136,11 +136,11 @@ def paired_bootstrap(
     num_seeds = len(differences)
     rng = np.random.default_rng(seed)
     drawn_seeds = _draw_counts(rng, num_seeds, num_samples)
-    numbers = []  # of each stratum and seed what the drawn queries give, [samples, S]
+    means = []  # of the drawn queries of each stratum, [samples, S]
     for sums, sizes in strata:
         drawn = _draw_counts(rng, len(sizes), num_samples)
-        numbers.append(drawn @ sums / (drawn @ sizes)[:, None])
-    samples = (drawn_seeds * np.mean(numbers, axis=0)).sum(axis=1) / num_seeds
+        means.append(drawn @ sums / (drawn @ sizes)[:, None])
+    samples = (drawn_seeds * np.mean(means, axis=0)).sum(axis=1) / num_seeds
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return Difference(difference, float(low), float(high))
 

@@ -1,4 +1,4 @@
-"""The numbers of a study: one entry each, their CSV file and their Markdown table."""
+"""Entries of a study from values of seeds and queries; their CSV file and Markdown table."""
 
 import csv
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures.drawing import MINUS
-from flashvtg_jax.figures.study_parts import FEW_SEEDS
+from flashvtg_jax.figures.entries import FEW_SEEDS, Entry
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.metrics.names import is_metric_name
 from flashvtg_jax.studies.statistics import (
@@ -27,23 +27,6 @@ from flashvtg_jax.studies.statistics import (
 # Browsers break the lines of narrow cells at hyphens and spaces, but not at `MINUS` and this.
 _SPACE = "\N{NO-BREAK SPACE}"
 _NO_NUMBER = "-"
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One number of a study: of a variant under a condition. A line of its CSV file."""
-
-    variant: str  # its label: "full model", "intra-scale only"
-    condition: str  # "10 min", "noise", "K = 3"; "" without
-    level: float | None  # the number behind the condition (minutes, strength, K), for x axes
-    metric: str  # "MR-full-mAP", "rank correlation", "seconds a query"
-    mean: float  # over seeds; NaN where no query counts
-    std: float | None  # sample standard deviation over seeds; None for one seed
-    difference: float | None  # to the reference under this condition; None for the reference
-    low: float | None  # of the interval of the difference, if it has one
-    high: float | None
-    seeds: int
-    queries: int  # that count; 0 for numbers that are not of queries
 
 
 def summarise(
@@ -62,8 +45,8 @@ def summarise(
     Args:
       variant, condition, level, metric: as of `Entry`.
       values: [S, N], NaN where a query does not count: the mean over seeds of the mean over
-        queries, and the interval of its difference. Or [S], for numbers that are not of queries
-        (seconds, bytes): their difference has no interval.
+        queries, and the interval of its difference. Or [S], for measurements that are not of
+        queries (seconds, bytes): their difference has no interval.
       reference: what the reference has, of the same shape; None: this is the reference.
       groups: [N], as of `paired_bootstrap`.
       clusters: [N], the source videos of the queries, as of `paired_bootstrap`.
@@ -181,7 +164,7 @@ def markdown_table(
 
 
 def aligned_table(head: Sequence[str], lines: Iterable[Sequence[str]], *, names: int = 1) -> str:
-    """A table of Markdown: so many columns of names, then numbers, which stand right.
+    """A table of Markdown: columns of names, then numbers, aligned to the right.
 
     Cells may hold any text without line breaks.
     """

@@ -22,7 +22,7 @@ from flashvtg_jax.models.pyramid import level_length
 from flashvtg_jax.studies.running import Subject, by_seed, stacked
 
 Lines = list[dict[str, Any]]
-# Of predictions, annotations and the arguments of `per_query_numbers` about clips.
+# Of predictions, annotations and the arguments of `per_query_metrics` about clips.
 Measure = Callable[[Lines, Lines, Mapping[str, Any]], dict[str, np.ndarray]]
 Values = dict[str, np.ndarray]
 

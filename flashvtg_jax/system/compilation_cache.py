@@ -16,7 +16,7 @@ _LEAST_SECONDS = 0.2  # of compilation, for a program to be kept
 
 
 def use_compilation_cache() -> Path | None:
-    """Has JAX keep compiled programs below the user's cache folder, or where JAX is told to.
+    """Makes JAX keep compiled programs below the user's cache folder, or in its configured folder.
 
     JAX's own settings come first: JAX_COMPILATION_CACHE_DIR names another folder, and
     JAX_ENABLE_COMPILATION_CACHE=0 keeps none. To be called before anything is compiled.
@@ -51,7 +51,7 @@ def use_compilation_cache() -> Path | None:
 
 
 def _processor_features() -> str:
-    """What tells processors apart: the lines of Linux about model, instructions and bugs."""
+    """What distinguishes processors: the lines of Linux about model, instructions and bugs."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor()

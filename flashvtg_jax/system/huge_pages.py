@@ -1,7 +1,7 @@
 """Memory in large pages, for processes that compute on a CPU.
 
 XLA takes the memory of a program anew at every call, and Linux hands it out page by page: a fifth
-of a training step goes by with pages of 4 KiB. The C library can ask for large ones, if it is told
+of a training step goes by with pages of 4 KiB. The C library can ask for large ones, if it is asked
 to before a process starts.
 """
 

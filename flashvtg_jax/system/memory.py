@@ -15,7 +15,7 @@ class DoesNotFitError(Exception):
 
 
 def free_memory(device: jax.Device) -> int | None:
-    """Returns the bytes that a device can still give; None if it does not tell."""
+    """Returns the bytes that a device can still give; None if it does not report them."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)

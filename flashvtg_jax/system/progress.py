@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar in a terminal, nothing where nobody watches."""
+"""Progress on standard error: a bar in a terminal, nothing elsewhere."""
 
 import sys
 from collections.abc import Iterable

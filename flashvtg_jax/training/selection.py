@@ -33,24 +33,15 @@ class Selection:
         return patience is not None and self.without_better >= patience
 
 
-def selection_score(numbers: Mapping[str, float], metrics: Sequence[str]) -> float:
-    """The mean of some numbers. Raises ConfigError if one of them was not computed."""
-    missing = [name for name in metrics if name not in numbers]
+def selection_score(metrics: Mapping[str, float], names: Sequence[str]) -> float:
+    """The mean of some metrics. Raises ConfigError if one of them was not computed."""
+    missing = [name for name in names if name not in metrics]
     if missing:
         raise ConfigError(
             f"config.train.selection_metrics holds {missing[0]!r}, which this data set does not "
-            f"give; it gives {', '.join(numbers)}"
+            f"give; it gives {', '.join(metrics)}"
         )
-    return float(np.mean([numbers[name] for name in metrics]))
-
-
-def describe_best(selections: Sequence[Selection]) -> str:
-    """How the best scores so far stand, of one run or in the mean."""
-    if len(selections) == 1:
-        selection = selections[0]
-        return "the best so far" if not selection.without_better else f"best: {selection.best:.2f}"
-    bests = [selection.best for selection in selections if selection.best is not None]
-    return f"mean of {len(selections)} runs; their best: {np.mean(bests):.2f}"
+    return float(np.mean([metrics[name] for name in names]))
 
 
 def latest_selection(checkpoints: Checkpoints, meta: dict[str, Any], latest: int) -> Selection:

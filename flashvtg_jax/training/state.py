@@ -1,4 +1,4 @@
-"""What changes during training, and how it starts."""
+"""The training state: everything a step reads and replaces."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flashvtg_jax.data.batch import clip_shape, stream_widths
 from flashvtg_jax.models.flashvtg import FlashVTG
+from flashvtg_jax.models.init import init_params
 
 
 @flax.struct.dataclass
@@ -20,38 +20,6 @@ class TrainState:
     params: Any
     opt_state: optax.OptState
     seed: chex.Array  # [] uint32
-
-
-def make_optimizer(config: Any, steps_per_epoch: int) -> optax.GradientTransformation:
-    """AdamW with clipping by the global norm; `config` is the `optimizer` section.
-
-    The learning rate is constant unless `lr_drop` (epochs) is set: then it halves every so often.
-    """
-    rate = config.learning_rate
-    if config.lr_drop is not None:
-        rate = optax.exponential_decay(
-            rate, config.lr_drop * steps_per_epoch, decay_rate=0.5, staircase=True
-        )
-    return optax.chain(
-        optax.clip_by_global_norm(config.gradient_clip_norm),
-        optax.adamw(rate, weight_decay=config.weight_decay),
-    )
-
-
-def feature_widths(config: Any) -> tuple[int, int]:
-    """Widths of a clip's (or of its tokens') and of a word's features, by the `data` section."""
-    return sum(stream_widths(config)), config.query_width
-
-
-def init_params(model: FlashVTG, key: chex.PRNGKey, video_dim: int, query_dim: int) -> Any:
-    """Fresh parameters; widths are those of the features, without the temporal endpoints.
-
-    Of space-time features it is the width of one token.
-    """
-    video = jnp.zeros((1, 2, *clip_shape(model.spatial_tokens, video_dim)))
-    query = jnp.zeros((1, 2, query_dim))
-    masks = jnp.ones((1, 2), bool)
-    return model.init(key, video, masks, query, masks)["params"]
 
 
 def init_state(
@@ -73,5 +41,5 @@ def init_state(
 
 
 def param_count(params: Any) -> int:
-    """How many numbers the model learns."""
+    """The number of learned parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

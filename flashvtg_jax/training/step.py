@@ -1,4 +1,4 @@
-"""Training steps, one or several in a row: pure functions, to be compiled by whoever runs them."""
+"""Training steps, one or several in a row: pure functions, not compiled yet."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ from flashvtg_jax.training.state import TrainState
 Metrics = dict[str, chex.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
-# Parts the keys of augmentation from those of dropout, which are the steps': no step is so large.
+# Separates the keys of augmentation from those of dropout, which are steps: no step is so large.
 _AUGMENTATION = 2**31
 
 
@@ -44,8 +44,8 @@ def make_train_step(
       data_config: the `data` section, for its augmentation of videos; None: without.
       axis_name: of the devices when the step runs under `jax.pmap`: each computes the losses of its
         own rows, with dropout masks of its own; gradients and metrics are their means.
-      shardings: of the parts that each device keeps of the state, if it is split. A step gathers
-        the parameters, and returns the part that is updated.
+      shardings: of a state that is split over the devices. A step gathers the parameters, and
+        each device updates its own part.
       skip_nonfinite: let a step whose loss or gradient is not finite change nothing but the number
         of steps; the metric `skipped` is 1 then, else 0.
     """
@@ -86,7 +86,7 @@ def make_train_step(
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         params = state.params
         if shardings is not None:
-            whole = jax.tree.map(lambda place: replicated(place.mesh), shardings.params)
+            whole = jax.tree.map(lambda sharding: replicated(sharding.mesh), shardings.params)
             params = jax.lax.with_sharding_constraint(params, whole)
         gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, terms), gradients = gradient_fn(params, batch, key)
@@ -138,7 +138,7 @@ def repeat_step(
       data: what all batches are taken from.
       choices: of batches, arrays [S, ...].
       count: [] int32, how many of the S choices are used, at least one. One program serves all
-        counts, and each computes the same numbers.
+        counts, and each step computes the same for any count.
 
     Returns:
       the state after them, and the metrics of each, [S, ...] with zeros behind the last.

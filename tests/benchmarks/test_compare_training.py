@@ -81,7 +81,7 @@ def test_both_sides_get_drawn_lines_of_the_domain_and_equal_settings(scripts, tm
     config = training.small_config("tvsum_slowfast_clip:VT", options)
     folder = tmp_path / "data"
     folder.mkdir()
-    files = training.write_data(config, tmp_path, folder, {"train": 2, "val": 5})
+    files, (videos, words) = training.write_data(config, tmp_path, folder, {"train": 2, "val": 5})
     drawn = read_json_lines(files["train"])
     assert len(drawn) == 2 and {row["domain"] for row in drawn} == {"VT"}
     assert len(read_json_lines(files["val"])) == 3
@@ -89,12 +89,13 @@ def test_both_sides_get_drawn_lines_of_the_domain_and_equal_settings(scripts, tm
     arguments = authors.their_options(
         config,
         files={**files, "eval": files["val"], "eval_split": "val"},
-        video_folders=training.video_folders(config, folder),
-        query_folder=folder / "txt_clip",
+        video_folders=videos,
+        query_folder=words,
     )
     assert arguments[0] == "data/HD.py"
     assert {"--dset_name=tvsum", "--dset_domain=VT", "--bsz=4", "--wd=0.05"} <= {*arguments}
     assert {"--t2v_layers=2", "--enc_layers=1", "--v_feat_dim=64", "--max_v_l=1000"} <= {*arguments}
+    assert words == folder / "txt_clip"
     assert arguments[-2:] == [str(folder / "vid_slowfast"), str(folder / "vid_clip")]
     tacos = training.small_config("tacos_slowfast_clip", options)
     arguments = authors.their_options(

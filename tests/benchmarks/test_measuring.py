@@ -1,5 +1,6 @@
 """What the benchmarks share: devices that are not there, memory, exponents, commands."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -41,14 +42,22 @@ def test_a_gpu_is_one_whatever_its_vendor():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train_step", "evaluate", "scaling", "devices"])
-def test_every_benchmark_says_that_a_device_is_missing(name):
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke", "--device=tpu"]
+def test_a_missing_device_is_reported_by_a_script_and_by_the_process_it_starts():
+    command = [sys.executable, str(BENCHMARKS / "devices.py"), "--smoke", "--device=tpu"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == "error: there is no tpu here; jax sees: cpu"
     assert "Traceback" not in ended.stderr and not ended.stdout
+
+
+@pytest.mark.parametrize("name", ["train_step", "evaluate", "scaling", "input_pipeline"])
+def test_every_benchmark_reports_a_missing_device(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--smoke", "--device=tpu"])
+    with pytest.raises(SystemExit, match=r"^error: there is no tpu here; jax sees: cpu$"):
+        importlib.import_module(f"benchmarks.{name}").main()
 
 
 def test_the_exponent_is_that_of_the_larger_half():

@@ -1,30 +1,20 @@
 """The command line: help with examples, exit statuses, errors in one message."""
 
+import argparse
+import importlib
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from flashvtg_jax.cli.arguments import make_parser
-from flashvtg_jax.cli.main import RUN, main
-
-COMMANDS = [
-    "synthesize",
-    "annotations",
-    "build",
-    "train",
-    "evaluate",
-    "predict",
-    "score",
-    "plot",
-    "inspect",
-    "study",
-    "convert",
-    "export",
-]
+import flashvtg_jax.cli
+from flashvtg_jax.cli.main import COMMANDS, main, make_parser
+from flashvtg_jax.distributed.preemption import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +37,17 @@ def test_help_shows_an_example_that_parses(command, capsys):
     assert all(argument.startswith("--config.") for argument in rest)
 
 
-def test_every_command_that_is_understood_is_run():
-    assert sorted(RUN) == sorted(COMMANDS)
+def test_every_file_with_a_command_is_listed():
+    folder = Path(flashvtg_jax.cli.__file__).parent
+    files = (path for path in folder.glob("*.py") if "\nCOMMAND = " in path.read_text())
+    assert sorted(COMMANDS) == sorted(path.stem for path in files)
+
+
+def test_every_argument_is_described():
+    for command in COMMANDS:
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"flashvtg_jax.cli.{command}").add_arguments(parser)
+        assert [action.dest for action in parser._actions if not action.help] == []
 
 
 def test_module_runs_as_the_command_does():
@@ -109,7 +108,7 @@ def test_score_prints_a_table_and_writes_the_official_layout(features, tmp_path,
         (["synthesize", "--output=x", "--annotations=no.jsonl"], "no.jsonl"),
     ],
 )
-def test_what_the_user_can_mend_is_one_message_and_status_one(
+def test_what_the_user_can_fix_is_one_message_and_status_one(
     arguments, message, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -180,3 +179,35 @@ def test_wrong_usage_is_status_two(arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(("arguments", "profile"), [([], False), (["--profile"], True)])
+def test_train_prints_its_metrics_and_passes_profile_on(
+    arguments, profile, tmp_path, monkeypatch, capsys
+):
+    calls = []
+
+    def train(config, workdir, **options):
+        calls.append((config.name, options))
+        (tmp_path / "metrics.json").write_text("{}")
+        (tmp_path / "best").mkdir(exist_ok=True)
+        (tmp_path / "evaluations.jsonl").write_text('{"step": 0, "MR-full-mAP": 4.5}')
+        return {"MR-full-mAP": 61.25}, {}
+
+    monkeypatch.setattr("flashvtg_jax.experiments.train.train", train)
+    assert main(["train", "--config=demo", f"--workdir={tmp_path}", *arguments]) == 0
+    assert calls == [("demo", {"profile": profile})]
+    printed = capsys.readouterr().out
+    assert "untrained" in printed and "61.25" in printed and "4.50" in printed
+
+
+def test_an_interrupted_training_is_reported_with_the_status_of_its_signal(
+    tmp_path, monkeypatch, capsys
+):
+    def train(*_, **__):
+        raise Interrupted(signal.SIGTERM, step=7)
+
+    monkeypatch.setattr("flashvtg_jax.experiments.train.train", train)
+    assert main(["train", "--config=demo", f"--workdir={tmp_path}"]) == 143
+    error = capsys.readouterr().err
+    assert error.startswith("flashvtg train: stopped by SIGTERM at step 7; everything is saved")

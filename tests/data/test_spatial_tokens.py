@@ -22,12 +22,12 @@ from flashvtg_jax.data.synthetic.annotations import generate_annotations
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.data.synthetic.planting import Planting
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.evaluation.evaluator import evaluate
+from flashvtg_jax.experiments.evaluate import evaluate
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.interop.conversion import to_torch_file
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.prediction.files import predict_file, predict_pair
 from flashvtg_jax.prediction.predictor import Predictor
-from flashvtg_jax.training.loop import train
 from tests.data.memory_source import small_config, small_source
 from tests.training.conftest import TINY
 

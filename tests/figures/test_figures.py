@@ -170,10 +170,11 @@ def test_figure_shows_what_the_prediction_and_the_annotation_hold():
         [100, 130],
     ]
     assert [text.get_text().replace(drawing.EN_DASH, "-") for text in rows.texts] == [
+        "moments, best first",
         "2 windows",
         *("00:20 - 00:50", "0.500"),
         *("00:00 - 02:30", "0.250"),
-        *("moments, best first", "start - end", "score"),
+        *("start - end", "score"),
     ]
     (saliency,) = drawn(figure, "saliency")
     np.testing.assert_allclose(
@@ -357,7 +358,7 @@ def test_times_are_written_as_clocks_show_them(seconds, options, text):
     ],
 )
 def test_text_is_broken_where_it_may_be(text, width, lines, expected):
-    assert drawing.wrap_text(text, width, len, lines) == expected
+    assert drawing.wrap_text(text, width, lines, len) == expected
 
 
 def test_characters_without_a_font_are_told(tmp_path, capsys):

@@ -12,6 +12,7 @@ import pytest
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures import drawing
 from flashvtg_jax.figures.drawing import GREEN, GREY, INK, VERMILLION
+from flashvtg_jax.figures.entries import Entry
 from flashvtg_jax.figures.studies import (
     plot_ablation,
     plot_long_videos,
@@ -19,7 +20,6 @@ from flashvtg_jax.figures.studies import (
     plot_robustness,
     plot_scales,
 )
-from flashvtg_jax.studies.tables import Entry
 from tests.figures.test_figures import captured_figure, check_layout, drawn, shown_texts, tick_texts
 
 NAN = math.nan

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from flashvtg_jax.interop.pytorch import param_shapes, params_to_torch, unread_entries
-from flashvtg_jax.models import FlashVTG
+from tests import reference
 
-SMALL = FlashVTG(
+SMALL = reference.make_model(
     hidden_dim=16,
     ffn_dim=32,
     t2v_layers=2,

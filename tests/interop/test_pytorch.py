@@ -9,13 +9,13 @@ from flashvtg_jax.config import load_config
 from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.interop.pytorch import (
     infer_model_fields,
+    model_from_shapes,
     param_shapes,
     params_from_torch,
     params_to_torch,
     torch_names,
     unread_entries,
 )
-from flashvtg_jax.models import FlashVTG
 from tests import reference
 
 CONFIGS = [
@@ -40,7 +40,7 @@ def zeros(config):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_official_configuration_is_read(config):
     params = params_from_torch(zeros(config))
-    model = FlashVTG(**infer_model_fields(reference.torch_shapes(config)))
+    model = model_from_shapes(reference.torch_shapes(config))
     expected = param_shapes(model, *reference.feature_widths(config))
     found = {
         tuple(key.key for key in path): leaf.shape
@@ -52,7 +52,7 @@ def test_every_official_configuration_is_read(config):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_parameters_come_back_bit_for_bit_under_all_names(config):
     weights = reference.state_dict(config)
-    model = FlashVTG(**infer_model_fields(reference.torch_shapes(config)))
+    model = model_from_shapes(reference.torch_shapes(config))
     found = params_to_torch(params_from_torch(weights, model), model)
     unread = unread_entries(model.hidden_dim, load_config(config).data.max_words)
     # Both together are what the authors' strict loading asks for.
@@ -65,7 +65,9 @@ def test_parameters_come_back_bit_for_bit_under_all_names(config):
 
 
 def test_upsampling_levels_come_back():
-    model = FlashVTG(16, ffn_dim=16, t2v_layers=1, enc_layers=1, strides=(0.5, 1, 4))
+    model = reference.make_model(
+        hidden_dim=16, ffn_dim=16, t2v_layers=1, enc_layers=1, strides=(0.5, 1, 4)
+    )
     rng = np.random.default_rng(0)
     flat = {
         path: rng.standard_normal(shape).astype(np.float32)
@@ -82,10 +84,10 @@ def test_upsampling_levels_come_back():
 def test_parameters_of_another_model_cannot_be_written():
     params = params_from_torch(zeros("tvsum_slowfast_clip"))
     with pytest.raises(CheckpointError, match=r"missing: clip_encoder/layer_3/"):
-        params_to_torch(params, FlashVTG(strides=(1,), t2v_layers=2, enc_layers=4))
+        params_to_torch(params, reference.make_model(strides=(1,), t2v_layers=2, enc_layers=4))
     fields = infer_model_fields(reference.torch_shapes("tvsum_slowfast_clip"))
     with pytest.raises(CheckpointError, match=r"tokens is \(3, 256\), expected \(4, 256\)"):
-        params_to_torch(params, FlashVTG(**fields | {"num_dummies": 4}))
+        params_to_torch(params, reference.make_model(**fields | {"num_dummies": 4}))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_parameters_of_another_model_cannot_be_written():
 )
 def test_variants_have_no_counterpart(field, value):
     with pytest.raises(ConfigError, match=f"no model of config.model.{field}="):
-        params_to_torch({}, FlashVTG(**{field: value}))
+        params_to_torch({}, reference.make_model(**{field: value}))
 
 
 def test_axes_are_turned():
@@ -141,7 +143,7 @@ def test_all_that_does_not_fit_is_listed_in_one_error():
 
 def test_parameters_of_another_model_than_the_one_given_are_refused():
     with pytest.raises(CheckpointError, match=r"missing: .*layers\.5\."):
-        params_from_torch(zeros("tvsum_slowfast_clip"), FlashVTG(strides=(1,)))
+        params_from_torch(zeros("tvsum_slowfast_clip"), reference.make_model(strides=(1,)))
 
 
 @pytest.mark.parametrize("weights", [{}, {"fc.weight": np.zeros((3, 2))}])
@@ -153,4 +155,4 @@ def test_parameters_of_something_else_are_refused(weights):
 def test_names_of_the_table_are_the_authors():
     shapes = reference.torch_shapes("charades_sta_vgg")
     unread = {name for name in shapes if name.startswith("txt_position_embed.")}
-    assert set(torch_names(FlashVTG(**infer_model_fields(shapes)))) == set(shapes) - unread
+    assert set(torch_names(model_from_shapes(shapes))) == set(shapes) - unread

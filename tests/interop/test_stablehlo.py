@@ -15,7 +15,7 @@ from flax import traverse_util
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.cli.main import main
 from flashvtg_jax.config import config_to_json, load_config
-from flashvtg_jax.data.batch import BatchShape, Row, clip_shape, collate
+from flashvtg_jax.data.batch import BatchShape, Row, collate, feature_widths
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError, FlashVTGError
 from flashvtg_jax.evaluation.evaluator import apply_and_decode
 from flashvtg_jax.interop import exporting, stablehlo
@@ -23,7 +23,7 @@ from flashvtg_jax.interop.exporting import export_checkpoint, export_predictor
 from flashvtg_jax.interop.stablehlo import load_exported
 from flashvtg_jax.models import attention
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.state import feature_widths, init_params
+from flashvtg_jax.models.init import clip_shape, init_params
 
 TINY = {
     "model.hidden_dim": 8,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.metrics.highlight_detection import (
-    domain_numbers,
-    highlight_detection_numbers,
+    domain_metrics,
+    highlight_detection_metrics,
     interpolated_average_precision,
     tvsum_top5_average_precision,
     youtube_average_precision,
@@ -91,7 +91,7 @@ def naive_youtube(saliency, labels):
     return naive_walk([labels[clip] == 1 for clip in naive_ranking(saliency, len(labels))])
 
 
-def naive_domain_numbers(precisions, domains):
+def naive_domain_metrics(precisions, domains):
     by_domain = {}
     for precision, domain in zip(precisions, domains, strict=True):
         by_domain.setdefault(domain, []).append(precision)
@@ -133,7 +133,7 @@ def test_average_precision_equals_the_plain_version(decimals):
 def test_hit_counts_when_any_annotator_agrees():
     ratings = [np.array([[4, 2, 1], [0, 0, 0]]), np.array([[1, 1, 1], [0, 3, 0]])]
     saliency = [np.array([0.9, 0.1]), np.array([0.1, 0.2])]
-    numbers = highlight_detection_numbers(saliency, ratings)
+    numbers = highlight_detection_metrics(saliency, ratings)
     assert numbers["HL-min-Fair-Hit1"] == 100.0
     assert numbers["HL-min-Good-Hit1"] == 100.0
     assert numbers["HL-min-VeryGood-Hit1"] == 50.0
@@ -144,7 +144,7 @@ def test_hit_counts_when_any_annotator_agrees():
 
 def test_longer_score_lists_are_cut_and_their_top_clip_is_no_hit():
     ratings = [np.array([[4], [0]])]
-    numbers = highlight_detection_numbers([np.array([0.5, 0.1, 0.9])], ratings)
+    numbers = highlight_detection_metrics([np.array([0.5, 0.1, 0.9])], ratings)
     assert numbers["HL-min-Fair-mAP"] == 100.0
     assert numbers["HL-min-Fair-Hit1"] == 0.0
 
@@ -152,10 +152,10 @@ def test_longer_score_lists_are_cut_and_their_top_clip_is_no_hit():
 def test_shorter_score_lists_are_filled_with_zeros():
     # Clip 1 gets score 0, above the -0.5 of clip 0: precision 1 where it would be 1/2.
     ratings = [np.array([[0], [4], [0]])]
-    numbers = highlight_detection_numbers([np.array([-0.5, 0.0])], ratings)
+    numbers = highlight_detection_metrics([np.array([-0.5, 0.0])], ratings)
     assert numbers["HL-min-Fair-mAP"] == 50.0  # clips 1 and 2 tie at 0
     # The top clip is sought among the scores given.
-    numbers = highlight_detection_numbers([np.array([-0.5])], ratings)
+    numbers = highlight_detection_metrics([np.array([-0.5])], ratings)
     assert numbers["HL-min-Fair-Hit1"] == 0.0
 
 
@@ -168,7 +168,7 @@ def test_numbers_equal_the_plain_version_for_videos_of_different_lengths():
         video[rng.random(clips) < 0.5] = 0
         ratings.append(video)
         saliency.append(rng.normal(size=max(1, clips + rng.integers(-3, 4))).round(1))
-    numbers = highlight_detection_numbers(saliency, ratings)
+    numbers = highlight_detection_metrics(saliency, ratings)
     expected = naive_numbers([row.tolist() for row in saliency], [row.tolist() for row in ratings])
     assert list(numbers) == list(expected)
     for key, value in expected.items():
@@ -265,14 +265,14 @@ def test_a_domain_of_few_videos_weighs_as_much_as_one_of_many():
     first, last, never = np.array([[1], [0]]), np.array([[0], [1]]), np.array([[0], [0]])
     saliency = [np.array([0.9, 0.1])] * 4
     labels, domains = [first, last, never, last], ["surfing", "surfing", "surfing", "dog"]
-    numbers = domain_numbers(saliency, labels, domains)
+    numbers = domain_metrics(saliency, labels, domains)
     assert numbers == {"HD-mAP": 33.33, "HD-mAP-dog": 25.0, "HD-mAP-surfing": 41.67}
     assert list(numbers) == ["HD-mAP", "HD-mAP-dog", "HD-mAP-surfing"]
-    assert domain_numbers(saliency, labels) == {"HD-mAP": 37.5}
+    assert domain_metrics(saliency, labels) == {"HD-mAP": 37.5}
 
 
 @pytest.mark.parametrize("annotators", [1, 20])
-def test_domain_numbers_equal_those_of_the_plain_version(annotators):
+def test_domain_metrics_equal_those_of_the_plain_version(annotators):
     rng = np.random.default_rng(annotators)
     domains = [*"ABACABAAAB"]
     clips = rng.integers(3, 40, len(domains))
@@ -284,8 +284,8 @@ def test_domain_numbers_equal_those_of_the_plain_version(annotators):
         else naive_tvsum(scores.tolist(), video.tolist())
         for scores, video in zip(saliency, ratings, strict=True)
     ]
-    expected = naive_domain_numbers(precisions, domains)
-    numbers = domain_numbers(saliency, ratings, domains)
+    expected = naive_domain_metrics(precisions, domains)
+    numbers = domain_metrics(saliency, ratings, domains)
     assert set(numbers) == set(expected)
     for key, value in expected.items():
         assert numbers[key] == pytest.approx(value, abs=0.00501), key

@@ -7,7 +7,7 @@ from flashvtg_jax.metrics.moment_retrieval import (
     AP_THRESHOLDS,
     LENGTH_RANGES,
     RECALL_THRESHOLDS,
-    moment_retrieval_numbers,
+    moment_retrieval_metrics,
     temporal_iou,
 )
 
@@ -24,7 +24,7 @@ def numbers_of(*queries):
         predicted[row, : len(moments)] = moments
         windows[row, : len(truth)] = truth
         mask[row, : len(truth)] = True
-    return moment_retrieval_numbers(predicted, windows, mask)
+    return moment_retrieval_metrics(predicted, windows, mask)
 
 
 # Plain Python, written from the definition: one query, one threshold, one window at a time.

@@ -11,7 +11,7 @@ from flashvtg_jax.json_lines import read_json_lines
 from flashvtg_jax.metrics import (
     evaluate_predictions,
     metric_groups,
-    per_query_numbers,
+    per_query_metrics,
     score_iou_correlation,
 )
 from flashvtg_jax.metrics.moment_retrieval import temporal_iou
@@ -53,7 +53,7 @@ YOUTUBE_PREDICTIONS = [{"qid": qid, "pred_saliency_scores": [0.9, -0.1]} for qid
 def test_means_over_queries_are_the_numbers():
     predictions, annotations = official_case()
     numbers = evaluate_predictions(predictions, annotations)
-    of_queries = per_query_numbers(predictions, annotations)
+    of_queries = per_query_metrics(predictions, annotations)
     assert list(of_queries) == list(numbers)
     for name, values in of_queries.items():
         assert values.dtype == np.float64
@@ -64,10 +64,10 @@ def test_means_over_queries_are_the_numbers():
 @OFFICIAL
 def test_a_query_has_what_it_has_alone(monkeypatch):
     # Alone, a query whose scores are too few is an error.
-    monkeypatch.setattr("flashvtg_jax.metrics.evaluate._judge", lambda *_: None)
+    monkeypatch.setattr("flashvtg_jax.metrics.evaluate._raise_or_warn", lambda *_: None)
     predictions, annotations = official_case()
     prediction_of = {row["qid"]: row for row in predictions}
-    of_queries = per_query_numbers(predictions, annotations)
+    of_queries = per_query_metrics(predictions, annotations)
     for index, row in enumerate(annotations):
         prediction = prediction_of[row["qid"]]
         alone = evaluate_predictions([prediction], [row])
@@ -79,8 +79,8 @@ def test_a_query_has_what_it_has_alone(monkeypatch):
 @OFFICIAL
 def test_values_stand_in_the_order_of_the_annotations():
     predictions, annotations = official_case()
-    whole = per_query_numbers(predictions, annotations)
-    shuffled = per_query_numbers(predictions[::-1], annotations[3:] + annotations[:3])
+    whole = per_query_metrics(predictions, annotations)
+    shuffled = per_query_metrics(predictions[::-1], annotations[3:] + annotations[:3])
     for name, values in whole.items():
         np.testing.assert_array_equal(shuffled[name], np.roll(values, -3), err_msg=name)
 
@@ -88,7 +88,7 @@ def test_values_stand_in_the_order_of_the_annotations():
 def test_queries_that_do_not_count_are_nan():
     annotations = [truth("none"), truth("short", [0, 10]), truth("both", [0, 10], [20, 50])]
     predictions = [moments(row["qid"], [0, 8, 0.5]) for row in annotations]
-    of_queries = per_query_numbers(predictions, annotations)
+    of_queries = per_query_metrics(predictions, annotations)
     np.testing.assert_allclose(of_queries["MR-full-mIoU"], [np.nan, 80.0, 80.0])
     np.testing.assert_allclose(of_queries["MR-short-mAP"], [np.nan, 70.0, 70.0])  # 0.5 ... 0.8
     np.testing.assert_allclose(of_queries["MR-full-mAP@0.8"], [np.nan, 100.0, 50.0])
@@ -99,16 +99,16 @@ def test_queries_that_do_not_count_are_nan():
 @OFFICIAL
 def test_numbers_can_be_chosen():
     predictions, annotations = official_case()
-    whole = per_query_numbers(predictions, annotations)
-    chosen = per_query_numbers(predictions, annotations, metrics=["HL-min-Good-mAP", "MR-full-mAP"])
+    whole = per_query_metrics(predictions, annotations)
+    chosen = per_query_metrics(predictions, annotations, metrics=["HL-min-Good-mAP", "MR-full-mAP"])
     assert list(chosen) == ["HL-min-Good-mAP", "MR-full-mAP"]
     np.testing.assert_array_equal(chosen["MR-full-mAP"], whole["MR-full-mAP"])
-    with pytest.raises(DataError, match=r"HD-mAP: no such number .*there are MR-full-mAP, "):
-        per_query_numbers(predictions, annotations, metrics=["MR-full-mAP", "HD-mAP"])
+    with pytest.raises(DataError, match=r"HD-mAP: no such metric .*there are MR-full-mAP, "):
+        per_query_metrics(predictions, annotations, metrics=["MR-full-mAP", "HD-mAP"])
 
 
 def test_videos_of_domains_by_hand():
-    of_videos = per_query_numbers(YOUTUBE_PREDICTIONS, YOUTUBE)
+    of_videos = per_query_metrics(YOUTUBE_PREDICTIONS, YOUTUBE)
     assert list(of_videos) == ["HD-mAP", "HD-mAP-dog", "HD-mAP-surfing"]
     np.testing.assert_allclose(of_videos["HD-mAP"], [25, 100, 0, 25])
     np.testing.assert_allclose(of_videos["HD-mAP-dog"], [np.nan, np.nan, np.nan, 25])
@@ -117,7 +117,7 @@ def test_videos_of_domains_by_hand():
 
 def test_the_mean_over_groups_of_their_means_is_the_number_of_domains():
     numbers = evaluate_predictions(YOUTUBE_PREDICTIONS, YOUTUBE)
-    of_videos = per_query_numbers(YOUTUBE_PREDICTIONS, YOUTUBE)["HD-mAP"]
+    of_videos = per_query_metrics(YOUTUBE_PREDICTIONS, YOUTUBE)["HD-mAP"]
     groups = metric_groups("HD-mAP", YOUTUBE)
     means = [of_videos[groups == name].mean() for name in ("dog", "surfing")]
     assert np.mean(means) == pytest.approx(numbers["HD-mAP"], abs=HALF_A_LAST_DIGIT)
@@ -131,7 +131,7 @@ def test_only_the_mean_over_domains_has_groups():
 
 def test_wrong_rows_are_the_errors_of_the_numbers():
     with pytest.raises(DataError, match="annotated but not predicted"):
-        per_query_numbers([moments(1, [0, 1, 0.5])], [truth(1, [0, 1]), truth(2, [0, 1])])
+        per_query_metrics([moments(1, [0, 1, 0.5])], [truth(1, [0, 1]), truth(2, [0, 1])])
 
 
 def test_rank_correlation_by_hand():

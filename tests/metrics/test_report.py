@@ -68,12 +68,12 @@ def test_one_seed_and_equal_seeds_deviate_by_nothing():
     assert mean_and_std([{"HD-mAP": 61.37}] * 3) == {"HD-mAP": (61.37, 0.0)}
 
 
-def test_seeds_must_have_the_same_numbers():
-    with pytest.raises(DataError, match="no numbers"):
+def test_seeds_must_have_the_same_metrics():
+    with pytest.raises(DataError, match="no metrics"):
         mean_and_std([])
     whole, part = {"HD-mAP": 1.0, "HD-mAP-BK": 2.0}, {"HD-mAP": 1.0}
     for seeds in ([whole, part, whole], [part, whole, whole]):
-        message = f"numbers of {seeds.index(part) + 1} of 3 lack 'HD-mAP-BK', which others have"
+        message = f"metrics of {seeds.index(part) + 1} of 3 lack 'HD-mAP-BK', which others have"
         with pytest.raises(DataError, match=message):
             mean_and_std(seeds)
 

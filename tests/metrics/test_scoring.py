@@ -186,7 +186,7 @@ def test_files_are_scored_by_the_configuration_beside_them(tmp_path, capsys):
     deeper = write_pair(tmp_path / "run" / "split_test", [LATE], [LATE_RATED])
     assert score_beside(*deeper) == expected
     config = tmp_path / "run" / "config.json"
-    line = "clip lengths and ranges of lengths are those of {}\n"
+    line = "clip lengths and ranges of lengths are read from {}\n"
     assert capsys.readouterr().err == line.format(config) * 2
     with pytest.raises(DataError, match=r"predictions\.jsonl:1: .* 20 clips of 2 s"):
         score_beside(*files, clip_length=2.0)
@@ -201,7 +201,7 @@ def test_files_are_scored_by_the_settings_that_predict_wrote_beside_them(tmp_pat
     numbers = score_beside(*files)
     assert numbers["HL-min-Fair-Hit1"] == 100.0
     assert "MR-tiny-mAP" in numbers and "MR-short-mAP" not in numbers
-    assert capsys.readouterr().err.endswith(f"are those of {path}\n")
+    assert capsys.readouterr().err.endswith(f"are read from {path}\n")
     # Without ranges it is of an earlier version.
     path.write_text(json.dumps(settings))
     assert scoring_arguments(files[0]) == {}

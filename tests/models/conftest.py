@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.models import FlashVTG
+from tests import reference
 
 SMALL = {
     "hidden_dim": 16,
@@ -22,7 +23,7 @@ SMALL = {
 
 
 def make_model(**fields) -> FlashVTG:
-    return FlashVTG(**{**SMALL, **fields})
+    return reference.make_model(**{**SMALL, **fields})
 
 
 def make_batch(lengths, words, clips, num_words, seed=0):

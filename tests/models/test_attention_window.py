@@ -73,7 +73,9 @@ def test_equal_keys_average_the_values_within_the_window_by_hand():
 
 def make_encoder(batch, length, **fields):
     """A small clip encoder, its parameters, and what it reads but the mask."""
-    encoder = ClipEncoder(**{"num_layers": 2, "num_heads": 2, "ffn_dim": 16, **fields})
+    encoder = ClipEncoder(
+        **{"num_layers": 2, **fields}, num_heads=2, ffn_dim=16, dropout=0.1, drop_path=0.1
+    )
     clips, positions = noise(batch, length, 8), noise(batch, length, 8, seed=1)
     mask = jnp.ones((batch, length), bool)
     variables = jax.jit(encoder.init)(jax.random.key(0), clips, positions, mask)

@@ -40,7 +40,7 @@ def test_convolution_equals_scipys_on_the_valid_part(kernel_size):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 9, 2)).astype(np.float32)
     mask = jnp.arange(9)[None] < 6
-    module = Convolution(3, kernel_size)
+    module = Convolution(features=3, kernel_size=kernel_size)
     variables = module.init(jax.random.key(0), x, mask)
     out = module.apply(variables, x, mask)
     kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
@@ -94,7 +94,7 @@ def test_a_point_is_valid_if_all_clips_it_covers_are():
 
 def test_levels_have_their_parameters_however_short_the_example_is():
     short, long = (
-        TemporalFeatureLayering((1, 2, 16)).init(jax.random.key(0), jnp.zeros((1, n, 4)))
+        TemporalFeatureLayering(strides=(1, 2, 16)).init(jax.random.key(0), jnp.zeros((1, n, 4)))
         for n in (1, 32)
     )
     assert jax.tree.map(jnp.shape, short) == jax.tree.map(jnp.shape, long)
@@ -103,7 +103,7 @@ def test_levels_have_their_parameters_however_short_the_example_is():
 @pytest.mark.parametrize("stride", [3, 0, -2])
 def test_a_stride_that_is_no_power_of_two_is_refused(stride):
     with pytest.raises(ValueError, match="powers of two"):
-        TemporalFeatureLayering((1, stride)).init(jax.random.key(0), jnp.zeros((1, 8, 4)))
+        TemporalFeatureLayering(strides=(1, stride)).init(jax.random.key(0), jnp.zeros((1, 8, 4)))
 
 
 def test_joined_levels_split_again():
@@ -126,8 +126,10 @@ def test_gradient_of_a_permutation_is_that_of_indexing():
     np.testing.assert_allclose(ours, plain, atol=1e-6)
 
 
-def cross_attention(**fields):
-    module = AdaptiveCrossAttention(num_layers=1, num_heads=1, ffn_dim=4, **fields)
+def cross_attention():
+    module = AdaptiveCrossAttention(
+        num_layers=1, num_heads=1, ffn_dim=4, dropout=0.1, drop_path=0.1
+    )
     clips, words, dummies = (jnp.ones((1, n, 2)) for n in (3, 2, 4))
     mask = jnp.array([[True, False]])
     args = (clips, jnp.zeros_like(clips), words, mask, dummies)

@@ -12,7 +12,7 @@ from flax import nnx, traverse_util
 
 from flashvtg_jax.config import load_config
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.interop.pytorch import infer_model_fields
+from flashvtg_jax.interop.pytorch import model_from_shapes
 from flashvtg_jax.models import FlashVTG
 from flashvtg_jax.models.flashvtg import build_model
 from tests import reference
@@ -33,7 +33,7 @@ def shapes(model, *, clips=75, words=40, video=2816, query=512, **options):
 
 
 def test_output_has_the_documented_shapes():
-    out, _ = shapes(FlashVTG(), with_negatives=True)
+    out, _ = shapes(reference.make_model(), with_negatives=True)
     points = 75 + 37 + 18 + 9
     expected = {
         "memory": (4, 75, 256),
@@ -55,7 +55,7 @@ def test_output_has_the_documented_shapes():
 
 
 def test_without_negatives_there_is_no_negative_output():
-    out, _ = shapes(FlashVTG())
+    out, _ = shapes(reference.make_model())
     assert out.negative_saliency is None
     assert out.negative_query_attention is None
 
@@ -66,12 +66,14 @@ def test_model_has_as_many_parameters_as_its_pytorch_original(config):
     unread = [name for name in torch if name.startswith("txt_position_embed.")]
     expected = sum(math.prod(shape) for name, shape in torch.items() if name not in unread)
     widths = dict(zip(("video", "query"), reference.feature_widths(config), strict=True))
-    _, params = shapes(FlashVTG(**infer_model_fields(torch)), **widths)
+    _, params = shapes(model_from_shapes(torch), **widths)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
 def test_parameter_names_stay_as_checkpoints_know_them():
-    model = FlashVTG(t2v_layers=1, enc_layers=1, dummy_layers=1, num_mlp_layers=2, strides=(1, 2))
+    model = reference.make_model(
+        t2v_layers=1, enc_layers=1, dummy_layers=1, num_mlp_layers=2, strides=(1, 2)
+    )
     _, params = shapes(model)
     names = {"/".join(path) for path in traverse_util.flatten_dict(params)}
 
@@ -205,7 +207,21 @@ def test_lives_inside_flax_nnx(small):
 )
 def test_a_model_that_cannot_be_is_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
-        build_model(fields)
+        build_model({**load_config("qvhighlights_slowfast_clip").model, **fields})
+
+
+def test_a_section_without_a_field_is_refused():
+    section = load_config("qvhighlights_slowfast_clip").model.to_dict()
+    del section["dropout"], section["ffn_dim"]
+    with pytest.raises(ConfigError, match="lacks dropout, ffn_dim"):
+        build_model(section)
+
+
+def test_a_model_is_built_by_keywords_and_has_no_defaults():
+    with pytest.raises(TypeError, match="positional"):
+        FlashVTG(256)
+    with pytest.raises(TypeError, match="num_heads"):
+        FlashVTG(hidden_dim=256)
 
 
 def test_every_rate_of_a_configuration_can_be_set_to_zero():

@@ -32,7 +32,7 @@ def test_modules_are_public_names_with_a_program_in_their_docstring(name):
 
 def test_pyramid_of_any_width_has_the_lengths_it_promises():
     memory = noise(2, 13, 6)
-    levels, _ = fv.TemporalFeatureLayering((0.5, 1, 4, 16)).init_with_output(
+    levels, _ = fv.TemporalFeatureLayering(strides=(0.5, 1, 4, 16)).init_with_output(
         jax.random.key(0), memory
     )
     assert [level.shape for level in levels] == [(2, 26, 6), (2, 13, 6), (2, 3, 6), (2, 0, 6)]
@@ -40,7 +40,7 @@ def test_pyramid_of_any_width_has_the_lengths_it_promises():
 
 
 def test_points_of_the_pyramid_that_are_valid_have_read_no_padding():
-    pyramid = fv.TemporalFeatureLayering((1, 2, 8))
+    pyramid = fv.TemporalFeatureLayering(strides=(1, 2, 8))
     memory, mask = noise(1, 13, 6), prefix_mask([13], 40)
     params = pyramid.init(jax.random.key(0), memory)
     alone = pyramid.apply(params, memory)
@@ -67,7 +67,7 @@ def test_score_refinement_of_levels_of_any_length_ignores_padding():
 
 
 def test_score_refinement_takes_one_sequence_as_its_only_level():
-    refinement = fv.AdaptiveScoreRefinement(kernel_size=1, num_mlp_layers=1)
+    refinement = fv.AdaptiveScoreRefinement(kernel_size=1, num_conv_layers=1, num_mlp_layers=1)
     x, mask = noise(2, 5, 4), prefix_mask([5, 3], 5)
     logits, variables = refinement.init_with_output(jax.random.key(0), [x], [mask])
     assert logits[0].shape == (2, 5)
@@ -76,7 +76,9 @@ def test_score_refinement_takes_one_sequence_as_its_only_level():
 
 
 def cross_attention(num_dummies=3, num_words=4):
-    attention = fv.AdaptiveCrossAttention(num_layers=2, num_heads=2, ffn_dim=8)
+    attention = fv.AdaptiveCrossAttention(
+        num_layers=2, num_heads=2, ffn_dim=8, dropout=0.1, drop_path=0.1
+    )
     clips, words = noise(2, 6, 4), noise(2, num_words, 4, seed=1)
     arrays = (clips, 0 * clips, words, prefix_mask([4, 2], num_words), noise(2, num_dummies, 4))
     return attention, attention.init(jax.random.key(0), *arrays), arrays
@@ -102,8 +104,8 @@ def test_clips_do_not_see_each_other_in_cross_attention():
 
 def test_every_parameter_of_the_three_learns():
     attention, variables, arrays = cross_attention()
-    pyramid = fv.TemporalFeatureLayering((1, 2, 4))
-    refinement = fv.AdaptiveScoreRefinement(num_mlp_layers=2)
+    pyramid = fv.TemporalFeatureLayering(strides=(1, 2, 4))
+    refinement = fv.AdaptiveScoreRefinement(kernel_size=5, num_conv_layers=1, num_mlp_layers=2)
     clips, mask = arrays[0], prefix_mask([6, 5], 6)
     pyramid_variables = pyramid.init(jax.random.key(1), clips)
     masks = fv.make_point_mask(mask, pyramid.strides)
@@ -128,7 +130,8 @@ def test_every_parameter_of_the_three_learns():
 def test_modules_inside_nnx_give_the_same_numbers():
     memory, mask = noise(2, 9, 4), prefix_mask([9, 6], 9)
     masks = fv.make_point_mask(mask, (1, 2))
-    pyramid, refinement = fv.TemporalFeatureLayering((1, 2)), fv.AdaptiveScoreRefinement()
+    pyramid = fv.TemporalFeatureLayering(strides=(1, 2))
+    refinement = fv.AdaptiveScoreRefinement(kernel_size=5, num_conv_layers=1, num_mlp_layers=5)
     rngs = nnx.Rngs(0)
     wrapped = nnx.bridge.ToNNX(pyramid, rngs=rngs).lazy_init(memory)
     levels = wrapped(memory)

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flashvtg_jax.config import load_config
 from flashvtg_jax.decoding import decode_moments, num_moments
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.models import FlashVTG
 from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.models.spatial_pooling import SpatialPooling
+from tests import reference
 
 QUERIES = {"moment_head": "queries", "num_moment_queries": 4, "decoder_layers": 2}
 # Several at once, for each is compiled for three shapes.
@@ -179,13 +180,7 @@ def test_videos_without_their_spatial_tokens_are_refused(small):
 )
 def test_variants_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
-        build_model(fields)
-
-
-def test_a_head_that_is_none_is_refused_by_the_module_as_well(small):
-    model = small.make_model(moment_head="detr")
-    with pytest.raises(ValueError, match="moment_head='detr' is not one of pyramid, queries"):
-        jax.eval_shape(model.init, jax.random.key(0), *small.make_batch([6], [3], 6, 3))
+        build_model({**load_config("qvhighlights_slowfast_clip").model, **fields})
 
 
 def test_variants_of_full_size_keep_the_shapes():
@@ -197,7 +192,7 @@ def test_variants_of_full_size_keep_the_shapes():
     )
     points = {"queries": 10, "upsampled, inter": 150 + 75 + 37, "fixed": 75 + 37 + 18 + 9}
     for name, fields in {**VARIANTS, "fixed": {"score_refinement": "fixed"}}.items():
-        model = FlashVTG(**{**fields, "num_moment_queries": 10})
+        model = reference.make_model(**{**fields, "num_moment_queries": 10})
         out, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), *batch)
         expected = points.get(name, 75)
         chex.assert_shape([out.logits, out.point_mask], (2, expected))

@@ -17,10 +17,11 @@ from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import CheckpointError, DataError
-from flashvtg_jax.evaluation.evaluator import evaluate
+from flashvtg_jax.experiments.evaluate import evaluate
+from flashvtg_jax.figures.inspected import Inspection, Level
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
-from flashvtg_jax.prediction.inspection import Inspection, Level, name_words
-from flashvtg_jax.training.state import init_params
+from flashvtg_jax.models.init import init_params
+from flashvtg_jax.prediction.inspection import name_words
 from tests.figures.test_figures import check_layout, drawn, shown_texts, tick_texts
 from tests.training.conftest import TINY
 
@@ -161,7 +162,9 @@ def test_attention_is_the_mean_over_layers_and_heads():
         random.standard_normal((2, length, 4)).astype(np.float32) for length in (5, 3, 2)
     )
     mask = np.array([[True, True, True], [True, True, False]])
-    attention = fv.AdaptiveCrossAttention(num_layers=1, num_heads=2, ffn_dim=8)
+    attention = fv.AdaptiveCrossAttention(
+        num_layers=1, num_heads=2, ffn_dim=8, dropout=0.1, drop_path=0.1
+    )
     arrays = (clips, np.zeros_like(clips), words, mask, dummies)
     variables = attention.init(jax.random.key(0), *arrays)
     assert set(variables) == {"params"}  # nothing is kept unless it is asked for

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import flashvtg_jax as fv
-from flashvtg_jax.data.batch import BatchShape, Row, collate
-from flashvtg_jax.decoding import suppress
+from flashvtg_jax.data.batch import BatchShape, Row, collate, feature_widths
+from flashvtg_jax.decoding import non_max_suppression
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.evaluation.evaluator import apply_and_decode
+from flashvtg_jax.models.init import init_params
 from flashvtg_jax.prediction import batches as prediction_batches
 from flashvtg_jax.prediction.batches import Choice, chunks
 from flashvtg_jax.prediction.predictor import _usable
-from flashvtg_jax.training.state import feature_widths, init_params
 from tests.training.conftest import TINY
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "predictor.py"
@@ -171,7 +171,7 @@ def test_top_k_threshold_and_nms(predictor):
     more = predictor(video, query, nms_threshold=None, max_moments=60).moments
     np.testing.assert_array_equal(more[: len(every)], every)
     assert len(every) < len(more) <= 60
-    suppressed = usable(suppress(every[None], 0.5)[0], suppressed=True)
+    suppressed = usable(non_max_suppression(every[None], 0.5)[0], suppressed=True)
     best = predictor(video, query, nms_threshold=0.5, max_moments=5).moments
     np.testing.assert_allclose(best, suppressed[:5], atol=1e-6)
     middle = float(every[20, 2])

@@ -3,9 +3,21 @@
 import csv
 from pathlib import Path
 
-from flashvtg_jax.studies.tables import Entry
+import pytest
+
+from flashvtg_jax.figures.entries import Entry
+from flashvtg_jax.training import loop
 from tests.training.conftest import tiny_config as tiny_config
 from tests.training.conftest import tiny_data as tiny_data
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_curves():
+    """Runs of a study draw no figure, which takes longer than they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "plot_training", lambda workdir: None)
+        yield
+
 
 _TEXTS = ("variant", "condition", "metric")
 

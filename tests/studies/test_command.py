@@ -3,17 +3,16 @@
 import json
 from pathlib import Path
 
-import chex
 import numpy as np
 import pytest
 
-from flashvtg_jax.checkpoints.restore import restore
 from flashvtg_jax.cli.main import main
-from flashvtg_jax.config import load_config, save_config
+from flashvtg_jax.config import load_config, read_config, save_config
 from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.synthetic.features import synthesize
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.studies import running
@@ -28,8 +27,6 @@ from flashvtg_jax.studies.variants import (
     robustness_variants,
     scale_variants,
 )
-from flashvtg_jax.training import loop
-from flashvtg_jax.training.loop import train
 from tests.studies.conftest import read_entries
 from tests.training.conftest import TINY
 
@@ -222,7 +219,7 @@ def test_commands_that_lack_something_say_what(arguments, capsys):
 )
 def test_options_that_the_study_of_labels_does_not_have_are_named(arguments, unused, capsys):
     assert main(["study", "label_correlation", "--output=w", *arguments]) == 2
-    assert f"it has no use for {unused} here" in capsys.readouterr().err
+    assert f"{unused} cannot be used here" in capsys.readouterr().err
 
 
 def test_a_work_directory_of_another_configuration_is_refused_before_training(
@@ -265,86 +262,83 @@ def test_one_seed_on_the_command_line(tmp_path, capsys):
 # --- What is trained
 
 
-@pytest.fixture
-def all_together(monkeypatch):
-    """All seeds fit: to find out takes a compilation, which has a test of its own."""
-    monkeypatch.setattr(running, "seeds_together", lambda config, num_seeds: num_seeds)
+@pytest.fixture(scope="module")
+def refined(tmp_path_factory, tiny_data):
+    """The configuration and work directory of a study of refinement, and its table.
+
+    Other studies may add to the directory.
+    """
+    config = load_config("demo", {**TINY, "data.data_dir": str(tiny_data), "train.epochs": 2})
+    workdir = tmp_path_factory.mktemp("refined")
+    return config, workdir, study("refinement", config, workdir, names=("intra",))
+
+
+def times(workdir: Path) -> dict[Path, int]:
+    """When each run was last trained."""
+    return {path: path.stat().st_mtime_ns for path in (workdir / "runs").rglob("train.jsonl")}
 
 
 @pytest.mark.slow
-def test_a_study_trains_compares_and_goes_on(tiny_config, all_together, tmp_path, monkeypatch):
-    config = tiny_config(train__epochs=2)
-    groups = []
-    together = loop.train_together
-
-    def watched(runs, *rest, **options):
-        groups.append(len(runs))
-        return together(runs, *rest, **options)
-
-    monkeypatch.setattr(loop, "train_together", watched)
-    path = study("refinement", config, tmp_path, names=("intra",))
+def test_a_study_trains_and_compares(refined):
+    config, workdir, path = refined
     page = path.read_text()
     assert "| learned mix of scores (reference) |" in page and "refinement.png" in page
     assert "- intra-scale score only (`intra`): `--config.model.score_refinement=intra`" in page
     assert "Compared on the 6 queries of split `val`" in page
-    assert (tmp_path / "refinement.png").stat().st_size > 10_000
-    entries = by_key(tmp_path / "refinement.csv")
+    assert (workdir / "refinement.png").stat().st_size > 10_000
+    entries = by_key(workdir / "refinement.csv")
     assert {key[0] for key in entries} == {"learned mix of scores", "intra-scale score only"}
 
-    # The numbers are those of the runs.
-    annotations = open_subject(config, tmp_path, 2, show_progress=False).source.annotations()
+    # The metrics are those of the runs, each of its variant.
+    annotations = open_subject(config, workdir, 2, show_progress=False).source.annotations()
     for name, label in (("full", "learned mix of scores"), ("intra", "intra-scale score only")):
+        folders = sorted((workdir / "runs" / name).glob("seed*"))
+        assert [folder.name for folder in folders] == ["seed2024", "seed2025"]
+        for folder in folders:
+            trained = read_config(folder / "config.json")
+            assert trained.model.score_refinement == ("learned" if name == "full" else name)
         of_seeds = [
             evaluate_predictions(read_json_lines(folder / "predictions.jsonl"), annotations)
-            for folder in sorted((tmp_path / "runs" / name).glob("seed*"))
+            for folder in folders
         ]
-        assert len(of_seeds) == 2
         for metric in ("MR-full-mAP", "MR-full-R1@0.5"):
-            mean = np.mean([numbers[metric] for numbers in of_seeds])
+            mean = np.mean([metrics[metric] for metrics in of_seeds])
             np.testing.assert_allclose(entries[label, "", None, metric].mean, mean, atol=0.01)
     assert entries["intra-scale score only", "", None, "MR-full-mAP"].difference is not None
 
-    # Each run ended as it would have alone.
-    alone = tiny_config(train__epochs=2, seeds=(2025,), model__score_refinement="intra")
-    train(alone, tmp_path / "alone", show_progress=False)
-    studied, expected = (
-        restore(tmp_path / place / "seed2025") for place in ("runs/intra", "alone")
-    )
-    assert studied.step == expected.step
-    chex.assert_trees_all_close(studied.params, expected.params, atol=2e-6)
 
-    # The seeds were one program; another study takes the same runs, and trains what is missing.
-    def times() -> dict[Path, int]:
-        runs = (tmp_path / "runs").rglob("train.jsonl")
-        return {path: path.stat().st_mtime_ns for path in runs}
-
-    assert sorted(groups) == [1, 2, 2]
-    before, page = times(), path.read_bytes()
-    study("ablation", config, tmp_path, names=("intra", "fixed"))
-    after = times()
+@pytest.mark.slow
+def test_another_study_takes_the_same_runs_and_trains_what_is_missing(refined):
+    config, workdir, path = refined
+    before, page = times(workdir), path.read_bytes()
+    study("ablation", config, workdir, names=("intra", "fixed"))
+    after = times(workdir)
     assert {path.parent.parent.name for path in after.keys() - before.keys()} == {"fixed"}
-    assert {path: after[path] for path in before} == before and sorted(groups) == [1, 2, 2, 2]
-    assert study("refinement", config, tmp_path, names=("intra",)).read_bytes() == page
+    assert {path: after[path] for path in before} == before
+    assert study("refinement", config, workdir, names=("intra",)).read_bytes() == page
 
 
 @pytest.mark.slow
-def test_robustness_meets_every_kind_at_every_strength(tiny_config, all_together, tmp_path):
-    config = tiny_config(train__epochs=1)
+def test_robustness_meets_every_kind_at_every_strength(refined):
+    config, workdir, _ = refined
     options = {"names": ("augment_noise",), "num_seeds": 1, "intervals": False}
-    study("robustness", config, tmp_path, **options)
-    entries = by_key(tmp_path / "robustness.csv")
+    before = times(workdir)
+    study("robustness", config, workdir, **options)
+    new = [path.parent for path in times(workdir).keys() - before.keys()]
+    assert new == [workdir / "runs" / "augment_noise" / "seed2024"]
+    entries = by_key(workdir / "robustness.csv")
     strengths = {key[2] for key in entries if key[:2] == ("trained with it", "noise")}
     assert strengths == {0.0, 0.1, 0.2, 0.4, 0.6, 0.8}
-    assert "| trained clean (reference) | noise |" in (tmp_path / "robustness.md").read_text()
-    kept = sorted((tmp_path / "runs").rglob("study/val/noise_*.json"))
+    assert "| trained clean (reference) | noise |" in (workdir / "robustness.md").read_text()
+    kept = sorted((workdir / "runs").rglob("study/val/noise_*.json"))
     assert len(kept) == 2 * 5  # models, strengths
-    times = [path.stat().st_mtime_ns for path in kept]
-    study("robustness", config, tmp_path, **options)
-    assert [path.stat().st_mtime_ns for path in kept] == times
+    written = [path.stat().st_mtime_ns for path in kept]
+    study("robustness", config, workdir, **options)
+    assert [path.stat().st_mtime_ns for path in kept] == written
 
 
 @pytest.mark.slow
-def test_a_domain_set_is_compared_over_its_domains(all_together, tmp_path):
+def test_a_domain_set_is_compared_over_its_domains(tmp_path):
     rows = [
         {
             "qid": f"{domain}{n}",
@@ -385,17 +379,6 @@ def test_a_domain_set_is_compared_over_its_domains(all_together, tmp_path):
     study("ablation", config, tmp_path / "w", names=("full",), **options)
     entries = by_key(tmp_path / "w" / "ablation.csv")
     full = entries["full model", "", None, "HD-mAP"]
-    numbers = json.loads((tmp_path / "w" / "runs" / "full" / "metrics.json").read_text())
-    np.testing.assert_allclose(full.mean, numbers["HD-mAP"], atol=0.01)
+    metrics = json.loads((tmp_path / "w" / "runs" / "full" / "metrics.json").read_text())
+    np.testing.assert_allclose(full.mean, metrics["HD-mAP"], atol=0.01)
     assert full.queries == 4
-
-
-@pytest.mark.slow
-def test_seeds_are_trained_together_as_memory_allows(tiny_config, monkeypatch):
-    config = tiny_config(seeds=(1, 2, 3))
-    monkeypatch.setattr(running, "program_memory", lambda compiled: {"program_mib": 100.0})
-    for free, expected in ((300, 2), (50, 1)):
-        given = free * 2**20
-        monkeypatch.setattr(running, "free_memory", lambda device, given=given: given)
-        assert running.seeds_together(config, 3) == expected
-    assert running.seeds_together(tiny_config(parallel__mode="pmap"), 3) == 1

@@ -17,7 +17,7 @@ from flashvtg_jax.data.synthetic.annotations import (
 )
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.json_lines import write_json_lines
-from flashvtg_jax.studies import long_video_data, long_videos, running
+from flashvtg_jax.studies import long_video_data, long_videos
 from flashvtg_jax.studies.long_video_data import prepare_lengths
 from flashvtg_jax.studies.long_videos import (
     METRICS,
@@ -281,10 +281,21 @@ def test_a_study_that_makes_no_sense_ends_before_training(config, options, probl
     assert not (tmp_path / "long_videos").exists()
 
 
+def test_results_of_another_checkpoint_device_or_data_are_not_used(tmp_path):
+    about = {"step": 3, "device": "cpu", "data": {"seed": 7}}
+    path = tmp_path / "5min.json"
+    assert long_videos._kept(path, about) is None
+    path.write_text(json.dumps({"about": about, "queries": {}}))
+    assert long_videos._kept(path, about) == {"about": about, "queries": {}}
+    for other in ({"step": -1}, {"device": "abacus"}, {"data": {"seed": 8}}):
+        assert long_videos._kept(path, about | other) is None
+    for text in ("{", "[]", "{}"):
+        path.write_text(text)
+        assert long_videos._kept(path, about) is None
+
+
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_stopped_and_tells_what_does_not_fit(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_study_resumes_and_reports_what_does_not_fit(tmp_path, monkeypatch, capsys):
     config, options = tiny(), {"minutes": (2.5, 5), "num_queries": 8, "show_progress": False}
     compared = [v for v in variants(config) if v.name in ("full", "intra_windowed")]
     options["compared"] = compared
@@ -296,7 +307,6 @@ def test_a_study_goes_on_where_it_stopped_and_tells_what_does_not_fit(
         return {name: folders[: len(seeds)] for name, folders in trained.items()}
 
     monkeypatch.setattr(long_videos, "train_variants", train_once)
-    monkeypatch.setattr(running, "seeds_together", lambda config, num_seeds: num_seeds)
     found = run(config, (1, 2), tmp_path, **options)
     entries = found.entries
     labels = [variant.label for variant in compared]
@@ -339,22 +349,17 @@ def test_a_study_goes_on_where_it_stopped_and_tells_what_does_not_fit(
     assert alone.entries == [e for e in entries if e.variant == "full model"]
     assert "attention" not in alone.notes[0]
 
-    # Results of another checkpoint, device or data are found again, as are those that are broken.
+    # A result that cannot be used is found again, and nothing else.
     content = json.loads(paths[0].read_text())
     data = content["about"]["data"]
     assert (data["seed"], data["num_val"]) == (config.seed, 8)
-    texts = ["{", "[]"] + [
-        json.dumps({**content, "about": {**content["about"], **other}, "queries": {}})
-        for other in ({"step": -1}, {"device": "abacus"}, {"data": {**data, "num_val": 4}})
-    ]
-    for path, text in zip(paths, texts, strict=False):
-        path.write_text(text)
+    paths[0].write_text("{")
     again = run(config, (1, 2), tmp_path, **options)
     assert again.notes == found.notes
     assert json.loads(paths[0].read_text())["queries"] == content["queries"]
     for entry, other in zip(again.entries, entries, strict=True):
         assert entry == other or entry.metric == "milliseconds a query"
-    for path in paths[len(texts) :]:
+    for path in paths[1:]:
         assert path.stat().st_mtime_ns == before[path]
 
     # One result of each is lost, and there is no more memory to find it again.

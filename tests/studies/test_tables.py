@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.figures.entries import Entry
 from flashvtg_jax.studies.statistics import paired_bootstrap
-from flashvtg_jax.studies.tables import Entry, markdown_table, summarise, write_csv
+from flashvtg_jax.studies.tables import markdown_table, summarise, write_csv
 from tests.studies.conftest import read_entries
 
 COMMAND = "flashvtg study ablation --config=demo --seeds=2"

@@ -4,8 +4,8 @@ import pytest
 
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.preparation import prepare_data
-from flashvtg_jax.training import loop
-from flashvtg_jax.training.loop import train
+from flashvtg_jax.experiments.train import train
+from flashvtg_jax.training.hooks.figures import Curves
 
 TINY = {
     "model.hidden_dim": 8,
@@ -35,7 +35,7 @@ TINY = {
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
     """Runs of a test draw no figure, which takes longer than they do; `finished` does."""
-    monkeypatch.setattr(loop, "plot_training", lambda workdir: None)
+    monkeypatch.setattr(Curves, "on_end", lambda self, training: None)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ SETTINGS = {
     "train.selection_metrics": ("MR-full-mIoU", "HL-min-VeryGood-mAP"),
 }
 STATUSES = {"kill": -signal.SIGKILL, "event": -signal.SIGKILL, "sigterm": 128 + signal.SIGTERM}
-_BEGINNING = re.compile(r"\d+ steps, .*device\(s\)(?:, continuing at step (\d+))?")
+_BEGINNING = re.compile(r"\d+ steps, .*device\(s\)(?:, resuming at step (\d+))?")
 
 
 @dataclasses.dataclass

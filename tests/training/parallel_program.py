@@ -27,8 +27,9 @@ from flashvtg_jax.data.source import open_split
 from flashvtg_jax.distributed.sharding import state_shardings
 from flashvtg_jax.losses import objective
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.program import Program
-from flashvtg_jax.training.state import TrainState, make_optimizer
+from flashvtg_jax.training.optimizer import make_optimizer
+from flashvtg_jax.training.state import TrainState
+from flashvtg_jax.training.trainer import Trainer
 
 DEVICES = 8
 STEPS = 20
@@ -36,33 +37,33 @@ PMAP_STEPS = 4  # the third batch of an epoch ends with padding rows
 STEPS_PER_EPOCH = 3
 
 
-def make_program(config: ConfigDict, num_devices: int, **parallel: Any) -> Program:
+def make_trainer(config: ConfigDict, num_devices: int, **parallel: Any) -> Trainer:
     """The functions of training on the first devices.
 
-    A program for batches of n rows takes n devices, as it is meant for batches of fewer rows than
-    there are devices; larger batches can be given to it as well.
+    A trainer for batches of n rows takes n devices if there are more; larger batches can be given
+    to it as well.
     """
     fields = {f"parallel.{name}": value for name, value in parallel.items()}
     config = apply_overrides(config, {**fields, "train.batch_size": num_devices})
-    program = Program(config, 1, STEPS_PER_EPOCH)
-    assert program.mesh.size == num_devices
-    return program
+    trainer = Trainer(config, STEPS_PER_EPOCH)
+    assert trainer.mesh.size == num_devices
+    return trainer
 
 
-def everywhere(program: Program, state: TrainState, shard_state: bool = False) -> TrainState:
-    """A state of the host as a program's step takes it."""
-    places = state_shardings(state, program.mesh, shard_state=shard_state)
-    return program.spread(jax.device_put(state, places))
+def everywhere(trainer: Trainer, state: TrainState, shard_state: bool = False) -> TrainState:
+    """A state of the host as a trainer's step takes it."""
+    places = state_shardings(state, trainer.mesh, shard_state=shard_state)
+    return trainer.stack(jax.device_put(state, places))
 
 
 def train(
-    program: Program, step: Any, state: TrainState, batches: Iterable[Batch]
+    trainer: Trainer, step: Any, state: TrainState, batches: Iterable[Batch]
 ) -> tuple[list[Any], list[dict[str, float]], TrainState]:
     """The parameters after each step, its metrics, and the state that the last one gives."""
     params, metrics = [], []
     for batch in batches:
-        state, numbers = step(state, program.put(batch))
-        params.append(jax.device_get(program.view(state).params))
+        state, numbers = step(state, trainer.put(batch))
+        params.append(jax.device_get(trainer.unstack(state).params))
         metrics.append({name: float(value[0]) for name, value in numbers.items()})
     return params, metrics, state
 
@@ -178,34 +179,36 @@ def main() -> None:
         "num_words": batches[0].query.shape[1],
     }
 
-    programs = {str(count): make_program(config, count) for count in (1, 2, 4, 8)}
-    programs["shard_state"] = make_program(config, DEVICES, shard_state=True)
-    programs["pmap"] = make_program(config, DEVICES, mode="pmap")
-    state = programs["shard_state"].init(np.uint32(config.seed))
+    trainers = {str(count): make_trainer(config, count) for count in (1, 2, 4, 8)}
+    trainers["shard_state"] = make_trainer(config, DEVICES, shard_state=True)
+    trainers["pmap"] = make_trainer(config, DEVICES, mode="pmap")
+    state = trainers["shard_state"].init(np.uint32(config.seed))
     found["placement"] = placement(state)
     start = jax.device_get(state)
     found["param_shapes"] = [leaf.shape for leaf in jax.tree.leaves(start.params)]
     states = {
-        name: everywhere(program, start, name == "shard_state")
-        for name, program in programs.items()
+        name: everywhere(trainer, start, name == "shard_state")
+        for name, trainer in trainers.items()
     }
     found["spread"] = placement(states["pmap"])
-    found["round_trip"] = difference(start, jax.device_get(programs["pmap"].view(states["pmap"])))
+    found["round_trip"] = difference(
+        start, jax.device_get(trainers["pmap"].unstack(states["pmap"]))
+    )
 
     # Tracing and running take one at a time; what takes longest are the compilations.
     lowered = [
-        program.step.lower(states[name], program.put(batches[0]))
-        for name, program in programs.items()
+        trainer.step.lower(states[name], trainer.put(batches[0]))
+        for name, trainer in trainers.items()
     ]
     with ThreadPoolExecutor(2) as pool:
-        steps = dict(zip(programs, pool.map(lambda step: step.compile(), lowered), strict=True))
+        steps = dict(zip(trainers, pool.map(lambda step: step.compile(), lowered), strict=True))
     for name in ("8", "shard_state", "pmap"):
         (folder / f"{name}.hlo").write_text(steps[name].as_text())
 
     few = batches[:PMAP_STEPS]
     runs = {
-        name: train(program, steps[name], states.pop(name), few if name == "pmap" else batches)
-        for name, program in programs.items()
+        name: train(trainer, steps[name], states.pop(name), few if name == "pmap" else batches)
+        for name, trainer in trainers.items()
     }
     found["moved"] = difference(start.params, runs["1"][0][-1])["all"]
     found["devices"] = {count: compare(*runs["1"][:2], *runs[count][:2]) for count in "248"}
@@ -214,7 +217,7 @@ def main() -> None:
     params, metrics, state = runs["pmap"]
     found["pmap"] = compare(*mean_of_shards(config, start.params, few), params, metrics)
     found["pmap_and_jit"] = difference(params[-1], runs["8"][0][len(few) - 1])["all"]
-    view, each = programs["pmap"].view(state), jax.device_get(state)
+    view, each = trainers["pmap"].unstack(state), jax.device_get(state)
     found["view"] = placement(view)
     found["each_device"] = [
         difference(jax.device_get(view), jax.tree.map(lambda a, i=i: a[i], each))["equal"]

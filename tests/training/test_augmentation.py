@@ -8,24 +8,25 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from flashvtg_jax.config_checks import check_config
 from flashvtg_jax.data.batch import BatchShape, empty_batch
 from flashvtg_jax.data.device_cache import DeviceCache
 from flashvtg_jax.data.perturbation import Perturbation
 from flashvtg_jax.data.pipeline import train_pipeline, train_plan
 from flashvtg_jax.data.source import open_split
-from flashvtg_jax.distributed.sharding import make_mesh, put_everywhere
+from flashvtg_jax.distributed.sharding import make_mesh, replicate
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.evaluation import evaluator as evaluation
 from flashvtg_jax.evaluation.evaluator import Decoded, Evaluator
-from flashvtg_jax.training import program as program_module
 from flashvtg_jax.training import step as step_module
-from flashvtg_jax.training.checks import check_config
+from flashvtg_jax.training import trainer as trainer_module
 from flashvtg_jax.training.state import TrainState
 from flashvtg_jax.training.step import make_train_step, repeat_step
 
@@ -41,17 +42,16 @@ LOSS = SimpleNamespace(negative_pairs=True)
 MOVING_KINDS = ("noise", "repeated_clips", "shuffled_blocks")
 
 
-class ShownVideo:
+class ShownVideo(nn.Module):
     """In place of a model: gives back the video it gets, and a number of dropout's key."""
 
     spatial_tokens = 1
 
-    def init(self, *args):
-        return {"params": {"w": jnp.ones(())}}
-
-    def apply(self, variables, video, video_mask, query, query_mask, **kwargs):
-        draw = jax.random.uniform(kwargs["rngs"]["dropout"])
-        return variables["params"]["w"] * video, draw
+    @nn.compact
+    def __call__(self, video, video_mask, query, query_mask, train=False, with_negatives=False):
+        weight = self.param("w", nn.initializers.ones, ())
+        draw = jax.random.uniform(self.make_rng("dropout")) if train else 0.0
+        return weight * video, draw
 
 
 @pytest.fixture
@@ -129,7 +129,11 @@ def test_dropout_is_what_it_is_without_augmentation(make_step):
         assert plain["dropout"] == augmented["dropout"]
         np.testing.assert_array_equal(plain["video"], batch.video)
     by_hand = jax.random.fold_in(jax.random.key(5), 2)
-    assert plain["dropout"] == jax.random.uniform(by_hand)
+    inputs = (batch.video, batch.video_mask, batch.query, batch.query_mask)
+    _, draw = ShownVideo().apply(
+        {"params": state.params}, *inputs, train=True, rngs={"dropout": by_hand}
+    )
+    assert plain["dropout"] == draw
 
 
 @pytest.mark.parametrize("kind", MOVING_KINDS)
@@ -199,31 +203,26 @@ def test_devices_augment_their_own_rows_as_one_would():
 
 
 @pytest.mark.usefixtures("make_step")
-def test_runs_together_with_cached_data_are_augmented_as_each_alone_and_streamed(
-    tiny_config, tiny_data, monkeypatch
-):
-    monkeypatch.setattr(program_module, "build_model", lambda config: ShownVideo())
-    seeds = np.array([3, 4], np.uint32)
+def test_cached_data_are_augmented_as_streamed(tiny_config, tiny_data, monkeypatch):
+    monkeypatch.setattr(trainer_module, "build_model", lambda config: ShownVideo())
     config = tiny_config(data__augment="shuffled_blocks")
     source = open_split(tiny_data, config.data.dataset, "train")
-    together = program_module.Program(config, 2, 3)
-    cache = DeviceCache(source, config, lambda tree: put_everywhere(tree, together.mesh))
+    trainer = trainer_module.Trainer(config, 3)
+    cache = DeviceCache(source, config, lambda tree: replicate(tree, trainer.mesh))
     plan = train_plan(source, config)
     examples = [plan.batch(step)[1].examples for step in range(3)]
     draws = [cache.draw(source, rows) for rows in examples]
-    stacked = jax.tree.map(lambda *arrays: np.stack([np.stack(arrays)] * 2, axis=1), *draws)
+    stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *draws)
     clips = plan.batch(0)[1].length
-    _, metrics = together.steps(together.init(seeds), cache, stacked, clips, 3)
+    _, metrics = trainer.steps(trainer.init(np.uint32(3)), cache, stacked, clips, 3)
 
-    alone = program_module.Program(config, 1, 3)
-    for run, seed in enumerate(seeds):
-        state = alone.init(seed)
-        with contextlib.closing(train_pipeline(source, config)) as batches:
-            for step, batch in enumerate(itertools.islice(batches, 3)):
-                state, numbers = alone.step(state, alone.put(batch))
-                found = np.asarray(numbers["video"][0])
-                np.testing.assert_allclose(metrics["video"][step, run], found, atol=1e-6)
-                assert (found != batch.video).any()
+    state = trainer.init(np.uint32(3))
+    with contextlib.closing(train_pipeline(source, config)) as batches:
+        for step, batch in enumerate(itertools.islice(batches, 3)):
+            state, streamed = trainer.step(state, trainer.put(batch))
+            found = np.asarray(streamed["video"][0])
+            np.testing.assert_allclose(metrics["video"][step], found, atol=1e-6)
+            assert (found != batch.video).any()
 
 
 # Evaluation.
@@ -269,16 +268,9 @@ def test_what_an_example_gives_perturbed_depends_on_neither_batch_nor_cache(
         np.testing.assert_allclose(row[row != 0], other[row != 0], rtol=1e-5)
     smaller = make_evaluator(evaluation__batch_size=3)
     assert_same_scores(smaller.evaluate(one, source, **perturbed), found)
-    cache = DeviceCache(source, tiny_config(), lambda tree: put_everywhere(tree, make_mesh()))
+    cache = DeviceCache(source, tiny_config(), lambda tree: replicate(tree, make_mesh()))
     cached = {"cache": cache, **perturbed}
     assert_same_scores(smaller.evaluate(one, source, **cached), found)
-    # Several runs as one program, from the host and from the devices.
-    factors = jnp.array([1.0, 2.0])
-    for watch in (perturbed, cached):
-        together = smaller.evaluate_together(factors, [source] * 2, **watch)
-        assert_same_scores(together[0], found)
-        for row, expected in zip(scores(together[1]), scores(found), strict=True):
-            np.testing.assert_allclose(row, 2 * expected, rtol=1e-5, atol=1e-6)
 
 
 def test_strengths_and_seeds_share_a_program(make_evaluator, source, monkeypatch):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flashvtg_jax.errors import ConfigError
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.training import feeding
-from flashvtg_jax.training.feeding import _Started
-from flashvtg_jax.training.loop import train
+from flashvtg_jax.training.feeding import _InFlight
 
 
 def rows(workdir, name="train"):
@@ -40,18 +40,6 @@ def test_data_on_the_device_and_several_steps_a_dispatch_change_nothing(
         assert all(one["step"] == other["step"] for one, other in evaluations)
 
 
-@pytest.mark.slow
-def test_several_runs_take_several_steps_a_dispatch_as_each_would_alone(tiny_config, tmp_path):
-    seeds = {"seeds": (3, 4), "train__runs_together": 2, "train__epochs": 2}
-    together = tiny_config(**seeds, data__cache_on_device=True, train__steps_per_dispatch=2)
-    train(together, tmp_path / "together", show_progress=False)
-    alone = tiny_config(**seeds | {"train__runs_together": 1}, data__cache_on_device=False)
-    train(alone, tmp_path / "alone", show_progress=False)
-    for seed in (3, 4):
-        one, other = tmp_path / "together" / f"seed{seed}", tmp_path / "alone" / f"seed{seed}"
-        assert_same_training(one, other)
-
-
 def test_under_pmap_data_cannot_be_kept_on_the_device(tiny_config, tmp_path):
     for field in ("data__cache_on_device", "train__steps_per_dispatch"):
         config = tiny_config(parallel__mode="pmap", **{field: True if "cache" in field else 2})
@@ -76,7 +64,7 @@ class Result:
 def test_only_dispatches_that_are_waited_for_tell_how_long_steps_take(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(feeding.time, "perf_counter", lambda: clock[0])
-    started = _Started()
+    started = _InFlight()
     told = []
     # Steps of 2 s, one after the other; before the fifth an evaluation takes 100 s.
     for finishes, count in ((2, 1), (4, 1), (8, 2), (12, 2), (116, 2), (120, 2), (124, 2)):

@@ -11,7 +11,7 @@ from flashvtg_jax.config import load_config
 from flashvtg_jax.interop.pytorch import params_from_torch, torch_names
 from flashvtg_jax.losses import Targets, objective
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.state import make_optimizer
+from flashvtg_jax.training.optimizer import make_optimizer
 from tests import reference
 
 TERMS = {

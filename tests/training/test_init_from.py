@@ -12,34 +12,26 @@ from flashvtg_jax.checkpoints.init_from import absolute_init, begin_from, read_i
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.checkpoints.restore import restore
 from flashvtg_jax.errors import CheckpointError, ConfigError
+from flashvtg_jax.experiments.opening import find_starts, open_run
 from flashvtg_jax.experiments.runs import plan_runs
-from flashvtg_jax.training.loop import train
-from flashvtg_jax.training.open_runs import continued, open_run
-from flashvtg_jax.training.program import Program
-from flashvtg_jax.training.resuming import find_position
+from flashvtg_jax.experiments.train import train
+from flashvtg_jax.training.trainer import Trainer
 
 STEPS = 3  # an epoch
 
 
-def first_position(config, workdir, data_dir):
-    """Where the runs of a configuration stand before their first step, and their program."""
-    sources = {}
-    runs = continued([open_run(run, data_dir, sources) for run in plan_runs(config, workdir)])
-    program = Program(runs[0].config, len(runs), STEPS)
-    return find_position(runs, program, [None] * len(runs)), program
-
-
-@pytest.mark.parametrize("seeds", [(), (1, 2)])
 def test_the_first_step_has_the_best_parameters_of_the_other_run(
-    finished, tiny_config, tiny_data, tmp_path, capsys, seeds
+    finished, tiny_config, tiny_data, tmp_path, capsys
 ):
-    config = tiny_config(train__init_from=str(finished[0]), seed=7, seeds=seeds)
-    position, program = first_position(config, tmp_path, tiny_data)
+    config = tiny_config(train__init_from=str(finished[0]), seeds=(1, 2))
+    sources = {}
+    runs = find_starts([open_run(r, tiny_data, sources) for r in plan_runs(config, tmp_path)])
+    trainer = Trainer(runs[0].config, STEPS)
     expected = restore(finished[0]).params
-    for index, seed in enumerate(seeds or (7,)):
-        state = program.of_run(position.state, index)
+    for run, seed in zip(runs, (1, 2), strict=True):
+        state, best, *_ = trainer._restore(run, None)
         chex.assert_trees_all_equal(state.params, expected)
-        chex.assert_trees_all_equal(program.of_run(position.best, index), expected)
+        chex.assert_trees_all_equal(best, expected)
         assert (int(state.step), int(state.seed)) == (0, seed)
         moments = jax.tree.leaves(state.opt_state)
         assert not any(np.any(np.asarray(leaf)) for leaf in moments)
@@ -63,7 +55,7 @@ def test_other_parameters_are_named_and_refused_unless_asked_for(
     taken = read_init(config)
     told = capsys.readouterr().err
     assert all(line in told for line in lines)
-    fresh = Program(config, 1, STEPS).init(np.uint32(7))
+    fresh = Trainer(config, STEPS).init(np.uint32(7))
     state = begin_from(fresh, taken)
     own, other = (
         {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in leaves}

@@ -9,7 +9,7 @@ import pytest
 
 from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.experiments.lock import LOCK_FILE, locked
-from flashvtg_jax.training.loop import train
+from flashvtg_jax.experiments.train import train
 
 HOLD = (
     "import sys, time; from pathlib import Path; from flashvtg_jax.experiments.lock import locked\n"

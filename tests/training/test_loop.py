@@ -16,12 +16,15 @@ import pytest
 
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.config import config_to_json
-from flashvtg_jax.distributed.preemption import Stopping
+from flashvtg_jax.distributed.preemption import Interrupted, StopSignal
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
-from flashvtg_jax.evaluation.evaluator import Results, evaluate
+from flashvtg_jax.evaluation.results import Results
+from flashvtg_jax.experiments import train as train_module
+from flashvtg_jax.experiments.evaluate import evaluate
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.metrics import score_files
-from flashvtg_jax.training import loop
-from flashvtg_jax.training.loop import Interrupted, Selection, train
+from flashvtg_jax.training.selection import Selection
+from flashvtg_jax.training.trainer import Trainer
 
 STEPS = 12  # four epochs of three steps
 
@@ -119,14 +122,14 @@ def test_sigterm_saves_and_the_same_command_continues(finished, tiny_config, tmp
     undisturbed = losses(finished[0])
     for step, loss in losses(tmp_path).items():
         assert loss == undisturbed.get(step, loss)
-    assert results[0].keys() == finished[1][0].keys()
+    assert results.metrics.keys() == finished[1].metrics.keys()
 
 
 @pytest.mark.slow
 def test_a_run_interrupted_again_and_again_ends_as_an_undisturbed_one(
     finished, tmp_path, monkeypatch
 ):
-    class Impatient(Stopping):
+    class Impatient(StopSignal):
         """Stops at every so manieth question: between steps, or in the midst of an evaluation."""
 
         calls = 0
@@ -137,7 +140,7 @@ def test_a_run_interrupted_again_and_again_ends_as_an_undisturbed_one(
                 self.signal = signal.SIGTERM
             return self.signal is not None
 
-    monkeypatch.setattr(loop, "Stopping", Impatient)
+    monkeypatch.setattr(train_module, "StopSignal", Impatient)
     stops = []
     while len(stops) < 20:
         try:
@@ -158,12 +161,13 @@ def test_a_killed_run_started_again_ends_as_an_undisturbed_one(finished, tmp_pat
     path.write_text(config_to_json(config))
     program = (
         "import sys, time; from flashvtg_jax.config import read_config;"
-        "from flashvtg_jax.training import loop, logs;"
+        "from flashvtg_jax.experiments.train import train;"
+        "from flashvtg_jax.training.hooks.metric_buffer import MetricBuffer;"
         # Slowed down after the second epoch, so that the kill comes in the middle of the third.
-        "add = logs.TrainingLog.add;"
+        "add = MetricBuffer.add;"
         "slow = lambda log, step, *m: (add(log, step, *m), step > 7 and time.sleep(60));"
-        "logs.TrainingLog.add = slow;"
-        "loop.train(read_config(sys.argv[1]), sys.argv[2], show_progress=False)"
+        "MetricBuffer.add = slow;"
+        "train(read_config(sys.argv[1]), sys.argv[2], show_progress=False)"
     )
     run_dir = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", program, path, run_dir])
@@ -294,8 +298,8 @@ def test_what_is_cut_is_said_where_a_run_begins_without_a_progress_bar_too(
     def start_at(runs):
         return [dataclasses.replace(run, start_step=start) for run in runs]
 
-    monkeypatch.setattr(loop, "continued", start_at)
-    monkeypatch.setattr(loop, "train_together", lambda *_, **__: [Results({}, {}, [], None)])
+    monkeypatch.setattr(train_module, "find_starts", start_at)
+    monkeypatch.setattr(Trainer, "train", lambda *_, **__: Results({}, {}, [], None))
     train(tiny_config(data__max_words=2), tmp_path, show_progress=False)
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert len(notes) == lines

@@ -10,8 +10,8 @@ from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import FlashVTGError
-from flashvtg_jax.training import feeding
-from flashvtg_jax.training.loop import train
+from flashvtg_jax.experiments.train import train
+from flashvtg_jax.training import trainer
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def break_steps(monkeypatch):
     """Makes the features of the batches of some steps infinite, after they were checked."""
 
     def install(*steps):
-        open_batches = feeding.open_batches
+        open_pipeline = trainer.train_pipeline
 
         class Broken:
             def __init__(self, batches, step):
@@ -35,10 +35,11 @@ def break_steps(monkeypatch):
                 self._step += 1
                 return batch.replace(video=batch.video + np.inf) if self._step in steps else batch
 
-        def open_broken(runs, start_step):
-            return Broken(open_batches(runs, start_step), start_step)
+        def open_broken(*arguments, start_step, **fields):
+            batches = open_pipeline(*arguments, start_step=start_step, **fields)
+            return Broken(batches, start_step)
 
-        monkeypatch.setattr(feeding, "open_batches", open_broken)
+        monkeypatch.setattr(trainer, "train_pipeline", open_broken)
 
     return install
 

@@ -1,5 +1,6 @@
 """Pieces of training by themselves: the step, the logs, the schedule, the meshes."""
 
+import contextlib
 import json
 import shutil
 import struct
@@ -15,30 +16,30 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from flashvtg_jax.checkpoints.manager import Checkpoints
+from flashvtg_jax.data.batch import feature_widths
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.models.flashvtg import build_model
-from flashvtg_jax.training.logs import RunLog, TrainingLog
-from flashvtg_jax.training.state import (
-    TrainState,
-    feature_widths,
-    init_state,
-    make_optimizer,
-)
+from flashvtg_jax.training.hooks.hook import Training
+from flashvtg_jax.training.hooks.logs import LogFiles
+from flashvtg_jax.training.hooks.metric_buffer import MetricBuffer
+from flashvtg_jax.training.optimizer import make_optimizer
+from flashvtg_jax.training.state import TrainState, init_state
 from flashvtg_jax.training.step import make_train_step
 
 
-def make_log(folder, start_step=0, interval=2):
-    return TrainingLog(
-        [RunLog(folder, start_step=start_step, last_evaluation=start_step)],
-        start_step=start_step,
-        num_steps=10,
-        steps_per_epoch=5,
-        rows_per_step=4,
-        interval=interval,
-        show_progress=False,
-    )
+@contextlib.contextmanager
+def open_logs(folder, start_step=0, interval=2):
+    """The metrics of ten steps of two epochs, on their way from the devices to the log files."""
+    run = SimpleNamespace(plan=SimpleNamespace(steps_per_epoch=5))
+    training = Training(run, 10, start_step, dispatched=None, unstack=None)
+    buffer = MetricBuffer(training, interval=interval, rows_per_step=4)
+    logs = LogFiles(folder, start_step=start_step, last_evaluation=start_step)
+    training.hooks = [buffer, logs]
+    with contextlib.closing(logs):
+        yield buffer
+        buffer.flush()
 
 
 def steps_of(path):
@@ -95,15 +96,15 @@ def test_log_has_a_line_for_each_step_and_one_host_copy_for_each_interval(tmp_pa
     copies = []
     device_get = jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda x: copies.append(len(x)) or device_get(x))
-    with make_log(tmp_path, interval=4) as log:
+    with open_logs(tmp_path, interval=4) as log:
         for step in range(1, 8):
-            log.add(step, {"loss": jnp.full(1, step)})
+            log.add(step, {"loss": jnp.full(1, step)}, 1)
     assert steps_of(tmp_path / "train.jsonl") == list(range(1, 8))
     assert copies == [3, 4]  # the interval, but for the step that may still be computed; the end
 
 
 def test_a_dispatch_of_several_steps_has_a_line_for_each_that_it_did(tmp_path):
-    with make_log(tmp_path) as log:
+    with open_logs(tmp_path) as log:
         log.add(3, {"loss": jnp.array([1.0, 2.0, 3.0, 0.0])}, 3)  # of four it could do
         log.add(5, {"loss": jnp.array([4.0, 5.0, 0.0, 0.0])}, 2)
     lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
@@ -111,13 +112,13 @@ def test_a_dispatch_of_several_steps_has_a_line_for_each_that_it_did(tmp_path):
 
 
 def test_a_resumed_log_drops_what_will_be_repeated_and_half_a_line(tmp_path):
-    with make_log(tmp_path) as log:
+    with open_logs(tmp_path) as log:
         for step in range(1, 6):
-            log.add(step, {"loss": jnp.full(1, step)})
+            log.add(step, {"loss": jnp.full(1, step)}, 1)
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')
-    with make_log(tmp_path, start_step=3) as log:
-        log.add(4, {"loss": jnp.full(1, 4)})
+    with open_logs(tmp_path, start_step=3) as log:
+        log.add(4, {"loss": jnp.full(1, 4)}, 1)
     assert steps_of(tmp_path / "train.jsonl") == [1, 2, 3, 4]
 
 
@@ -172,7 +173,6 @@ import jax.numpy as jnp
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.training.state import TrainState
-
 def state(step):
     params, opt_state = {"w": jnp.ones(200_000)}, {"m": jnp.ones(3)}
     return TrainState(step=jnp.int32(step), params=params, opt_state=opt_state, seed=jnp.uint32(0))
@@ -203,22 +203,22 @@ def test_a_full_disk_is_told_and_leaves_the_last_good_checkpoint_alone(tmp_path)
 FULL_DISK_FOR_LOGS = """
 import resource, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from flashvtg_jax.errors import CheckpointError
-from flashvtg_jax.training.logs import RunLog, TrainingLog
+from flashvtg_jax.training.hooks.logs import LogFiles
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+run = SimpleNamespace(plan=SimpleNamespace(steps_per_epoch=10))
+training = SimpleNamespace(run=run, samples_per_second=None)
+logs = LogFiles(Path(sys.argv[1]), start_step=0, last_evaluation=-1)
 try:
-    run = RunLog(Path(sys.argv[1]), start_step=0, last_evaluation=-1)
-    with TrainingLog(
-        [run], start_step=0, num_steps=1000, steps_per_epoch=10,
-        rows_per_step=1, interval=1, show_progress=False,
-    ) as log:
-        for step in range(1, 1000):
-            log.add(step, {"loss": np.ones(1)})
+    for step in range(1, 1000):
+        logs.on_metrics(training, [step], {"loss": np.ones(1)})
 except CheckpointError as error:
     print(error)
+logs.close()
 """
 
 
@@ -255,11 +255,11 @@ def read_records(path):
 
 
 def test_events_are_readable_and_hide_what_is_repeated(tmp_path):
-    with make_log(tmp_path) as log:
+    with open_logs(tmp_path) as log:
         for step in range(1, 5):
-            log.add(step, {"loss": jnp.full(1, step)})
-    with make_log(tmp_path, start_step=2) as log:
-        log.add(3, {"loss": jnp.full(1, 3)})
+            log.add(step, {"loss": jnp.full(1, step)}, 1)
+    with open_logs(tmp_path, start_step=2) as log:
+        log.add(3, {"loss": jnp.full(1, 3)}, 1)
     files = sorted((tmp_path / "tensorboard").iterdir())
     assert len(files) == 2
     events = [Event.FromString(event) for path in files for event in read_records(path)]

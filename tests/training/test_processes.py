@@ -25,7 +25,7 @@ from flashvtg_jax.distributed.processes import (
     from_first,
 )
 from flashvtg_jax.errors import ConfigError
-from flashvtg_jax.training.loop import train
+from flashvtg_jax.experiments.train import train
 from tests.training.conftest import TINY
 from tests.training.run_comparison import TOLERANCE, compare_runs
 

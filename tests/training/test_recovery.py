@@ -11,14 +11,14 @@ import numpy as np
 import optax
 import pytest
 
-from flashvtg_jax.checkpoints import checksums
+from flashvtg_jax.checkpoints import checksums, verification
 from flashvtg_jax.checkpoints import manager as checkpoints_module
 from flashvtg_jax.checkpoints.checksums import checksum
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.checkpoints.recovery import find_start
 from flashvtg_jax.errors import CheckpointError
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.experiments.workdir import finished_steps
-from flashvtg_jax.training.loop import train
 from flashvtg_jax.training.state import TrainState
 
 FIRST_DUE = 3  # a checkpoint every epoch of three steps
@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_put_aside_for_the_one_before(saved, capsys, dam
     assert (saved / "damaged" / "checkpoints-12").is_dir()
     told = capsys.readouterr().err
     assert f"warning: {saved}/checkpoints/12: this checkpoint is damaged" in told
-    assert "goes on from step 9" in told
+    assert "resumes from step 9" in told
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_a_whole_folder_is_left_alone(saved, capsys):
 
 def test_the_first_save_in_a_folder_is_read_back(tmp_path, monkeypatch):
     read = []
-    original = checkpoints_module.read_whole
+    original = verification.read_whole
     monkeypatch.setattr(
-        checkpoints_module,
+        verification,
         "read_whole",
         lambda folder, items: read.append((folder, items)) or original(folder, items),
     )
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_deleted(
     def fail(folder, items):
         raise error
 
-    monkeypatch.setattr(checkpoints_module, "read_whole", fail)
+    monkeypatch.setattr(verification, "read_whole", fail)
     expected = MemoryError if isinstance(error, MemoryError) else CheckpointError
     folder = saved / "checkpoints" / "12"
     for read in (
@@ -248,7 +248,7 @@ def test_a_run_whose_first_checkpoint_is_damaged_starts_anew(saved, capsys):
     (saved / "checkpoints" / "9").rename(saved / "checkpoints" / "3")
     cut_short(saved / "checkpoints" / "3" / "params")
     assert find_start(saved, FIRST_DUE) == 0
-    assert "training starts anew" in capsys.readouterr().err
+    assert "training starts again from step 0" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_version_is_not_taken_for_damaged(saved):

@@ -1,25 +1,23 @@
-"""Several seeds, or domains, in one command: trained together, each as it would have been alone."""
+"""Several seeds, or domains, in one command: each is trained as it would have been alone."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flashvtg_jax.config import config_to_json, load_config
+from flashvtg_jax.config import load_config
 from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.synthetic.features import synthesize
-from flashvtg_jax.distributed.preemption import Stopping
+from flashvtg_jax.distributed.preemption import Interrupted, StopSignal
 from flashvtg_jax.errors import ConfigError, DataError
-from flashvtg_jax.evaluation.evaluator import evaluate
+from flashvtg_jax.experiments import train as train_module
+from flashvtg_jax.experiments.evaluate import evaluate
 from flashvtg_jax.experiments.runs import find_runs, plan_runs, summarize, write_summary
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.json_lines import write_json_lines
-from flashvtg_jax.training import loop
-from flashvtg_jax.training.loop import Interrupted, train
+from flashvtg_jax.training.trainer import Trainer
 from tests.training.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -35,7 +33,7 @@ def losses(workdir: Path) -> np.ndarray:
     return np.array([row["loss"] for row in read_lines(workdir / "train.jsonl")])
 
 
-# Of three domains the first two have batches of equal shapes, the third has longer videos.
+# Of three domains the first two have batches of equal lengths, the third has longer videos.
 DOMAINS = {"BK": (9, 5, 6, 8), "BT": (9, 9, 7, 7), "VU": (16, 15, 12, 5)}
 SMALL = {
     **{f"model.{name}": 1 for name in ("t2v_layers", "enc_layers", "dummy_layers")},
@@ -100,19 +98,19 @@ def domain_config(highlights):
     return make
 
 
-def test_domains_of_equal_shapes_are_trained_together_and_equal_each_alone(
+def test_domains_share_a_trainer_and_each_ends_as_it_would_alone(
     domain_config, tmp_path, monkeypatch
 ):
-    groups = []
-    original = loop.train_together
+    built = []
+    original = Trainer.__init__
 
-    def spy(runs, *arguments, **options):
-        groups.append([run.name for run in runs])
-        return original(runs, *arguments, **options)
+    def counted(self, *arguments):
+        built.append(self)
+        original(self, *arguments)
 
-    monkeypatch.setattr(loop, "train_together", spy)
+    monkeypatch.setattr(Trainer, "__init__", counted)
     numbers, numbers_nms = train(domain_config(), tmp_path / "all", show_progress=False)
-    assert groups == [["BK/seed2024", "BT/seed2024"], ["VU/seed2024"]]
+    assert len(built) == 1
     assert numbers_nms == {}
     assert set(numbers) == {"HD-mAP", "HD-mAP-BK", "HD-mAP-BT", "HD-mAP-VU"}
     mean = sum(numbers[f"HD-mAP-{domain}"] for domain in DOMAINS) / 3
@@ -121,7 +119,7 @@ def test_domains_of_equal_shapes_are_trained_together_and_equal_each_alone(
     alone, _ = train(domain_config(("BT",)), tmp_path / "one", show_progress=False)
     assert alone == {"HD-mAP": numbers["HD-mAP-BT"], "HD-mAP-BT": numbers["HD-mAP-BT"]}
     folders = [tmp_path / name / "BT" / "seed2024" for name in ("all", "one")]
-    np.testing.assert_allclose(*map(losses, folders), rtol=1e-4)
+    np.testing.assert_array_equal(*map(losses, folders))
     rows = [read_lines(folder / "predictions.jsonl") for folder in folders]
     assert [row["vid"] for row in rows[0]] == ["BT4"]
     assert set(rows[0][0]) == {"qid", "query", "vid", "pred_saliency_scores"}
@@ -162,12 +160,12 @@ def make_config(tiny_config, data_dir):
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory, tiny_data, data_dir):
-    """A work directory in which two seeds were trained together."""
-    workdir = tmp_path_factory.mktemp("together")
+def two_seeds(tmp_path_factory, tiny_data, data_dir):
+    """A work directory in which two seeds were trained."""
+    workdir = tmp_path_factory.mktemp("two_seeds")
     config = load_config(
         "demo",
-        {**TINY, "data.data_dir": str(data_dir), "seeds": SEEDS[:2], "train.runs_together": 8},
+        {**TINY, "data.data_dir": str(data_dir), "seeds": SEEDS[:2]},
     )
     with config.unlocked():
         del config.synthetic
@@ -188,27 +186,16 @@ def test_runs_are_domains_times_seeds_with_a_folder_each(make_config):
     assert [run.name for run in plan_runs(make_config(), Path())] == [""]
 
 
-@pytest.mark.parametrize("seed", SEEDS[:2])
-def test_a_seed_trained_together_with_another_equals_one_trained_alone(
-    together, make_config, tmp_path, seed
-):
-    train(make_config(seed=seed), tmp_path, show_progress=False)
-    folder = together[0] / f"seed{seed}"
-    np.testing.assert_allclose(losses(folder), losses(tmp_path), rtol=1e-4)
-    alone, one = (
-        {row["qid"]: row for row in read_lines(path / "predictions.jsonl")}
-        for path in (tmp_path, folder)
-    )
-    assert alone.keys() == one.keys()
-    for qid, row in alone.items():
-        np.testing.assert_allclose(
-            one[qid]["pred_saliency_scores"], row["pred_saliency_scores"], atol=2e-3
-        )
+def test_a_seed_after_another_equals_one_trained_alone(two_seeds, make_config, tmp_path):
+    train(make_config(seed=SEEDS[1]), tmp_path, show_progress=False)
+    folder = two_seeds[0] / f"seed{SEEDS[1]}"
+    for name in ("train.jsonl", "evaluations.jsonl", "predictions.jsonl"):
+        assert (folder / name).read_text() == (tmp_path / name).read_text()
     assert [row["step"] for row in read_lines(folder / "evaluations.jsonl")] == [0, 6, 12]
 
 
-def test_metrics_of_several_runs_are_their_mean_with_the_deviation(together):
-    workdir, (numbers, numbers_nms) = together
+def test_metrics_of_several_runs_are_their_mean_with_the_deviation(two_seeds):
+    workdir, (numbers, numbers_nms) = two_seeds
     content = json.loads((workdir / "metrics.json").read_text())
     each = [content["runs"][f"seed{seed}"]["MR-full-mIoU"] for seed in SEEDS[:2]]
     assert content["seeds"] == list(SEEDS[:2])
@@ -221,9 +208,9 @@ def test_metrics_of_several_runs_are_their_mean_with_the_deviation(together):
     assert content["with_nms"] == numbers_nms
 
 
-def test_runs_that_are_finished_are_not_repeated(together, make_config, monkeypatch):
-    workdir, results = together
-    monkeypatch.setattr(loop, "train_together", None)  # calling it would fail
+def test_runs_that_are_finished_are_not_repeated(two_seeds, make_config, monkeypatch):
+    workdir, results = two_seeds
+    monkeypatch.setattr(Trainer, "train", None)  # calling it would fail
     assert train(make_config(seeds=SEEDS[:2]), workdir, show_progress=False) == results
     with pytest.raises(TypeError):
         train(make_config(seeds=SEEDS[:2], train__epochs=5), workdir, show_progress=False)
@@ -231,8 +218,8 @@ def test_runs_that_are_finished_are_not_repeated(together, make_config, monkeypa
         train(make_config(seeds=SEEDS), workdir, show_progress=False)
 
 
-def test_evaluating_the_folder_evaluates_each_run(together, tmp_path):
-    workdir, results = together
+def test_evaluating_the_folder_evaluates_each_run(two_seeds, tmp_path):
+    workdir, results = two_seeds
     assert find_runs(workdir) == ["seed7", "seed8"]
     assert evaluate(workdir, output=tmp_path, show_progress=False) == results
     for seed in SEEDS[:2]:
@@ -242,33 +229,29 @@ def test_evaluating_the_folder_evaluates_each_run(together, tmp_path):
         )
 
 
-def test_an_interrupted_group_continues_where_it_stopped(together, make_config, tmp_path):
-    config = make_config(seeds=SEEDS[:2], train__runs_together=8)
+def test_an_interrupted_seed_is_resumed_and_a_finished_one_kept(two_seeds, make_config, tmp_path):
+    config = make_config(seeds=SEEDS[:2])
 
-    class Impatient(Stopping):
+    class Impatient(StopSignal):
         calls = 0
 
         def requested(self):
             self.calls += 1
-            if self.calls == 11:  # in the midst of the first evaluation
+            if self.calls == 40:  # during the second seed
                 self.signal = signal.SIGTERM
             return self.signal is not None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Stopping", Impatient)
-        with pytest.raises(Interrupted, match="SIGTERM at step 6"):
+        patch.setattr(train_module, "StopSignal", Impatient)
+        with pytest.raises(Interrupted, match="SIGTERM at step"):
             train(config, tmp_path, show_progress=False)
-    assert train(config, tmp_path, show_progress=False) == together[1]
+    assert (tmp_path / "seed7" / "metrics.json").exists()
+    assert not (tmp_path / "seed8" / "metrics.json").exists()
+    assert train(config, tmp_path, show_progress=False) == two_seeds[1]
     for seed in SEEDS[:2]:
         np.testing.assert_array_equal(
-            losses(tmp_path / f"seed{seed}"), losses(together[0] / f"seed{seed}")
+            losses(tmp_path / f"seed{seed}"), losses(two_seeds[0] / f"seed{seed}")
         )
-
-
-def test_runs_at_different_steps_are_continued_apart(make_config, tmp_path):
-    train(make_config(seed=7, train__epochs=1), tmp_path / "seed7", show_progress=False)
-    train(make_config(seeds=SEEDS[:2]), tmp_path, show_progress=False)
-    assert losses(tmp_path / "seed7").shape == losses(tmp_path / "seed8").shape == (12,)
 
 
 def test_numbers_are_means_over_domains_and_then_over_seeds():
@@ -315,63 +298,9 @@ def test_the_summary_counts_the_runs_that_were_scored_on_the_split(tmp_path):
     assert "std" not in content and "with_nms" not in content
 
 
-def test_a_folder_is_for_a_single_run_or_for_several(together, make_config, tmp_path):
+def test_a_folder_is_for_a_single_run_or_for_several(two_seeds, make_config, tmp_path):
     with pytest.raises(ConfigError, match="holds the runs of several seeds or domains"):
-        train(make_config(), together[0], show_progress=False)
+        train(make_config(), two_seeds[0], show_progress=False)
     (tmp_path / "best").mkdir()
     with pytest.raises(ConfigError, match="holds a single run"):
         train(make_config(seeds=SEEDS), tmp_path, show_progress=False)
-
-
-def test_a_run_that_stopped_early_stays_as_it_is_while_others_go_on(
-    make_config, tmp_path, monkeypatch
-):
-    """Scores are made up: the first run is best at once, the second at every evaluation."""
-    score = iter(range(1000))
-
-    def made_up(numbers, metrics):
-        value = next(score)
-        return float(value) if value % 2 else float(-value)
-
-    config = make_config(
-        seeds=SEEDS[:2],
-        train__runs_together=2,
-        train__evaluate_every_epochs=1,
-        train__early_stopping_evaluations=1,
-        train__evaluate_untrained=False,
-    )
-    monkeypatch.setattr(loop, "selection_score", made_up)
-    train(config, tmp_path, show_progress=False)
-    evaluated = [
-        [row["step"] for row in read_lines(tmp_path / f"seed{seed}" / "evaluations.jsonl")]
-        for seed in SEEDS[:2]
-    ]
-    assert evaluated[0] == [3, 6]
-    assert evaluated[1][:2] == [3, 6] and len(set(evaluated[1])) == len(evaluated[1]) > 2
-
-
-DEVICES = """
-import sys
-from flashvtg_jax.config import read_config
-from flashvtg_jax.training.loop import train
-train(read_config(sys.argv[1]), sys.argv[2], show_progress=False)
-"""
-
-
-def test_several_runs_on_several_devices_equal_those_on_one(together, make_config, tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text(
-        config_to_json(make_config(seeds=SEEDS[:2], train__runs_together=2, train__epochs=1))
-    )
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-    subprocess.run(
-        [sys.executable, "-c", DEVICES, path, tmp_path / "run"],
-        check=True,
-        env=os.environ | {"XLA_FLAGS": flags, "NPROC": "16"},  # threads for devices that wait
-    )
-    for seed in SEEDS[:2]:
-        np.testing.assert_allclose(
-            losses(tmp_path / "run" / f"seed{seed}"),
-            losses(together[0] / f"seed{seed}")[:3],
-            rtol=1e-4,
-        )

@@ -7,8 +7,8 @@ from importlib.resources import files as package_files
 
 import pytest
 
-from flashvtg_jax.cli.arguments import ANNOTATION_FORMATS, make_parser
-from flashvtg_jax.cli.main import main
+from flashvtg_jax.cli.annotations import FORMATS
+from flashvtg_jax.cli.main import main, make_parser
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.annotations import load_annotations
 from flashvtg_jax.data.build.released_annotations import convert_annotations
@@ -74,7 +74,7 @@ def windows(rows):
 
 
 def test_every_format_of_the_command_has_a_reader():
-    assert list(READERS) == list(ANNOTATION_FORMATS)
+    assert list(READERS) == list(FORMATS)
 
 
 def test_charades_lines_get_their_durations_and_read_back(write, durations):
@@ -315,7 +315,7 @@ def test_the_page_s_commands_are_understood():
             assert load_config(options.config, rest).clip_length > 0
         else:
             assert not rest
-    assert seen == {*ANNOTATION_FORMATS, "build", "synthesize", "train", "evaluate"}
+    assert seen == {*FORMATS, "build", "synthesize", "train", "evaluate"}
 
 
 @pytest.mark.parametrize(

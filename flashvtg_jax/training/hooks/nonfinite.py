@@ -1,9 +1,9 @@
-"""Steps whose loss or gradient is not finite: named, with their batch, and left out if asked to."""
+"""Steps whose loss or gradient is not finite: reported with their batch, or skipped."""
 
 import dataclasses
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -15,16 +15,18 @@ from flashvtg_jax.data.source import SplitSource
 from flashvtg_jax.distributed.processes import from_first
 from flashvtg_jax.errors import DataError, FlashVTGError
 from flashvtg_jax.files import write_atomically
-from flashvtg_jax.training.open_runs import OpenRun
+from flashvtg_jax.training.hooks.hook import Hook, Training
+from flashvtg_jax.training.run import OpenRun
 
 _LEAST_PATIENCE = 20  # steps
 
 
-class StepWatch:
-    """Looks at the metrics of each step of a run, in order; the first bad batch is saved.
+class NonfiniteWatch(Hook):
+    """Checks the metrics of each step of a run, in order; the first bad batch is saved.
 
-    With `config.train.on_nan="stop"` the first one raises; with "skip" (the step itself has changed
-    nothing then) they are counted, until none of a whole epoch, and of twenty steps, was finite.
+    With `config.train.on_nan="stop"` the first such step raises FlashVTGError. With "skip" (the
+    step itself has changed nothing then) they are counted, until a whole epoch, and at least twenty
+    steps in a row, were not finite.
 
     Attributes:
       skipped: steps that were left out since the run began.
@@ -37,9 +39,15 @@ class StepWatch:
         self._in_a_row = 0
         self._saved = ""  # where the first bad batch of this process is
 
-    def look(self, step: int, values: Mapping[str, float]) -> None:
-        """Raises FlashVTGError if training is to end here: what is wrong, where, and what to do."""
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
+    def on_metrics(
+        self, training: Training, steps: Sequence[int], metrics: Mapping[str, np.ndarray]
+    ) -> None:
+        for index, step in enumerate(steps):
+            self.check(step, {name: float(array[index]) for name, array in metrics.items()})
+
+    def check(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Raises FlashVTGError if training ends here: what is wrong, where, and what to do."""
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if not broken:
             self._in_a_row = 0
             return
@@ -52,14 +60,15 @@ class StepWatch:
             self._in_a_row += 1
             if self._in_a_row < self._patience:
                 return
-        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        listing = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         raise FlashVTGError(
-            f"{run.workdir}: step {step}: {', '.join(broken)} not finite ({told}); training "
+            f"{run.workdir}: step {step}: {', '.join(broken)} not finite ({listing}); training "
             + (f"stopped after {self._in_a_row} such steps in a row" if skips else "stopped")
             + f", earlier checkpoints are intact. {self._saved} The usual remedy is a smaller "
             "config.optimizer.learning_rate, in another --workdir; "
             + ("" if skips else "--config.train.on_nan=skip leaves out such steps; ")
-            + "of several runs, the others go on if this seed or domain is left out of the command"
+            + "of several runs, the others continue if this seed or domain is left out of the "
+            "command"
         )
 
 
@@ -68,7 +77,7 @@ def _save(run: OpenRun, step: int) -> str:
     path = run.workdir / "nonfinite" / f"step{step}.npz"
     try:
         save_batch(path, run.train_source, run.config, step)
-    except (DataError, OSError) as error:  # no space left: the rest is still worth telling
+    except (DataError, OSError) as error:  # no space left: the rest is still worth reporting
         return f"(Its batch could not be saved: {error}.)"
     return f"The batch is in {path}."
 

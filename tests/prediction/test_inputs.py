@@ -87,5 +87,5 @@ def test_the_summary_counts_predictions_from_features_that_tell_nothing():
     counts = {"predicted": 5, "found": 0, "bad": 0, "cut": 0, "flat": 2}
     words = {"cut_queries": 0, "longest_query": 9, "max_words": 40}
     summary = Summary(**counts, **words, errors=Path("e"))
-    assert "note: 2 predictions are from features of a video or query that" in summary.told("o")
-    assert "note" not in dataclasses.replace(summary, flat=0).told("o")
+    assert "note: 2 predictions are from features of a video or query that" in summary.report("o")
+    assert "note" not in dataclasses.replace(summary, flat=0).report("o")

@@ -10,11 +10,12 @@ import pytest
 import flashvtg_jax as fv
 from flashvtg_jax.cli.main import main
 from flashvtg_jax.errors import ConfigError, DataError
+from flashvtg_jax.experiments.train import train
 from flashvtg_jax.prediction import files as prediction_files
 from flashvtg_jax.prediction import output as prediction_output
 from flashvtg_jax.prediction.features import find_features
 from flashvtg_jax.prediction.files import predict_file
-from flashvtg_jax.training.loop import train
+from flashvtg_jax.prediction.query_list import read_tasks
 from tests.training.conftest import TINY
 
 SMALL = {**TINY, "train.epochs": 1, "synthetic.num_train": 4, "model.strides": (1, 2)}
@@ -177,8 +178,8 @@ def test_queries_that_are_cut_are_counted(run, predictor, queries, features, tmp
         np.save(names / f"{row['qid']}.npy", np.ones((int(row["qid"][1:]), 4), np.float32))
     lines, output = write_lines(tmp_path / "list.jsonl", rows), tmp_path / "out.jsonl"
     summary = predict(predictor, lines, output, features, query_features=names)
-    assert "2 queries have more than the 40 words" in summary.told(output)
-    assert "the longest has 57" in summary.told(output)
+    assert "2 queries have more than the 40 words" in summary.report(output)
+    assert "the longest has 57" in summary.report(output)
 
 
 def test_a_list_in_utf_16_is_one_error(predictor, features, tmp_path):
@@ -237,7 +238,7 @@ def test_bad_lines_are_left_out_and_listed(predictor, queries, features, tmp_pat
         assert error["line"] == number and message in error["error"]
         assert f"{lines}:{number}: {error['error']}" in told
     assert errors[7]["qid"] == "absent" and errors[0]["qid"] is None
-    # Once they are mended, the next call adds them.
+    # Once they are fixed, the next call adds them.
     shutil.copy(
         *(folder / "clip_features" / f"{good[3]['vid']}.npz" for folder in (features, broken))
     )
@@ -418,7 +419,7 @@ def test_a_query_that_is_null_is_missing(tmp_path):
     (tmp_path / "glove.6B.300d.txt").write_text("a 1 2 3\nman 4 5 6\n")
     rows = [{"qid": 1, "vid": "v", "query": "A man"}, {"qid": 2, "vid": "v", "query": None}]
     lines = write_lines(tmp_path / "list.jsonl", rows)
-    parsed = [task.row for task in prediction_files._parsed(lines, {}) if not task.problem]
+    parsed = [task.row for task in read_tasks(lines, {}) if not task.problem]
     assert parsed == [rows[0], {"qid": 2, "vid": "v"}]
     found = find_features(
         config,
