@@ -21,6 +21,8 @@ from flashvtg_jax.errors import ConfigError
 
 _MOST_CLIPS = 2**16  # the product of two numbers of clips must fit uint32
 
+Arrays = Array | np.ndarray
+
 # Of one row:
 Video = Float[Array, "L *tokens Dv"]
 Mask = Bool[Array, " L"]
@@ -44,8 +46,8 @@ class Perturbation:
 
 
 def perturb_videos(
-    video: Float[Array, "B L *tokens Dv"],
-    video_mask: Bool[Array, "B L"],
+    video: Float[Arrays, "B L *tokens Dv"],
+    video_mask: Bool[Arrays, "B L"],
     kind: str,
     strength: Float[Array, "*B"] | float,
     keys: Key[Array, " B"],
@@ -86,7 +88,7 @@ def perturb_videos(
     return jax.vmap(perturb)(video, video_mask, strength, keys)
 
 
-def row_keys(key: Key[Array, ""], rows: Int[Array, " B"]) -> Key[Array, " B"]:
+def row_keys(key: Key[Array, ""], rows: Int[Arrays, " B"]) -> Key[Array, " B"]:
     """Returns a key for each row [B] int32, from its index in the split, not in the batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 

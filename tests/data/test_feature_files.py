@@ -252,7 +252,9 @@ def test_pt_files_without_pytorch_say_what_to_install(tmp_path, read, monkeypatc
     assert "pip install 'flashvtg-jax[torch]'" in message
 
 
-def with_torch(monkeypatch, torch):
+def with_torch(monkeypatch, version, load=None):
+    torch = types.ModuleType("torch")
+    torch.__version__, torch.load = version, load
     import_module = importlib.import_module
     monkeypatch.setattr(
         importlib, "import_module", lambda x, *args: torch if x == "torch" else import_module(x)
@@ -262,7 +264,7 @@ def with_torch(monkeypatch, torch):
 @both
 @pytest.mark.parametrize("version", ["2.5.1+cpu", "1.13.0"])
 def test_an_old_pytorch_reads_no_files(tmp_path, read, monkeypatch, version):
-    with_torch(monkeypatch, types.SimpleNamespace(__version__=version))
+    with_torch(monkeypatch, version)
     message = error_of(read, tmp_path / "a.pt")
     assert f"PyTorch {version} is too old to read a file without running" in message
     assert "install 2.6 or newer" in message
@@ -276,7 +278,7 @@ def test_whatever_pytorch_raises_is_an_error_of_the_file(tmp_path, read, monkeyp
     def load(*_, **__):
         raise error
 
-    with_torch(monkeypatch, types.SimpleNamespace(__version__="2.10.0", load=load))
+    with_torch(monkeypatch, "2.10.0", load)
     assert "cannot be read" in error_of(read, tmp_path / "a.pt")
 
 

@@ -295,8 +295,11 @@ def test_buckets_can_be_left_to_the_data():
 
 def streams_of_different_lengths():
     source = MemorySource([3, 9, 12, 4])
-    source.stream_clips = {"slowfast": [5, 12, 12, 4], "clip": [3, 9, 12, 4]}
-    source.all_stream_clips = {name: [*n, 13] for name, n in source.stream_clips.items()}
+    source.stream_clips = {
+        "slowfast": np.array([5, 12, 12, 4]),
+        "clip": np.array([3, 9, 12, 4]),
+    }
+    source.all_stream_clips = {name: np.array([*n, 13]) for name, n in source.stream_clips.items()}
     source.all_num_clips = np.asarray([*source.num_clips, 13])
     return source
 

@@ -148,7 +148,7 @@ def test_a_folder_may_be_moved_or_removed_once_it_is_built(two_folders, tmp_path
     one.rename(moved)
     for same in (None, str(one)):
         prepare(released(data__manual_dir=same), tmp_path / "data")
-    with pytest.raises(DataError, match=r"moved, use what is built with .*manual_dir=None, or"):
+    with pytest.raises(DataError, match=r"moved, keep the built .*manual_dir=None, or"):
         prepare(released(data__manual_dir=str(moved)), tmp_path / "data")
 
 

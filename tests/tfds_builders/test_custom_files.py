@@ -280,7 +280,7 @@ def test_only_the_streams_that_are_used_are_checked(two_streams, tmp_path):
     # Another run on the same data set does not get less than it asked for.
     for streams, problem in ((("rgb", "audio"), "names 'audio'"), ((), r"is \(\), all streams")):
         other = load_config(own, {"clip_length": 2.0, "data.video_streams": streams})
-        with pytest.raises(ConfigError, match=rf"{problem}.* has 'rgb' alone, .*flashvtg build"):
+        with pytest.raises(ConfigError, match=rf"{problem}.* has 'rgb' only: .*flashvtg build"):
             complete_config(other, source)
     with pytest.raises(DataError, match=r"no split 'test'.*--streams=rgb"):
         open_split(tmp_path / "data", "custom/mine", "test")

@@ -225,7 +225,7 @@ def test_a_folder_s_name_becomes_that_of_its_data_set(folder, name):
 @pytest.mark.parametrize("dataset", ["custom", "custom/", "custom/.a", "custom/a b", "custom/a/b"])
 def test_names_that_data_sets_cannot_have(dataset):
     assert is_custom(dataset)
-    with pytest.raises(ConfigError, match="custom/NAME, NAME any word of letters, digits"):
+    with pytest.raises(ConfigError, match="custom/NAME, where NAME is a word of letters, digits"):
         check_custom_name(dataset)
 
 
@@ -270,7 +270,7 @@ def test_synthesize_takes_lines_with_any_labels_or_none(tmp_path, labels):
         ({"widths": {"resnet": None, "query": 4}}, "no width of its own for resnet"),
         ({"clip_length": 1}, "generated for clips of 2 s, not of 1 s: give a file"),
         ({"dataset": "qvhighlights/slowfast_clip"}, "clip_length is for custom/NAME only"),
-        ({"dataset": "custom/"}, "NAME any word"),
+        ({"dataset": "custom/"}, "NAME is a word"),
     ],
 )
 def test_synthesize_refuses(tmp_path, options, problem):
