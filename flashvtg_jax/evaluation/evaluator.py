@@ -65,7 +65,7 @@ class _Found:
 class Evaluator:
     """Predicts and scores splits with one compiled program per length bucket.
 
-    Of several processes each reads and computes a part of every batch; the first one has all the
+    With several processes each reads and computes a part of every batch; the lead host has all the
     predictions and scores them.
     """
 
@@ -132,7 +132,7 @@ class Evaluator:
         return predictions.scored(configured_scoring(self.config))
 
     def _checked(self, perturbation: Perturbation) -> Perturbation:
-        """The same in arrays, that one program serves all strengths. Raises ConfigError."""
+        """The perturbation with arrays: one program serves all strengths. Raises ConfigError."""
         streams = self.config.data.video_streams
         check_perturbation(perturbation.kind, len(streams), name="perturbation.kind")
         check_strength(perturbation.strength, name="perturbation.strength")
@@ -192,7 +192,7 @@ def apply_and_decode(
 
 
 class _Predictions:
-    """The predictions for a split, filled batch by batch, in the first process."""
+    """The predictions for a split, filled batch by batch, on the lead host."""
 
     def __init__(self, source: SplitSource):
         self._annotations = source.annotations()

@@ -28,9 +28,9 @@ from flashvtg_jax.experiments.lock import locked
 from flashvtg_jax.experiments.opening import (
     Sources,
     describe_source,
-    find_starts,
     is_finished,
     open_run,
+    with_start_steps,
 )
 from flashvtg_jax.experiments.runs import (
     check_kind,
@@ -72,7 +72,7 @@ def train(
     hooks: Sequence[Hook] = (),
     profile: bool = False,
 ) -> TrainResult:
-    """Train to the end of `config.train.epochs`, resuming what the work directory holds.
+    """Train for `config.train.epochs`, resuming what the work directory holds.
 
     Leaves checkpoints, logs, curves, and the predictions and metrics of the best checkpoint in
     `workdir`. With `config.data.domains` or `config.seeds` there is a run for each domain and seed,
@@ -87,7 +87,8 @@ def train(
       workdir: of the run, or of all of them.
       show_progress: whether to show progress on stderr.
       hooks: called around the steps of each run; see `flashvtg_jax.training.hooks.hook.Hook`.
-      profile: whether to trace some steps into the folder `profile` of each run.
+        A run that one of them ended is not finished: the same command resumes it.
+      profile: whether to trace ten dispatches of steps into the folder `profile` of each run.
 
     Raises:
       ConfigError: the configuration does not fit the data, the devices or the work directory, or
@@ -130,7 +131,7 @@ def train(
             opened = [open_run(run, data_dir, sources) for run in runs]
         check_same("data set", [describe_source(source) for source in sources.values()])
         check_shared([run.workdir for run in runs])
-        opened = find_starts(opened)
+        opened = with_start_steps(opened)
         with all_or_none():
             unfinished = [run for run in opened if not several or not is_finished(run)]
         check_same("list of runs to do", [run.name for run in unfinished])
@@ -152,7 +153,7 @@ def train(
                     run,
                     caches,
                     stop,
-                    hooks=[*hooks, *([Profile(run.workdir)] if profile else [])],
+                    hooks=[*hooks, *([Profile()] if profile else [])],
                     show_progress=show_progress,
                 )
         if not several:

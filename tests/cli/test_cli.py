@@ -181,6 +181,13 @@ def test_wrong_usage_is_status_two(arguments):
     assert stop.value.code == 2
 
 
+def test_fields_without_a_command_are_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--config.seed=1"])
+    assert stop.value.code == 2
+    assert "unknown arguments: --config.seed=1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("arguments", "profile"), [([], False), (["--profile"], True)])
 def test_train_prints_its_metrics_and_passes_profile_on(
     arguments, profile, tmp_path, monkeypatch, capsys
