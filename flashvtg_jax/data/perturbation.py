@@ -14,14 +14,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int, Key
 
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.errors import ConfigError
+from flashvtg_jax.typing import Array
 
 _MOST_CLIPS = 2**16  # the product of two numbers of clips must fit uint32
-
-Arrays = Array | np.ndarray
 
 # Of one row:
 Video = Float[Array, "L *tokens Dv"]
@@ -46,8 +45,8 @@ class Perturbation:
 
 
 def perturb_videos(
-    video: Float[Arrays, "B L *tokens Dv"],
-    video_mask: Bool[Arrays, "B L"],
+    video: Float[Array, "B L *tokens Dv"],
+    video_mask: Bool[Array, "B L"],
     kind: str,
     strength: Float[Array, "*B"] | float,
     keys: Key[Array, " B"],
@@ -88,7 +87,7 @@ def perturb_videos(
     return jax.vmap(perturb)(video, video_mask, strength, keys)
 
 
-def row_keys(key: Key[Array, ""], rows: Int[Arrays, " B"]) -> Key[Array, " B"]:
+def row_keys(key: Key[Array, ""], rows: Int[Array, " B"]) -> Key[Array, " B"]:
     """Returns a key for each row [B] int32, from its index in the split, not in the batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
