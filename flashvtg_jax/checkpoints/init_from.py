@@ -14,7 +14,7 @@ from flashvtg_jax.checkpoints.folders import finished_steps
 from flashvtg_jax.checkpoints.restore import checkpoint_folder, param_shapes
 from flashvtg_jax.checkpoints.verification import read_or_damage
 from flashvtg_jax.config import apply_overrides
-from flashvtg_jax.distributed.processes import is_first
+from flashvtg_jax.distributed.processes import is_lead_host
 from flashvtg_jax.errors import CheckpointError, ConfigError
 from flashvtg_jax.models.flashvtg import build_model
 
@@ -81,7 +81,7 @@ def read_init(config: ml_collections.ConfigDict) -> Arrays:
         raise ConfigError(
             f"config.train.init_from={source}: its model has other parameters:\n  {shown}\n{advice}"
         )
-    if is_first():
+    if is_lead_host():
         of = f"{len(taken)} of {len(expected)}" if differences else f"all {len(expected)}"
         note = f"{config.name}: begins with {of} parameter arrays of {folder}"
         if differences:

@@ -25,7 +25,12 @@ from flashvtg_jax.checkpoints.verification import (
     find_damage,
     read_or_damage,
 )
-from flashvtg_jax.distributed.processes import all_or_none, by_first, from_first, is_first
+from flashvtg_jax.distributed.processes import (
+    all_or_none,
+    from_lead_host,
+    is_lead_host,
+    on_lead_host,
+)
 from flashvtg_jax.errors import CheckpointError
 from flashvtg_jax.version import __version__
 
@@ -85,7 +90,7 @@ class Checkpoints:
 
     def _save(self, manager: ocp.CheckpointManager, step: int, items: Any, meta: Any) -> None:
         # Shared disks show a file to some processes later: one decides for all.
-        steps = from_first(partial(list, manager.all_steps()))
+        steps = from_lead_host(partial(list, manager.all_steps()))
         if step in steps:
             return
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
@@ -100,7 +105,7 @@ class Checkpoints:
             if not steps:
                 manager.wait_until_finished()
         if not steps:
-            by_first(partial(_read_back, Path(manager.directory) / str(step), tuple(items)))
+            on_lead_host(partial(_read_back, Path(manager.directory) / str(step), tuple(items)))
 
     def wait(self) -> None:
         """Return when everything is on disk. Raises CheckpointError if it could not be written."""
@@ -267,7 +272,7 @@ def check_space(folder: Path, size: int) -> None:
 
 
 def _remove_unfinished(manager: ocp.CheckpointManager) -> None:
-    if not is_first():
+    if not is_lead_host():
         return
     for unfinished in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, _: Sequence[str]) -> int:
     from flashvtg_jax.distributed.stop_signal import StoppedError
     from flashvtg_jax.experiments.evaluate import evaluate
 
-    is_first = start_devices(options)
+    is_lead_host = start_devices(options)
     try:
         result = evaluate(
             options.workdir,
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, _: Sequence[str]) -> int:
     except StoppedError:
         print("flashvtg evaluate: stopped by SIGTERM; nothing was written", file=sys.stderr)
         return 128 + signal.SIGTERM
-    if not is_first:
+    if not is_lead_host:
         return 0
     output = Path(options.output or options.workdir)
     if result.metrics:

@@ -145,11 +145,11 @@ def _fail(options: argparse.Namespace, message: str, status: int = 1) -> int:
     """
     print(f"flashvtg {options.command}: {message}", file=sys.stderr)
     if is_one_of_several(options):
-        from flashvtg_jax.distributed.processes import is_first
+        from flashvtg_jax.distributed.processes import is_lead_host
 
         sys.stdout.flush()
         sys.stderr.flush()
-        if is_first():
+        if is_lead_host():
             time.sleep(2)  # the others end as soon as it does: let them print their messages
         os._exit(status)
     return status

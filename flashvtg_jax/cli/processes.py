@@ -39,13 +39,13 @@ def start_devices(options: argparse.Namespace) -> bool:
 
     Returns whether this is the first process, the one that prints.
     """
-    from flashvtg_jax.distributed.processes import connect, is_first
+    from flashvtg_jax.distributed.processes import connect, is_lead_host
     from flashvtg_jax.system.compilation_cache import use_compilation_cache
 
     if is_one_of_several(options):
         connect(options.coordinator, options.num_processes, options.process_id)
     use_compilation_cache()
-    return is_first()
+    return is_lead_host()
 
 
 def report_interruption(command: str, interruption: "Interrupted") -> int:

@@ -59,12 +59,12 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from flashvtg_jax.experiments.train import train
 
     config = load_config(options.config, overrides)
-    is_first = start_devices(options)
+    is_lead_host = start_devices(options)
     try:
         result = train(config, options.workdir, profile=options.profile)
     except Interrupted as interruption:
         return report_interruption(options.command, interruption)
-    if not is_first:
+    if not is_lead_host:
         return 0
     workdir = Path(options.workdir)
     from flashvtg_jax.experiments.runs import untrained_metrics

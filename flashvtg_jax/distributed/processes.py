@@ -63,7 +63,7 @@ def connect(
         ) from error
 
 
-def is_first() -> bool:
+def is_lead_host() -> bool:
     """Whether this process is the one that reads and writes for all of them."""
     return jax.process_index() == 0
 
@@ -87,7 +87,7 @@ def all_or_none() -> Iterator[None]:
         raise error
 
 
-def from_first(compute: Callable[[], Any]) -> Any:
+def from_lead_host(compute: Callable[[], Any]) -> Any:
     """What the lead host computes, broadcast as JSON: tuples become lists.
 
     Raises in all processes if it raises there.
@@ -96,20 +96,20 @@ def from_first(compute: Callable[[], Any]) -> Any:
         return json.loads(json.dumps(compute()))
     content = b""
     with all_or_none():
-        if is_first():
+        if is_lead_host():
             content = json.dumps(compute()).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.array(len(content), np.int32)))
     data = np.zeros(size, np.uint8)
-    if is_first():
+    if is_lead_host():
         data = np.frombuffer(content, np.uint8)
     data = np.asarray(multihost_utils.broadcast_one_to_all(data))
     return json.loads(data.tobytes())
 
 
-def by_first(action: Callable[[], Any]) -> None:
+def on_lead_host(action: Callable[[], Any]) -> None:
     """Runs something on the lead host; all wait for it, and it raises in all if it raises there."""
     with all_or_none():
-        if is_first():
+        if is_lead_host():
             action()
 
 

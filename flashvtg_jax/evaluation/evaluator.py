@@ -30,7 +30,7 @@ from flashvtg_jax.data.perturbation import (
 from flashvtg_jax.data.pipeline import evaluation_batches, evaluation_plan
 from flashvtg_jax.data.source import SplitSource
 from flashvtg_jax.decoding import decode_as_evaluated, non_max_suppression, num_moments
-from flashvtg_jax.distributed.processes import from_first, is_first
+from flashvtg_jax.distributed.processes import from_lead_host, is_lead_host
 from flashvtg_jax.distributed.sharding import put_batch, replicated, split_rows
 from flashvtg_jax.distributed.stop_signal import StoppedError
 from flashvtg_jax.evaluation.results import Metrics, Predictions, Results, has_ground_truth
@@ -196,13 +196,13 @@ class _Predictions:
 
     def __init__(self, source: SplitSource):
         self._annotations = source.annotations()
-        size = len(source) if is_first() else 0
+        size = len(source) if is_lead_host() else 0
         self._plain: Predictions = [{}] * size
         self._suppressed: Predictions = [{}] * size
 
     def add(self, found: _Found) -> None:
         """Takes what was found for the rows of a batch, padding rows aside."""
-        if not is_first():
+        if not is_lead_host():
             return
         # The official scores rank rounded saliency where moments are predicted, else raw scores.
         decimals = 4 if found.decoded.moments is not None else 8
@@ -240,7 +240,7 @@ class _Predictions:
                 for predictions in (self._plain, suppressed)
             ]
 
-        metrics, metrics_nms = from_first(score)
+        metrics, metrics_nms = from_lead_host(score)
         return Results(metrics, metrics_nms, self._plain, suppressed)
 
 

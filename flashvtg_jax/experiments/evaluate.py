@@ -14,10 +14,10 @@ from flashvtg_jax.config import apply_overrides, config_to_json
 from flashvtg_jax.data.source import open_split
 from flashvtg_jax.distributed.processes import (
     all_or_none,
-    by_first,
     check_same,
-    from_first,
-    is_first,
+    from_lead_host,
+    is_lead_host,
+    on_lead_host,
 )
 from flashvtg_jax.distributed.sharding import make_mesh, replicated
 from flashvtg_jax.distributed.stop_signal import StopSignal
@@ -70,8 +70,10 @@ def evaluate(
         names = find_runs(workdir)
         check_has_runs(workdir, names)
     check_same("list of runs", names)
-    by_first(lambda: [check_writable(output / name) for name in names])  # now, not after the work
-    show_progress = show_progress and is_first()
+    on_lead_host(
+        lambda: [check_writable(output / name) for name in names]
+    )  # now, not after the work
+    show_progress = show_progress and is_lead_host()
     mesh = make_mesh()
     evaluators: dict[str, Evaluator] = {}  # runs that differ in seed and domain share programs
     # Several processes end together; a single one has nothing to save and is simply ended.
@@ -101,10 +103,10 @@ def evaluate(
                 stop=stop and stop.requested,
             )
             about = {"split": split, "step": restored.step}
-            by_first(partial(write_results, output / name, about, results))
+            on_lead_host(partial(write_results, output / name, about, results))
     if names == [""]:
         return EvaluationResult(results.metrics, results.metrics_nms)
     if not results.metrics:
-        by_first(partial((output / "metrics.json").unlink, missing_ok=True))
+        on_lead_host(partial((output / "metrics.json").unlink, missing_ok=True))
         return EvaluationResult({}, {})
-    return EvaluationResult(*from_first(partial(write_summary, output, split, names)))
+    return EvaluationResult(*from_lead_host(partial(write_summary, output, split, names)))

@@ -17,7 +17,7 @@ from flashvtg_jax.config_checks import check_augmentation
 from flashvtg_jax.data.pipeline import clip_counts, evaluation_batches, train_pipeline, train_plan
 from flashvtg_jax.data.preparation import complete_config
 from flashvtg_jax.data.source import SplitSource, open_split
-from flashvtg_jax.distributed.processes import all_or_none, from_first
+from flashvtg_jax.distributed.processes import all_or_none, from_lead_host
 from flashvtg_jax.errors import ConfigError, DataError, FlashVTGError
 from flashvtg_jax.evaluation.results import has_ground_truth
 from flashvtg_jax.experiments.workdir import IDLE_FIELDS, check_workdir
@@ -80,7 +80,7 @@ def with_start_steps(runs: Sequence[OpenRun]) -> list[OpenRun]:
     def first_due(run: OpenRun) -> int:
         return run.config.train.checkpoint_every_epochs * run.plan.steps_per_epoch
 
-    starts = from_first(lambda: [find_start(run.workdir, first_due(run)) for run in runs])
+    starts = from_lead_host(lambda: [find_start(run.workdir, first_due(run)) for run in runs])
     new = [run for run, start in zip(runs, starts, strict=True) if start == 0]
     with all_or_none():
         # One model for all of them: runs differ only in seed and domain.

@@ -16,10 +16,10 @@ from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.data.training_notes import training_notes
 from flashvtg_jax.distributed.processes import (
     all_or_none,
-    by_first,
     check_same,
-    from_first,
-    is_first,
+    from_lead_host,
+    is_lead_host,
+    on_lead_host,
 )
 from flashvtg_jax.distributed.sharding import make_mesh
 from flashvtg_jax.distributed.stop_signal import Interrupted, StopSignal
@@ -99,7 +99,7 @@ def train(
       PeerError: another process stopped.
       Interrupted: SIGTERM or SIGINT came; everything up to then is saved.
     """
-    show_progress = show_progress and is_first()
+    show_progress = show_progress and is_lead_host()
     workdir = Path(workdir).expanduser().absolute()
     several = bool(config.data.domains or config.seeds)
     data_dir = data_folder(workdir, config).absolute()
@@ -121,11 +121,11 @@ def train(
 
     with contextlib.ExitStack() as locks:
         with all_or_none():
-            for run in runs if is_first() else ():
+            for run in runs if is_lead_host() else ():
                 locks.enter_context(locked(run.workdir))
 
         # The data of all runs, and where each of them resumes.
-        by_first(partial(prepare_data, config, data_dir, show_progress=show_progress))
+        on_lead_host(partial(prepare_data, config, data_dir, show_progress=show_progress))
         with all_or_none():
             sources: Sources = {}
             opened = [open_run(run, data_dir, sources) for run in runs]
@@ -135,7 +135,7 @@ def train(
         with all_or_none():
             unfinished = [run for run in opened if not several or not is_finished(run)]
         check_same("list of runs to do", [run.name for run in unfinished])
-        by_first(partial(print_notes, [run for run in unfinished if run.start_step == 0]))
+        on_lead_host(partial(print_notes, [run for run in unfinished if run.start_step == 0]))
 
         trainers: dict[int | None, Trainer] = {}  # runs share what is compiled
         caches = SplitCaches(show_progress=show_progress)
@@ -148,7 +148,7 @@ def train(
                 key = steps if config.optimizer.lr_drop else None
                 if key not in trainers:
                     trainers[key] = Trainer(run.config, steps)
-                by_first(partial(claim_workdir, run.workdir, run.config))
+                on_lead_host(partial(claim_workdir, run.workdir, run.config))
                 results = trainers[key].train(
                     run,
                     caches,
@@ -159,7 +159,9 @@ def train(
         if not several:
             return TrainResult(results.metrics, results.metrics_nms)
         split = config.data.val_split
-        return TrainResult(*from_first(lambda: write_summary(workdir, split, find_runs(workdir))))
+        return TrainResult(
+            *from_lead_host(lambda: write_summary(workdir, split, find_runs(workdir)))
+        )
 
 
 def print_notes(runs: Sequence[OpenRun]) -> None:

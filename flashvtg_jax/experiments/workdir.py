@@ -10,7 +10,7 @@ import ml_collections
 
 from flashvtg_jax.checkpoints.folders import finished_steps
 from flashvtg_jax.config import add_new_fields, diff_configs, read_config, save_config
-from flashvtg_jax.distributed.processes import all_or_none, from_first
+from flashvtg_jax.distributed.processes import all_or_none, from_lead_host
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.experiments.lock import LOCK_FILE
 
@@ -103,7 +103,7 @@ def check_shared(workdirs: Sequence[Path]) -> None:
     def read() -> list[str]:
         return [(folder / LOCK_FILE).read_text(encoding="utf-8") for folder in workdirs]
 
-    expected = from_first(read)
+    expected = from_lead_host(read)
     deadline = time.monotonic() + _SHARED_SECONDS
     found = None
     while found != expected and time.monotonic() < deadline:

@@ -16,7 +16,7 @@ from flashvtg_jax.data.batch import Batch, feature_widths
 from flashvtg_jax.data.device_cache import CachedSplit, DeviceCache, Draw, TakeBatch
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.distributed.pmap import PmapStep
-from flashvtg_jax.distributed.processes import by_first
+from flashvtg_jax.distributed.processes import on_lead_host
 from flashvtg_jax.distributed.sharding import (
     AXIS,
     make_mesh,
@@ -238,7 +238,7 @@ class Trainer:
             except StoppedError:
                 raise Interrupted(stop.signal, training.step) from None
             origin = {"split": run.config.data.val_split, "step": selection.best_step}
-            by_first(partial(write_results, run.workdir, origin, results))
+            on_lead_host(partial(write_results, run.workdir, origin, results))
             training.notify(lambda hook: hook.on_end(training))
         return results
 

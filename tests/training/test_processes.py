@@ -19,10 +19,10 @@ from flashvtg_jax.data.pipeline import evaluation_batches, train_pipeline
 from flashvtg_jax.data.source import SplitSource, open_split
 from flashvtg_jax.distributed.processes import (
     all_or_none,
-    by_first,
     check_same,
     connect,
-    from_first,
+    from_lead_host,
+    on_lead_host,
 )
 from flashvtg_jax.errors import ConfigError
 from flashvtg_jax.experiments.train import train
@@ -242,9 +242,9 @@ def test_every_process_reads_its_share_and_together_they_read_all(tiny_data, mon
 def test_one_process_needs_no_others():
     with all_or_none():
         pass
-    assert from_first(lambda: {"a": (1, 2)}) == {"a": [1, 2]}
+    assert from_lead_host(lambda: {"a": (1, 2)}) == {"a": [1, 2]}
     with pytest.raises(RuntimeError, match="here"):
-        by_first(lambda: (_ for _ in ()).throw(RuntimeError("here")))
+        on_lead_host(lambda: (_ for _ in ()).throw(RuntimeError("here")))
     check_same("anything", object())
 
 

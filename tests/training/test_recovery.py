@@ -169,7 +169,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_deleted(
 
 
 def test_the_first_process_decides_whether_a_save_is_the_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints_module, "from_first", lambda compute: [3])
+    monkeypatch.setattr(checkpoints_module, "from_lead_host", lambda compute: [3])
     monkeypatch.setattr(checkpoints_module, "_read_back", lambda *_: pytest.fail("read back"))
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         checkpoints.save(make_state(6), META)

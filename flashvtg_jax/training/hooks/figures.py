@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from flashvtg_jax.distributed.processes import by_first
+from flashvtg_jax.distributed.processes import on_lead_host
 from flashvtg_jax.figures.training import plot_training
 from flashvtg_jax.training.hooks.hook import Hook, Training
 
@@ -11,4 +11,4 @@ class Curves(Hook):
     """Draws `curves.png` at the end."""
 
     def on_end(self, training: Training) -> None:
-        by_first(partial(plot_training, training.run.workdir))
+        on_lead_host(partial(plot_training, training.run.workdir))

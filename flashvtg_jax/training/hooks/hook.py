@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flashvtg_jax.distributed.processes import all_or_none, from_first
+from flashvtg_jax.distributed.processes import all_or_none, from_lead_host
 
 if TYPE_CHECKING:
     from flashvtg_jax.training.run import OpenRun
@@ -144,4 +144,4 @@ class Training:
         with all_or_none():
             for hook in self.hooks:
                 call(hook)
-        self.stopped = from_first(lambda: self.stopped)
+        self.stopped = from_lead_host(lambda: self.stopped)

@@ -13,7 +13,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from flashvtg_jax.distributed.processes import all_or_none, is_first
+from flashvtg_jax.distributed.processes import all_or_none, is_lead_host
 from flashvtg_jax.errors import CheckpointError, DataError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.training.hooks.hook import Hook, Training
@@ -30,7 +30,7 @@ class LogFiles(Hook):
 
     def __init__(self, workdir: Path, *, start_step: int, last_evaluation: int):
         self._workdir = workdir
-        self._writes = is_first()
+        self._writes = is_lead_host()
         self._files = {}
         with all_or_none():
             if self._writes:

@@ -38,7 +38,7 @@ class MetricBuffer(Hook):
         self._flush(len(self._pending))
 
     def before_step(self, training: Training) -> None:
-        # Here, so that a hook that stops in `on_metrics` does so before the others look.
+        # Here, so that a hook that stops in `on_metrics` does so before the other hooks run.
         settings = training.run.config.train
         evaluates = training.is_due(settings.evaluate_every_epochs)
         if training.done or evaluates or training.is_due(settings.checkpoint_every_epochs):

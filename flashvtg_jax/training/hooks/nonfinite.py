@@ -12,7 +12,7 @@ import numpy as np
 from flashvtg_jax.data.batch import Batch
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.data.source import SplitSource
-from flashvtg_jax.distributed.processes import from_first
+from flashvtg_jax.distributed.processes import from_lead_host
 from flashvtg_jax.errors import DataError, FlashVTGError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.training.hooks.hook import Hook, Training
@@ -51,7 +51,7 @@ class NonfiniteWatch(Hook):
             self._in_a_row = 0
             return
         if not self._saved:
-            self._saved = from_first(lambda: _save(run, step))
+            self._saved = from_lead_host(lambda: _save(run, step))
         skips = run.config.train.on_nan == "skip"
         if skips:
             self.skipped += 1

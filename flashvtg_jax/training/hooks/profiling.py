@@ -4,7 +4,7 @@ import sys
 
 import jax
 
-from flashvtg_jax.distributed.processes import is_first
+from flashvtg_jax.distributed.processes import is_lead_host
 from flashvtg_jax.training.hooks.hook import Hook, Training
 
 _SKIPPED = 3  # dispatches: the first one compiles, and the next ones fill the queue
@@ -35,7 +35,7 @@ class Profile(Hook):
 
     def on_end(self, training: Training) -> None:
         self._finish(training)
-        if not self._done and is_first():
+        if not self._done and is_lead_host():
             print(f"no profile: it begins after {_SKIPPED} dispatches of steps", file=sys.stderr)
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class Profile(Hook):
         if self._first_step is None:
             return
         jax.block_until_ready(training.device_state)
-        if is_first():
+        if is_lead_host():
             folder = training.run.workdir / "profile"
             print(
                 f"profile of steps {self._first_step} to {training.step}: {folder}", file=sys.stderr
