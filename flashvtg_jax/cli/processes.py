@@ -19,7 +19,7 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--coordinator",
         metavar="HOST:PORT",
-        help="address of the first process, where nothing has started them together; with the "
+        help="address of process 0, where nothing has started them together; with the "
         "next two",
     )
     add("--num_processes", type=int, metavar="N", help="number of processes")
@@ -37,7 +37,7 @@ def is_one_of_several(options: argparse.Namespace) -> bool:
 def start_devices(options: argparse.Namespace) -> bool:
     """Connect the processes, if there are several, and use the compilation cache.
 
-    Returns whether this is the first process, the one that prints.
+    Returns whether this is the lead host, which prints.
     """
     from flashvtg_jax.distributed.processes import connect, is_lead_host
     from flashvtg_jax.system.compilation_cache import use_compilation_cache
