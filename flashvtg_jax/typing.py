@@ -15,4 +15,4 @@ from jaxtyping import Shaped as Shaped
 
 Array = jax.Array | np.ndarray
 Size = Any  # an int, or a symbol of jax.export
-Scalar = float | Num[Array, ""]  # a number of Python, or an array of one
+Scalar = float | Num[Array, ""]  # a Python number, or a scalar array

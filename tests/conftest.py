@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -49,6 +50,58 @@ install_import_hook(
     ],
     f"{tests.typechecking.__name__}.typechecker",
 )
+
+
+# Folders whose tests have shapes and types checked: of the modules above, most of all tracing them.
+CHECKED = ("models", "losses", "metrics", "interop", "test_decoding.py", "test_examples.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _type_checks(request):
+    """Checks slow down tracing by half: training, which calls the same modules, does without."""
+    within = request.path.relative_to(Path(__file__).parent).parts[0]
+    jaxtyping.config.update("jaxtyping_disable", within not in CHECKED)
+
+
+# Fields of a configuration that nothing compiled depends on.
+NOT_COMPILED = {
+    "seed": 0,
+    "seeds": (),
+    "train.epochs": 1,
+    "train.evaluate_every_epochs": 1,
+    "train.evaluate_untrained": False,
+    "train.early_stopping_evaluations": None,
+    "train.checkpoint_every_epochs": 1,
+    "train.keep_checkpoints": 1,
+    "train.log_every_steps": 1,
+    "train.init_from": None,
+    "train.init_partial": False,
+    "train.steps_per_dispatch": None,
+    "data.data_dir": None,
+    "data.domains": (),
+    "data.cache_on_device": None,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_trainers():
+    """Runs that compile the same thing compile it once, whatever tests they are of."""
+    from flashvtg_jax.config import apply_overrides, config_to_json
+    from flashvtg_jax.experiments import train
+    from flashvtg_jax.training.trainer import Trainer
+
+    trainers = {}
+
+    def shared(config, steps_per_epoch):
+        compiled = config_to_json(apply_overrides(config, NOT_COMPILED))
+        key = compiled, config.optimizer.lr_drop and steps_per_epoch
+        if key not in trainers:
+            trainers[key] = Trainer(config, steps_per_epoch)
+        return trainers[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "Trainer", shared)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-"""The rooms of the package import downward only: the plan of the house, from the roof down."""
+"""The folders of the package import downward only."""
 
 import ast
 from pathlib import Path
@@ -56,6 +56,7 @@ def imports(path: Path) -> set[tuple[int, str]]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: import by the whole name"
             # `from flashvtg_jax.data import hdf5` imports a module, if there is one of that name.
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:

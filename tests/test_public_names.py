@@ -16,7 +16,7 @@ NAMESPACES = {
     "data": "Batch BatchPlan open_split train_pipeline evaluation_batches",
     "metrics": "evaluate_predictions score_files per_query_metrics",
     "checkpoints": "load_params Restored",
-    "training": "Hook Trainer TrainState make_train_step make_optimizer init_state",
+    "training": "Hook Training TrainState make_train_step make_optimizer init_state",
 }
 
 

@@ -204,7 +204,7 @@ class Checkpoints:
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager without its own preemption check.
 
-    It would ask, by step, the service that `flashvtg_jax.distributed.preemption` asks by call.
+    It would ask, by step, the service that `flashvtg_jax.distributed.stop_signal` asks by call.
     """
 
     def reached_preemption(self, step: int) -> bool:

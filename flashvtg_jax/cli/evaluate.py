@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, _: Sequence[str]) -> int:
-    from flashvtg_jax.distributed.preemption import StoppedError
+    from flashvtg_jax.distributed.stop_signal import StoppedError
     from flashvtg_jax.experiments.evaluate import evaluate
 
     is_first = start_devices(options)

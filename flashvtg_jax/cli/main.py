@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     overrides = [text for text in rest if text.startswith("--config.")]
     unknown = [text for text in rest if text not in overrides]
-    if unknown or (overrides and not _load(options.command).COMMAND.takes_fields):
+    command = options.command and _load(options.command)
+    if unknown or command is None or (overrides and not command.COMMAND.takes_fields):
         hint = " (fields of the configuration are given as --config.KEY=VALUE)" if overrides else ""
         parser.error(f"unknown arguments: {' '.join(unknown or overrides)}{hint}")
     # Orbax and TFDS log a lot; what goes wrong comes as an exception.
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         with _plain_warnings(options.command):
-            return _load(options.command).run(options, overrides)
+            return command.run(options, overrides)
     except FlashVTGError as error:
         return _fail(options, str(error))
     except OSError as error:  # no space left, no permission: the system's message names the file

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flashvtg_jax.distributed.preemption import Interrupted
+    from flashvtg_jax.distributed.stop_signal import Interrupted
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:

@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         )
         return 2
     from flashvtg_jax.config import load_config
-    from flashvtg_jax.distributed.preemption import Interrupted
+    from flashvtg_jax.distributed.stop_signal import Interrupted
     from flashvtg_jax.studies.command import run_study
     from flashvtg_jax.system.compilation_cache import use_compilation_cache
 

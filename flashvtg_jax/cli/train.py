@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from flashvtg_jax.config import load_config
-    from flashvtg_jax.distributed.preemption import Interrupted
+    from flashvtg_jax.distributed.stop_signal import Interrupted
     from flashvtg_jax.experiments.train import train
 
     config = load_config(options.config, overrides)

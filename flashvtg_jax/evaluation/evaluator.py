@@ -30,9 +30,9 @@ from flashvtg_jax.data.perturbation import (
 from flashvtg_jax.data.pipeline import evaluation_batches, evaluation_plan
 from flashvtg_jax.data.source import SplitSource
 from flashvtg_jax.decoding import decode_as_evaluated, non_max_suppression, num_moments
-from flashvtg_jax.distributed.preemption import StoppedError
 from flashvtg_jax.distributed.processes import from_first, is_first
 from flashvtg_jax.distributed.sharding import put_batch, replicated, split_rows
+from flashvtg_jax.distributed.stop_signal import StoppedError
 from flashvtg_jax.evaluation.results import Metrics, Predictions, Results, has_ground_truth
 from flashvtg_jax.metrics import evaluate_predictions
 from flashvtg_jax.metrics.scoring_settings import configured_scoring
@@ -65,7 +65,7 @@ class _Found:
 class Evaluator:
     """Predicts and scores splits with one compiled program per length bucket.
 
-    Of several processes each reads and computes a part of every batch; the first one has all the
+    With several processes each reads and computes a part of every batch; the lead host has all the
     predictions and scores them.
     """
 
@@ -132,7 +132,7 @@ class Evaluator:
         return predictions.scored(configured_scoring(self.config))
 
     def _checked(self, perturbation: Perturbation) -> Perturbation:
-        """The same in arrays, that one program serves all strengths. Raises ConfigError."""
+        """The perturbation with arrays: one program serves all strengths. Raises ConfigError."""
         streams = self.config.data.video_streams
         check_perturbation(perturbation.kind, len(streams), name="perturbation.kind")
         check_strength(perturbation.strength, name="perturbation.strength")
@@ -192,7 +192,7 @@ def apply_and_decode(
 
 
 class _Predictions:
-    """The predictions for a split, filled batch by batch, in the first process."""
+    """The predictions for a split, filled batch by batch, on the lead host."""
 
     def __init__(self, source: SplitSource):
         self._annotations = source.annotations()

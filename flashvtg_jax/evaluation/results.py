@@ -56,7 +56,7 @@ def has_ground_truth(annotations: Iterable[dict[str, Any]]) -> bool:
 def write_results(folder: Path, about: dict[str, Any], results: Results) -> None:
     """Write predictions.jsonl, predictions_nms.jsonl, and metrics.json if there are metrics.
 
-    metrics.json holds what the metrics are `about`, the metrics without non-maximum suppression
+    metrics.json holds `about`, such as split and step, the metrics without non-maximum suppression
     under the official keys, and the others under "with_nms". Files of an earlier evaluation that
     this one does not have are removed. Raises DataError if a file cannot be written.
     """

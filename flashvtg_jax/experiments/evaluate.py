@@ -12,7 +12,6 @@ from flashvtg_jax.checkpoints.folders import find_runs
 from flashvtg_jax.checkpoints.restore import check_has_runs, restore
 from flashvtg_jax.config import apply_overrides, config_to_json
 from flashvtg_jax.data.source import open_split
-from flashvtg_jax.distributed.preemption import StopSignal
 from flashvtg_jax.distributed.processes import (
     all_or_none,
     by_first,
@@ -21,6 +20,7 @@ from flashvtg_jax.distributed.processes import (
     is_first,
 )
 from flashvtg_jax.distributed.sharding import make_mesh, replicated
+from flashvtg_jax.distributed.stop_signal import StopSignal
 from flashvtg_jax.evaluation.evaluator import Evaluator
 from flashvtg_jax.evaluation.results import Metrics, check_writable, write_results
 from flashvtg_jax.experiments.runs import write_summary

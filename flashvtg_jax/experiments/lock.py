@@ -49,7 +49,7 @@ def locked(workdir: Path) -> Iterator[None]:
         "since": datetime.now().isoformat(" ", "seconds"),
     }
     with file:
-        with contextlib.suppress(OSError):  # a full disk: who holds it is a courtesy
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its description
             file.truncate(0)
             file.write(json.dumps(about) + "\n")
             file.flush()

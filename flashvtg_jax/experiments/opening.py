@@ -70,7 +70,7 @@ def check_strides(config: ml_collections.ConfigDict, source: SplitSource) -> Non
         )
 
 
-def find_starts(runs: Sequence[OpenRun]) -> list[OpenRun]:
+def with_start_steps(runs: Sequence[OpenRun]) -> list[OpenRun]:
     """The runs with the steps they resume from, and what new ones begin with.
 
     Damaged checkpoints are moved away, with a warning. Raises CheckpointError where no checkpoint

@@ -52,8 +52,8 @@ def check_kind(workdir: Path, several: bool) -> None:
 def write_summary(folder: Path, split: str, names: Sequence[str]) -> tuple[Metrics, Metrics]:
     """Write metrics.json for the runs, of these, that were scored on a split.
 
-    The file holds the means under the keys of a single run's file, and besides: `seeds`; `std`, the
-    sample standard deviation over them, if there are several; and `runs`, the metrics of each run.
+    The file holds the means under the keys of a single run's file, `seeds`, with several of them
+    their sample standard deviation `std`, and under `runs` the metrics of each run.
 
     Returns the means without and with NMS.
     """

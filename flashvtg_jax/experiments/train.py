@@ -14,7 +14,6 @@ from flashvtg_jax.config import apply_overrides, config_to_json
 from flashvtg_jax.config_checks import check_config
 from flashvtg_jax.data.preparation import prepare_data
 from flashvtg_jax.data.training_notes import training_notes
-from flashvtg_jax.distributed.preemption import Interrupted, StopSignal
 from flashvtg_jax.distributed.processes import (
     all_or_none,
     by_first,
@@ -23,14 +22,15 @@ from flashvtg_jax.distributed.processes import (
     is_first,
 )
 from flashvtg_jax.distributed.sharding import make_mesh
+from flashvtg_jax.distributed.stop_signal import Interrupted, StopSignal
 from flashvtg_jax.evaluation.results import Metrics
 from flashvtg_jax.experiments.lock import locked
 from flashvtg_jax.experiments.opening import (
     Sources,
     describe_source,
-    find_starts,
     is_finished,
     open_run,
+    with_start_steps,
 )
 from flashvtg_jax.experiments.runs import (
     check_kind,
@@ -45,7 +45,6 @@ from flashvtg_jax.experiments.workdir import (
     data_folder,
     open_fields,
 )
-from flashvtg_jax.models.flashvtg import build_model
 from flashvtg_jax.training.feeding import SplitCaches
 from flashvtg_jax.training.hooks.hook import Hook
 from flashvtg_jax.training.hooks.profiling import Profile
@@ -73,7 +72,7 @@ def train(
     hooks: Sequence[Hook] = (),
     profile: bool = False,
 ) -> TrainResult:
-    """Train to the end of `config.train.epochs`, resuming what the work directory holds.
+    """Train for `config.train.epochs`, resuming what the work directory holds.
 
     Leaves checkpoints, logs, curves, and the predictions and metrics of the best checkpoint in
     `workdir`. With `config.data.domains` or `config.seeds` there is a run for each domain and seed,
@@ -88,7 +87,8 @@ def train(
       workdir: of the run, or of all of them.
       show_progress: whether to show progress on stderr.
       hooks: called around the steps of each run; see `flashvtg_jax.training.hooks.hook.Hook`.
-      profile: whether to trace some steps into the folder `profile` of each run.
+        A run that one of them ended is not finished: the same command resumes it.
+      profile: whether to trace ten dispatches of steps into the folder `profile` of each run.
 
     Raises:
       ConfigError: the configuration does not fit the data, the devices or the work directory, or
@@ -110,7 +110,7 @@ def train(
     # What can be known to be wrong before anything is written.
     with all_or_none():
         check_config(config)
-        build_model(config.model)
+
         make_mesh(config.train.batch_size)
         runs = plan_runs(config, workdir)
         check_kind(workdir, several)
@@ -131,7 +131,7 @@ def train(
             opened = [open_run(run, data_dir, sources) for run in runs]
         check_same("data set", [describe_source(source) for source in sources.values()])
         check_shared([run.workdir for run in runs])
-        opened = find_starts(opened)
+        opened = with_start_steps(opened)
         with all_or_none():
             unfinished = [run for run in opened if not several or not is_finished(run)]
         check_same("list of runs to do", [run.name for run in unfinished])
@@ -153,7 +153,7 @@ def train(
                     run,
                     caches,
                     stop,
-                    hooks=[*hooks, *([Profile(run.workdir)] if profile else [])],
+                    hooks=[*hooks, *([Profile()] if profile else [])],
                     show_progress=show_progress,
                 )
         if not several:

@@ -7,7 +7,6 @@ __getattr__, __dir__, __all__ = attach(
     {
         "Hook": "training.hooks.hook",
         "TrainState": "training.state",
-        "Trainer": "training.trainer",
         "Training": "training.hooks.hook",
         "init_state": "training.state",
         "make_optimizer": "training.optimizer",

@@ -138,7 +138,7 @@ class _InFlight:
 
     def __init__(self) -> None:
         self._waiting: collections.deque[tuple[jax.Array, int]] = collections.deque()
-        self._finished: float | None = None  # when the last one was seen to
+        self._finished: float | None = None  # when the last one was seen to finish
         self._seconds: float | None = None
 
     def add(self, result: jax.Array, count: int) -> None:

@@ -16,7 +16,6 @@ from flashvtg_jax.data.batch import Batch, feature_widths
 from flashvtg_jax.data.device_cache import CachedSplit, DeviceCache, Draw, TakeBatch
 from flashvtg_jax.data.pipeline import train_pipeline
 from flashvtg_jax.distributed.pmap import PmapStep
-from flashvtg_jax.distributed.preemption import Interrupted, StoppedError, StopSignal
 from flashvtg_jax.distributed.processes import by_first
 from flashvtg_jax.distributed.sharding import (
     AXIS,
@@ -27,6 +26,7 @@ from flashvtg_jax.distributed.sharding import (
     split_rows,
     state_shardings,
 )
+from flashvtg_jax.distributed.stop_signal import Interrupted, StoppedError, StopSignal
 from flashvtg_jax.evaluation.evaluator import Evaluator
 from flashvtg_jax.evaluation.results import Results, write_results
 from flashvtg_jax.models.flashvtg import build_model
@@ -55,6 +55,8 @@ class Trainer:
       init: seed [] uint32 -> TrainState on the devices.
       step: (state, batch) -> (state, metrics [1]), compiled; the state is overwritten.
       put: this process's part of a batch -> arrays on the devices; the copy is asynchronous.
+      stack, unstack: a replicated state -> as `step` takes it, and back; under pmap each device has
+        a copy of its own.
       evaluator: of splits.
     """
 
@@ -98,29 +100,32 @@ class Trainer:
             pmap = PmapStep(one_step(make_step(axis_name=AXIS)), mesh)
             self.step, self.put = pmap.step, pmap.put
             self.stack, self.unstack = pmap.stack, pmap.unstack
-            return
-        self.stack = self.unstack = lambda state: state
-        self.put = partial(put_batch, mesh=mesh)
-        step = make_step(shardings=shardings if self._is_split else None)
-        # The state stays on the devices and is donated: each step overwrites it in place.
-        compiled = partial(jax.jit, donate_argnums=0, out_shardings=(shardings, everywhere))
-        self.step = compiled(one_step(step))
+        else:
+            step = make_step(shardings=shardings if self._is_split else None)
+            # The state stays on the devices and is donated: each step overwrites it in place.
+            compiled = partial(jax.jit, donate_argnums=0, out_shardings=(shardings, everywhere))
+            self.step, self.put = compiled(one_step(step)), partial(put_batch, mesh=mesh)
+            self.stack = self.unstack = lambda state: state
 
-        def steps(
-            state: TrainState, split: CachedSplit, draws: Draw, count: jax.Array, take: TakeBatch
-        ) -> tuple[TrainState, Metrics]:
-            def batch_of(split: CachedSplit, draw: Draw) -> Batch:
-                # Each device gathers its own rows.
-                return jax.lax.with_sharding_constraint(take(split, draw), split_rows(mesh))
+            def steps(
+                state: TrainState,
+                split: CachedSplit,
+                draws: Draw,
+                count: jax.Array,
+                take: TakeBatch,
+            ) -> tuple[TrainState, Metrics]:
+                def batch_of(split: CachedSplit, draw: Draw) -> Batch:
+                    # Each device gathers its own rows.
+                    return jax.lax.with_sharding_constraint(take(split, draw), split_rows(mesh))
 
-            return repeat_step(step, batch_of, state, split, draws, count)
+                return repeat_step(step, batch_of, state, split, draws, count)
 
-        self._steps = compiled(steps, static_argnums=4)
+            self._steps = compiled(steps, static_argnums=4)
 
     def steps(
         self, state: TrainState, cache: DeviceCache, draws: Draw, clips: int, count: int
     ) -> tuple[TrainState, Metrics]:
-        """Does the first `count` of the drawn steps [S, ...], on batches padded to `clips`.
+        """Does the first `count` of the drawn steps [S, ...], on batches padded to `clips`; by jit.
 
         Returns the state after them and the metrics [S, ...] of each.
         """
@@ -143,7 +148,7 @@ class Trainer:
           run: with its data.
           caches: of splits on the devices, which runs share.
           stop: ends the run, saved.
-          hooks: called around the steps, beside the trainer's own.
+          hooks: the user's.
           show_progress: whether to show it on stderr.
 
         Returns:
@@ -152,7 +157,10 @@ class Trainer:
         Raises:
           Interrupted: `stop` was requested; everything is saved.
           CheckpointError: a checkpoint or log cannot be read or written.
+          ConfigError: a split does not fit on the devices, or a selection metric is not computed.
+          DataError: a split cannot be read, or the results cannot be written.
           FlashVTGError: a loss is not finite.
+          PeerError: another process stopped.
         """
         settings = run.config.train
         with contextlib.ExitStack() as resources:
@@ -160,11 +168,12 @@ class Trainer:
             checkpoints = Checkpoints(run.workdir, keep=settings.keep_checkpoints)
             resources.callback(checkpoints.close)
             state, best, selection, skipped = self._restore(run, checkpoints)
+            about = self._describe(run, param_count(best))
 
             # ------------------------------------------------------------------------------ Data
-            is_done = run.start_step >= run.num_steps
-            cache = None if is_done else caches.get(run.train_source, run.config, self.mesh)
-            feed = resources.enter_context(contextlib.closing(self.open_feed(run, cache)))
+            cache = None
+            if run.start_step < run.num_steps:
+                cache = caches.get(run.train_source, run.config, self.mesh)
             evaluate = partial(
                 self._evaluate,
                 source=run.val_source,
@@ -172,58 +181,65 @@ class Trainer:
                 show_progress=show_progress,
                 stop=stop.requested,
             )
+            feed = resources.enter_context(contextlib.closing(self.open_feed(run, cache)))
 
             # ----------------------------------------------------------------------------- Hooks
-            num_params = param_count(best)
-            training = Training(run, run.num_steps, run.start_step, self.stack(state), self.unstack)
-            metrics = MetricBuffer(
+            training = Training(run, run.start_step, self.stack(state), self.unstack)
+            resources.callback(training.release)
+            buffer = MetricBuffer(
                 training, interval=settings.log_every_steps, rows_per_step=settings.batch_size
             )
             logs = LogFiles(run.workdir, start_step=run.start_step, last_evaluation=selection.step)
-            watch = NonfiniteWatch(run, skipped)
-            progress = Progress(self._describe(run, num_params), show=show_progress)
-            evaluation = Evaluation(evaluate, progress, selection=selection, best=best)
+            watch = NonfiniteWatch(skipped)
+            progress = Progress(about, show=show_progress)
+            evaluation = Evaluation(evaluate, progress, buffer, selection=selection, best=best)
             checkpointing = Checkpointing(checkpoints, evaluation, watch)
             preemption = Preemption(stop, checkpointing)
-            training.flush = metrics.flush
+            training.flush = buffer.flush
             training.hooks = [
-                *(metrics, logs, watch, progress),
+                *(buffer, logs, watch, progress, Curves()),
                 *hooks,
-                *(preemption, evaluation, checkpointing, Curves()),
+                *(preemption, evaluation, checkpointing),
             ]
             for hook in training.hooks:
                 resources.callback(hook.close)
+            del state, best  # the hooks keep them as long as they are needed
 
             # ------------------------------------------------------------------------------ Loop
-            for hook in training.hooks:
-                hook.on_start(training)
+            training.notify(lambda hook: hook.on_start(training))
             while True:
                 try:
                     for hook in training.hooks:
                         hook.before_step(training)
                 except StoppedError:
+                    if stop.signal is None:
+                        raise
                     continue  # the stop is still requested: the preemption hook saves and raises
                 if training.done:
                     break
                 # A dispatch does not go beyond an epoch.
                 limit = run.plan.steps_per_epoch - training.step % run.plan.steps_per_epoch
                 with jax.profiler.StepTraceAnnotation("train", step_num=training.step):
-                    state, values, count = feed.advance(training.dispatched, training.step, limit)
-                training.dispatched = state
+                    training.device_state, metrics, count = feed.advance(
+                        training.device_state, training.step, limit
+                    )
                 training.step += count
-                metrics.add(training.step, values, count)
+                buffer.add(training.step, metrics, count)
             checkpointing.wait()
+            feed.close()
+            progress.close()
 
             # ------------------------------------------------------------------ Final evaluation
             # From here on, what is lost can be made again from the checkpoints.
+            if training.step < run.num_steps:
+                progress.report(f"ended at step {training.step} of {run.num_steps}")
             try:
                 results = evaluate(evaluation.best)
             except StoppedError:
                 raise Interrupted(stop.signal, training.step) from None
-            about = {"split": run.config.data.val_split, "step": selection.best_step}
-            by_first(partial(write_results, run.workdir, about, results))
-            for hook in training.hooks:
-                hook.on_end(training)
+            origin = {"split": run.config.data.val_split, "step": selection.best_step}
+            by_first(partial(write_results, run.workdir, origin, results))
+            training.notify(lambda hook: hook.on_end(training))
         return results
 
     def _restore(

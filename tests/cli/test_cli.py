@@ -14,7 +14,7 @@ import pytest
 
 import flashvtg_jax.cli
 from flashvtg_jax.cli.main import COMMANDS, main, make_parser
-from flashvtg_jax.distributed.preemption import Interrupted
+from flashvtg_jax.distributed.stop_signal import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +179,13 @@ def test_wrong_usage_is_status_two(arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
+
+
+def test_fields_without_a_command_are_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--config.seed=1"])
+    assert stop.value.code == 2
+    assert "unknown arguments: --config.seed=1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "profile"), [([], False), (["--profile"], True)])

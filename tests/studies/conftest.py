@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flashvtg_jax.figures.entries import Entry
-from flashvtg_jax.training import loop
+from flashvtg_jax.training.hooks.figures import Curves
 from tests.training.conftest import tiny_config as tiny_config
 from tests.training.conftest import tiny_data as tiny_data
 
@@ -15,7 +15,7 @@ from tests.training.conftest import tiny_data as tiny_data
 def _no_curves():
     """Runs of a study draw no figure, which takes longer than they do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "plot_training", lambda workdir: None)
+        patch.setattr(Curves, "on_end", lambda self, training: None)
         yield
 
 

@@ -1,11 +1,13 @@
 """Hooks of a user, and what the trainer promises them; steps without hidden transfers."""
 
 import contextlib
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from flashvtg_jax.config import apply_overrides
 from flashvtg_jax.experiments.opening import open_run
 from flashvtg_jax.experiments.runs import plan_runs
 from flashvtg_jax.experiments.train import train
@@ -70,6 +72,47 @@ def test_a_hook_can_end_training_and_the_run_resumes_without_it(finished, tiny_c
 
 
 @pytest.mark.slow
+def test_a_stop_between_evaluations_is_evaluated_and_an_early_stop_is_kept(tiny_config, tmp_path):
+    class StopAtLoss(Hook):
+        def on_metrics(self, training, steps, metrics):
+            training.stopped = steps[-1] >= 3
+
+    config = tiny_config(train__evaluate_every_epochs=3, train__log_every_steps=100)
+    recorder = Recorder()
+    train(config, tmp_path / "a", show_progress=False, hooks=[StopAtLoss(), recorder])
+    assert sorted(recorder.evaluations) == [0, 3]  # the end of an epoch that is saved
+
+    patient = tiny_config(
+        train__evaluate_every_epochs=1,
+        train__early_stopping_evaluations=1,
+        optimizer__learning_rate=0.0,
+    )
+    result = train(patient, tmp_path / "b", show_progress=False)
+    recorder = Recorder()
+    assert train(patient, tmp_path / "b", show_progress=False, hooks=[recorder]) == result
+    assert recorder.steps == [] and recorder.evaluations == {}
+
+
+@pytest.mark.slow
+def test_a_hook_serves_the_runs_of_all_seeds_and_cannot_change_metrics(tiny_config, tmp_path):
+    class Rounding(Hook):
+        def on_evaluation(self, training, metrics, metrics_nms):
+            with pytest.raises(TypeError):
+                metrics["MR-full-mAP"] = 100.0
+
+    recorder = Recorder()
+    config = tiny_config(seeds=(2024, 5), train__epochs=1)
+    with config.unlocked():
+        del config.synthetic
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "qvhighlights").symlink_to(Path(config.data.data_dir) / "qvhighlights")
+    config = apply_overrides(config, {"data.data_dir": str(tmp_path / "data")})
+    train(config, tmp_path / "runs", show_progress=False, hooks=[Rounding(), recorder])
+    assert recorder.calls == ["start", "end", "close"] * 2
+    assert recorder.steps == [1, 2, 3] * 2
+
+
+@pytest.mark.slow
 def test_hooks_are_closed_when_one_of_them_fails(tiny_config, tmp_path):
     class Failing(Hook):
         def on_metrics(self, training, steps, metrics):
@@ -103,4 +146,4 @@ def test_a_profile_of_some_steps_is_written(tiny_config, tmp_path, capsys):
     config = tiny_config(train__epochs=6, train__evaluate_every_epochs=6)
     train(config, tmp_path, show_progress=False, profile=True)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-    assert "profile of steps up to 13" in capsys.readouterr().err
+    assert "profile of steps 4 to 13" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from flashvtg_jax.checkpoints.init_from import absolute_init, begin_from, read_i
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.checkpoints.restore import restore
 from flashvtg_jax.errors import CheckpointError, ConfigError
-from flashvtg_jax.experiments.opening import find_starts, open_run
+from flashvtg_jax.experiments.opening import open_run, with_start_steps
 from flashvtg_jax.experiments.runs import plan_runs
 from flashvtg_jax.experiments.train import train
 from flashvtg_jax.training.trainer import Trainer
@@ -25,7 +25,7 @@ def test_the_first_step_has_the_best_parameters_of_the_other_run(
 ):
     config = tiny_config(train__init_from=str(finished[0]), seeds=(1, 2))
     sources = {}
-    runs = find_starts([open_run(r, tiny_data, sources) for r in plan_runs(config, tmp_path)])
+    runs = with_start_steps([open_run(r, tiny_data, sources) for r in plan_runs(config, tmp_path)])
     trainer = Trainer(runs[0].config, STEPS)
     expected = restore(finished[0]).params
     for run, seed in zip(runs, (1, 2), strict=True):

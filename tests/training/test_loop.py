@@ -16,7 +16,7 @@ import pytest
 
 from flashvtg_jax.checkpoints.manager import Checkpoints
 from flashvtg_jax.config import config_to_json
-from flashvtg_jax.distributed.preemption import Interrupted, StopSignal
+from flashvtg_jax.distributed.stop_signal import Interrupted, StopSignal
 from flashvtg_jax.errors import CheckpointError, ConfigError, DataError
 from flashvtg_jax.evaluation.results import Results
 from flashvtg_jax.experiments import train as train_module
@@ -298,7 +298,7 @@ def test_what_is_cut_is_said_where_a_run_begins_without_a_progress_bar_too(
     def start_at(runs):
         return [dataclasses.replace(run, start_step=start) for run in runs]
 
-    monkeypatch.setattr(train_module, "find_starts", start_at)
+    monkeypatch.setattr(train_module, "with_start_steps", start_at)
     monkeypatch.setattr(Trainer, "train", lambda *_, **__: Results({}, {}, [], None))
     train(tiny_config(data__max_words=2), tmp_path, show_progress=False)
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]

@@ -32,8 +32,8 @@ from flashvtg_jax.training.step import make_train_step
 @contextlib.contextmanager
 def open_logs(folder, start_step=0, interval=2):
     """The metrics of ten steps of two epochs, on their way from the devices to the log files."""
-    run = SimpleNamespace(plan=SimpleNamespace(steps_per_epoch=5))
-    training = Training(run, 10, start_step, dispatched=None, unstack=None)
+    run = SimpleNamespace(plan=SimpleNamespace(steps_per_epoch=5), num_steps=10)
+    training = Training(run, start_step, device_state=None, unstack=None)
     buffer = MetricBuffer(training, interval=interval, rows_per_step=4)
     logs = LogFiles(folder, start_step=start_step, last_evaluation=start_step)
     training.hooks = [buffer, logs]

@@ -10,7 +10,7 @@ import pytest
 from flashvtg_jax.config import load_config
 from flashvtg_jax.data.build.building import build
 from flashvtg_jax.data.synthetic.features import synthesize
-from flashvtg_jax.distributed.preemption import Interrupted, StopSignal
+from flashvtg_jax.distributed.stop_signal import Interrupted, StopSignal
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.experiments import train as train_module
 from flashvtg_jax.experiments.evaluate import evaluate

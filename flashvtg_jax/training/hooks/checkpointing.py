@@ -7,7 +7,7 @@ import jax
 
 from flashvtg_jax.checkpoints.manager import Checkpoints, check_space
 from flashvtg_jax.config import config_to_json
-from flashvtg_jax.distributed.processes import all_or_none
+from flashvtg_jax.distributed.processes import all_or_none, from_first
 from flashvtg_jax.training.hooks.evaluation import Evaluation
 from flashvtg_jax.training.hooks.hook import Hook, Training
 from flashvtg_jax.training.hooks.nonfinite import NonfiniteWatch
@@ -22,7 +22,9 @@ class Checkpointing(Hook):
         self._evaluation = evaluation
         self._watch = watch
         best_step = evaluation.selection.best_step
-        self._saved_best = best_step if checkpoints.has_best(best_step) else None
+        # Shared disks show a file to some processes later: one decides for all.
+        is_saved = from_first(lambda: checkpoints.has_best(best_step))
+        self._saved_best = best_step if is_saved else None
 
     def before_step(self, training: Training) -> None:
         if training.done or training.is_due(training.run.config.train.checkpoint_every_epochs):

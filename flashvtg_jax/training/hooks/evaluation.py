@@ -2,14 +2,16 @@
 
 import contextlib
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from flashvtg_jax.distributed.preemption import StoppedError
+from flashvtg_jax.distributed.stop_signal import StoppedError
 from flashvtg_jax.evaluation.results import Results
 from flashvtg_jax.training.hooks.hook import Hook, Training
+from flashvtg_jax.training.hooks.metric_buffer import MetricBuffer
 from flashvtg_jax.training.hooks.progress import Progress
 from flashvtg_jax.training.selection import Selection, selection_score
 
@@ -26,6 +28,7 @@ class Evaluation(Hook):
         self,
         evaluate: Callable[[Any], Results],
         progress: Progress,
+        buffer: MetricBuffer,
         *,
         selection: Selection,
         best: Any,
@@ -35,17 +38,19 @@ class Evaluation(Hook):
         Args:
           evaluate: parameters -> results on the validation split; may raise StoppedError.
           progress: gets a line about each evaluation.
+          buffer: measures the speed, in which evaluations do not count.
           selection: so far.
           best: the parameters it names, not to be overwritten.
         """
         self._evaluate = evaluate
         self._progress = progress
+        self._buffer = buffer
         self.selection = selection
         self.best = best
 
     def on_start(self, training: Training) -> None:
         settings = training.run.config.train
-        if settings.evaluate_untrained and training.step == 0 and self.selection.step < 0:
+        if settings.evaluate_untrained and training.step == 0:
             with contextlib.suppress(StoppedError):  # the stop signal is read again before a step
                 score = self._score(training)
                 self.selection.step = 0
@@ -63,8 +68,9 @@ class Evaluation(Hook):
             if is_best:
                 self.best = jax.tree.map(jnp.copy, training.params)
             best = "the best so far" if is_best else f"best: {selection.best:.2f}"
+            where = f"epoch {training.epoch}" if training.is_due(1) else f"step {training.step}"
             self._progress.report_evaluation(
-                f"epoch {training.epoch}: {_named(settings.selection_metrics, score)} ({best})",
+                f"{where}: {_named(settings.selection_metrics, score)} ({best})",
                 important=is_best or finished,
             )
         training.stopped |= selection.has_waited(patience)
@@ -73,9 +79,11 @@ class Evaluation(Hook):
         """Evaluates the present parameters, passes on the metrics, returns the selection score."""
         training.flush()
         results = self._evaluate(training.params)
-        for hook in training.hooks:
-            hook.on_evaluation(training, results.metrics, results.metrics_nms)
-        return selection_score(results.metrics, training.run.config.train.selection_metrics)
+        score = selection_score(results.metrics, training.run.config.train.selection_metrics)
+        found = MappingProxyType(results.metrics), MappingProxyType(results.metrics_nms)
+        training.notify(lambda hook: hook.on_evaluation(training, *found))
+        self._buffer.restart_clock()
+        return score
 
 
 def _named(names: tuple[str, ...], score: float) -> str:

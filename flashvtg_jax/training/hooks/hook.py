@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flashvtg_jax.distributed.processes import all_or_none, from_first
+
 if TYPE_CHECKING:
     from flashvtg_jax.training.run import OpenRun
     from flashvtg_jax.training.state import TrainState
@@ -16,9 +18,13 @@ if TYPE_CHECKING:
 class Hook:
     """Something that happens around the steps of a run; every method may be overridden.
 
-    The trainer calls the hooks of a run in their order. With several processes each of them calls
-    its hooks alike: what waits for other processes must do so in all of them, and files are written
-    by the lead host alone.
+    A user's hooks are called after the logs are written and before the run is evaluated and saved.
+    One object serves all runs of a command, one after another: acquire in `on_start` what `close`
+    releases.
+
+    With several processes each of them calls its hooks alike: what waits for other processes must
+    do so in all of them, and files are written by the lead host alone. If a method other than
+    `before_step` raises in one process, all of them end.
 
         class PrintLoss(fv.training.Hook):
             def on_metrics(self, training, steps, metrics):
@@ -28,42 +34,46 @@ class Hook:
     """
 
     def on_start(self, training: Training) -> None:
-        """Called once, before the first step of this process."""
+        """Called before the first step of this process."""
 
     def before_step(self, training: Training) -> None:
-        """Called before each dispatch of steps, and once more after the last one.
+        """Called before each dispatch of steps, and after the last one.
 
-        `training.state` may still be being computed. To end training here, set `training.stopped`:
-        the parameters are then evaluated and saved.
+        Steps that were dispatched may still be running on the devices. With several processes it
+        must not fail, or set `training.stopped`, in some of them only.
         """
 
     def on_metrics(
         self, training: Training, steps: Sequence[int], metrics: Mapping[str, np.ndarray]
     ) -> None:
-        """Called once per logging interval with the metrics of its steps, on the host.
+        """Called with the metrics of steps, on the host: all steps, in order.
+
+        It is called once per logging interval, and before the run is evaluated or saved.
+        `training.step` may be ahead of these steps.
 
         Args:
           training: the run.
-          steps: numbers of consecutive steps, counted from 1.
-          metrics: "loss", its terms and "gradient_norm", an array [steps] of each.
+          steps: consecutive steps, counted from 1.
+          metrics: "loss", its terms and "gradient_norm", an array [steps] of each; "skipped" with
+            `config.train.on_nan="skip"`.
         """
 
     def on_evaluation(
         self, training: Training, metrics: Mapping[str, float], metrics_nms: Mapping[str, float]
     ) -> None:
-        """Called after each evaluation on the validation split.
+        """Called after each evaluation on the validation split, that of untrained parameters too.
 
         Args:
           training: the run.
-          metrics: of its present parameters, without non-maximum suppression.
+          metrics: of the parameters at `training.step`, without non-maximum suppression.
           metrics_nms: with it; empty without moments.
         """
 
     def on_end(self, training: Training) -> None:
-        """Called once, after the results of the best checkpoint were written."""
+        """Called after the results of the best checkpoint were written."""
 
     def close(self) -> None:
-        """Called once, however the run ends."""
+        """Called however the run ends, even if `on_start` was not reached."""
 
 
 @dataclasses.dataclass
@@ -72,20 +82,19 @@ class Training:
 
     Attributes:
       run: its configuration, work directory and data.
-      num_steps: in all epochs.
       step: steps that were dispatched, since the run began.
-      dispatched: the state after these steps, as the compiled step takes it; see `state`.
+      device_state: the state after these steps, as the compiled step takes it; see `state`.
       unstack: turns that into a replicated state (under pmap each device has its own copy).
       hooks: of this run.
-      flush: copies metrics that are still on the devices and passes them to `on_metrics`.
+      flush: passes metrics that are still on the devices to `on_metrics`; not to be called there.
       samples_per_second: in the last logging interval, once known.
-      stopped: set by a hook to end training before `num_steps`.
+      stopped: set by a hook to end training early: the parameters are then evaluated and saved.
+        The same command resumes the run. With several processes the lead host decides.
     """
 
     run: OpenRun
-    num_steps: int
     step: int
-    dispatched: TrainState
+    device_state: TrainState
     unstack: Callable[[TrainState], TrainState]
     hooks: Sequence[Hook] = ()
     flush: Callable[[], None] = lambda: None
@@ -96,9 +105,15 @@ class Training:
     def state(self) -> TrainState:
         """The state after `step` steps, on the devices.
 
-        The next dispatch overwrites it: copy what is to be kept.
+        The next dispatch overwrites it: copy what is to be kept. With `config.parallel.shard_state`
+        each device holds a part of it; under pmap it is copied at each access.
         """
-        return self.unstack(self.dispatched)
+        return self.unstack(self.device_state)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps in all epochs."""
+        return self.run.num_steps
 
     @property
     def params(self) -> Any:
@@ -119,3 +134,14 @@ class Training:
         """Whether an epoch that is a multiple of `every_epochs` has just ended."""
         epoch, within = divmod(self.step, self.run.plan.steps_per_epoch)
         return self.step > 0 and within == 0 and epoch % every_epochs == 0
+
+    def release(self) -> None:
+        """Gives up the state and the hooks, whose references to each other would keep it alive."""
+        self.device_state, self.hooks = None, ()
+
+    def notify(self, call: Callable[[Hook], None]) -> None:
+        """Calls all hooks in their order; if one fails in one process, all processes fail."""
+        with all_or_none():
+            for hook in self.hooks:
+                call(hook)
+        self.stopped = from_first(lambda: self.stopped)

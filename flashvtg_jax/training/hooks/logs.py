@@ -79,7 +79,7 @@ class LogFiles(Hook):
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[bool]:
-        """Whether this process writes; what fails in the one that does fails in all."""
+        """Whether this process writes; an error of the lead host is raised in all processes."""
         with all_or_none(), _clear_write_errors(self._workdir):
             yield self._writes
 

@@ -13,7 +13,7 @@ from flashvtg_jax.training.hooks.hook import Hook, Training
 class MetricBuffer(Hook):
     """Collects the metrics of steps, and passes them to the hooks' `on_metrics` on the host.
 
-    It also measures the speed, in which evaluations do not count.
+    It also measures the speed, without evaluations.
     """
 
     def __init__(self, training: Training, *, interval: int, rows_per_step: int):
@@ -26,7 +26,7 @@ class MetricBuffer(Hook):
     def add(self, step: int, metrics: Mapping[str, Any], count: int) -> None:
         """Takes the metrics [S, ...] of the `count` steps up to `step`; does not wait for them.
 
-        Only their first `count` rows are of steps.
+        Rows beyond the first `count` belong to no step.
         """
         first = step - count + 1
         self._pending.append((range(first, step + 1), metrics))
@@ -37,7 +37,15 @@ class MetricBuffer(Hook):
         """Passes on all metrics; raises what the hooks raise."""
         self._flush(len(self._pending))
 
-    def on_evaluation(self, *_: Any) -> None:
+    def before_step(self, training: Training) -> None:
+        # Here, so that a hook that stops in `on_metrics` does so before the others look.
+        settings = training.run.config.train
+        evaluates = training.is_due(settings.evaluate_every_epochs)
+        if training.done or evaluates or training.is_due(settings.checkpoint_every_epochs):
+            self.flush()
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last flush out of the speed."""
         if self._clock is not None:
             self._clock = time.perf_counter()
 
@@ -56,5 +64,4 @@ class MetricBuffer(Hook):
         if self._clock is not None:
             training.samples_per_second = len(steps) * self._rows_per_step / (now - self._clock)
         self._clock = now
-        for hook in training.hooks:
-            hook.on_metrics(training, steps, values)
+        training.notify(lambda hook: hook.on_metrics(training, steps, values))

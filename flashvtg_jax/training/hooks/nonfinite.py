@@ -32,10 +32,8 @@ class NonfiniteWatch(Hook):
       skipped: steps that were left out since the run began.
     """
 
-    def __init__(self, run: OpenRun, skipped: int = 0):
-        self._run = run
+    def __init__(self, skipped: int = 0):
         self.skipped = skipped
-        self._patience = max(_LEAST_PATIENCE, run.plan.steps_per_epoch)
         self._in_a_row = 0
         self._saved = ""  # where the first bad batch of this process is
 
@@ -43,22 +41,22 @@ class NonfiniteWatch(Hook):
         self, training: Training, steps: Sequence[int], metrics: Mapping[str, np.ndarray]
     ) -> None:
         for index, step in enumerate(steps):
-            self.check(step, {name: float(array[index]) for name, array in metrics.items()})
+            values = {name: float(array[index]) for name, array in metrics.items()}
+            self._check(training.run, step, values)
 
-    def check(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _check(self, run: OpenRun, step: int, metrics: Mapping[str, float]) -> None:
         """Raises FlashVTGError if training ends here: what is wrong, where, and what to do."""
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if not broken:
             self._in_a_row = 0
             return
-        run = self._run
         if not self._saved:
             self._saved = from_first(lambda: _save(run, step))
         skips = run.config.train.on_nan == "skip"
         if skips:
             self.skipped += 1
             self._in_a_row += 1
-            if self._in_a_row < self._patience:
+            if self._in_a_row < max(_LEAST_PATIENCE, run.plan.steps_per_epoch):
                 return
         listing = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         raise FlashVTGError(

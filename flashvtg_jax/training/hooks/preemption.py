@@ -1,6 +1,6 @@
 """A stop that was requested by a signal: save and leave."""
 
-from flashvtg_jax.distributed.preemption import Interrupted, StopSignal
+from flashvtg_jax.distributed.stop_signal import Interrupted, StopSignal
 from flashvtg_jax.training.hooks.checkpointing import Checkpointing
 from flashvtg_jax.training.hooks.hook import Hook, Training
 

@@ -1,7 +1,6 @@
 """A trace of some steps, for TensorBoard's profile page or Perfetto."""
 
 import sys
-from pathlib import Path
 
 import jax
 
@@ -13,33 +12,45 @@ _TRACED = 10  # dispatches
 
 
 class Profile(Hook):
-    """Traces ten dispatches of steps into `WORKDIR/profile`, of each process its own devices."""
+    """Traces ten dispatches of steps into `WORKDIR/profile`, with what happens between them.
 
-    def __init__(self, workdir: Path):
-        self._folder = workdir / "profile"
-        self._dispatches = 0
-        self._tracing = False
+    Each process traces its own devices.
+    """
+
+    def __init__(self) -> None:
+        self._first_step: int | None = None  # of the trace that is being taken
+        self._done = False
+
+    def on_start(self, training: Training) -> None:
+        self._dispatches, self._first_step, self._done = 0, None, False
 
     def before_step(self, training: Training) -> None:
         if self._dispatches == _SKIPPED and not training.done:
-            jax.block_until_ready(training.state)
-            jax.profiler.start_trace(str(self._folder))
-            self._tracing = True
-        elif self._tracing and (self._dispatches == _SKIPPED + _TRACED or training.done):
-            jax.block_until_ready(training.state)
-            self._stop()
-            if is_first():
-                print(f"profile of steps up to {training.step}: {self._folder}", file=sys.stderr)
+            jax.block_until_ready(training.device_state)
+            jax.profiler.start_trace(str(training.run.workdir / "profile"))
+            self._first_step = training.step + 1
+        elif self._dispatches == _SKIPPED + _TRACED or training.done:
+            self._finish(training)
         self._dispatches += 1
 
     def on_end(self, training: Training) -> None:
-        if self._dispatches <= _SKIPPED and is_first():
-            print(f"no profile: this run had fewer than {_SKIPPED + 1} steps left", file=sys.stderr)
+        self._finish(training)
+        if not self._done and is_first():
+            print(f"no profile: it begins after {_SKIPPED} dispatches of steps", file=sys.stderr)
 
     def close(self) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._tracing:
-            self._tracing = False
+        if self._first_step is not None:
+            self._first_step = None
             jax.profiler.stop_trace()
+
+    def _finish(self, training: Training) -> None:
+        if self._first_step is None:
+            return
+        jax.block_until_ready(training.device_state)
+        if is_first():
+            folder = training.run.workdir / "profile"
+            print(
+                f"profile of steps {self._first_step} to {training.step}: {folder}", file=sys.stderr
+            )
+        self.close()
+        self._done = True

@@ -14,9 +14,6 @@ import pytest
 
 from flashvtg_jax.checkpoints.restore import load_params
 from flashvtg_jax.experiments.train import train
-from tests.training.conftest import finished as finished
-from tests.training.conftest import tiny_config as tiny_config
-from tests.training.conftest import tiny_data as tiny_data
 
 
 @pytest.fixture

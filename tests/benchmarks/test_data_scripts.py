@@ -12,13 +12,14 @@ from flashvtg_jax.json_lines import write_json_lines
 
 pytestmark = pytest.mark.slow
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
         ("padding", {"config", "splits"}),
+        ("predictor", {"config", "queries", "lengths"}),
         ("collectives", {"config", "parameters", "rows_per_device", "rows"}),
         (
             "input_pipeline",
