@@ -69,7 +69,7 @@ def test_arrays_in_other_files_are_refused(path, tmp_path):
         assert "a link to another array or file" in error_of(path / name)
     for name in ("virtual", "raw"):
         assert "its numbers are in other files" in error_of(path / name)
-    # Tracebacks keep the virtual array, and conftest freezes what is left: HDF5 would crash at exit.
+    # Tracebacks keep the virtual array, conftest freezes them, and HDF5 would crash at exit.
     gc.collect()
 
 
