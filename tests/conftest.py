@@ -53,7 +53,7 @@ install_import_hook(
 
 
 # Folders whose tests have shapes and types checked: of the modules above, most of all tracing them.
-CHECKED = ("models", "losses", "metrics", "interop", "test_decoding.py", "test_examples.py")
+CHECKED = ("models", "losses", "metrics", "data", "interop", "test_decoding.py", "test_examples.py")
 
 
 @pytest.fixture(scope="module", autouse=True)
