@@ -19,8 +19,7 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--coordinator",
         metavar="HOST:PORT",
-        help="address of process 0, where nothing has started them together; with the "
-        "next two",
+        help="address of process 0, where nothing has started them together; with the next two",
     )
     add("--num_processes", type=int, metavar="N", help="number of processes")
     add("--process_id", type=int, metavar="I", help="number of this process, from 0")

@@ -25,7 +25,7 @@ TERMS = {
 
 @functools.cache
 def compiled(config: str):
-    """Configuration, model, initial parameters and `loss_and_gradients` of a configuration.
+    """Model, initial parameters and optimizer state, and a training step of a configuration.
 
     Its files share one program: the batches of all are padded to one shape.
     """
@@ -40,7 +40,6 @@ def compiled(config: str):
     )
     model = build_model(settings.model)
 
-    @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def loss_and_gradients(params, batch, targets):
         out = model.apply(
@@ -52,8 +51,17 @@ def compiled(config: str):
         )
         return objective(out, targets, settings.loss)
 
+    optimizer = make_optimizer(settings.optimizer, steps_per_epoch=1)
+
+    @jax.jit
+    def step(params, opt_state, batch, targets):
+        (loss, terms), gradients = loss_and_gradients(params, batch, targets)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        found = loss, terms, gradients, optax.tree.norm(gradients)
+        return optax.apply_updates(params, updates), opt_state, *found
+
     params = params_from_torch(reference.state_dict(config), model)
-    return settings, model, params, loss_and_gradients
+    return model, params, jax.jit(optimizer.init)(params), step
 
 
 @functools.cache
@@ -88,18 +96,13 @@ def run(name: str):
         negative_clips=spread(golden["neg"]).astype(np.int32),
         video_id=spread(np.unique(golden["video"], return_inverse=True)[1], -1).astype(np.int32),
     )
-    settings, model, params, loss_and_gradients = compiled(config)
-    optimizer = make_optimizer(settings.optimizer, steps_per_epoch=1)
-    update = jax.jit(optimizer.update)
-    opt_state = optimizer.init(params)
+    model, params, opt_state, step = compiled(config)
     losses, norms, first = [], [], None
     for _ in range(5):
-        (loss, terms), gradients = loss_and_gradients(params, batch, targets)
+        params, opt_state, loss, terms, gradients, norm = step(params, opt_state, batch, targets)
         first = first or jax.device_get((terms, gradients))
         losses.append(float(loss))
-        norms.append(float(optax.tree.norm(gradients)))
-        updates, opt_state = update(gradients, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        norms.append(float(norm))
     return golden, model, *first, np.array(losses), np.array(norms)
 
 
