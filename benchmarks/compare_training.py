@@ -44,6 +44,7 @@ from flashvtg_jax.data.synthetic.annotations import generate_annotations
 from flashvtg_jax.errors import FlashVTGError
 from flashvtg_jax.files import write_atomically
 from flashvtg_jax.json_lines import read_json_lines, write_json_lines
+from flashvtg_jax.metrics import mean_and_std
 
 # Of both sides. What is built in at theirs stays: width 256, four levels.
 MODEL = {
@@ -293,7 +294,7 @@ def summarised(
 ) -> dict[str, Any]:
     """A row of the result, from the curves of the seeds of both sides."""
     sides = {
-        side: {**mean_and_deviation([statistics.fmean(curve) for curve in runs]), "curves": runs}
+        side: {**over_seeds([statistics.fmean(curve) for curve in runs]), "curves": runs}
         for side, runs in (("theirs", theirs), ("ours", ours))
     }
     difference = sides["ours"]["mean"] - sides["theirs"]["mean"]
@@ -308,10 +309,10 @@ def summarised(
     }
 
 
-def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
-    """Of the seeds; the deviation is that of a sample."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.fmean(values), "deviation": deviation}
+def over_seeds(values: Sequence[float]) -> dict[str, float]:
+    """The mean, and the sample deviation, 0 of a single seed."""
+    mean, deviation = mean_and_std(values)
+    return {"mean": mean, "deviation": deviation or 0.0}
 
 
 def print_table(result: Mapping[str, Any]) -> None:

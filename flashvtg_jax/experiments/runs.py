@@ -120,4 +120,5 @@ def summarize(results: Mapping[str, Metrics]) -> dict[str, tuple[float, float]]:
             of_one = any(key.endswith(f"-{domain}") for domain in domains if domain)
             if of_one or len(of_domains) == len(domains):
                 values.setdefault(key, []).append(sum(of_domains) / len(of_domains))
-    return {key: mean_and_std([{key: v} for v in seeds])[key] for key, seeds in values.items()}
+    found = {key: mean_and_std(seeds) for key, seeds in values.items()}
+    return {key: (mean, std or 0.0) for key, (mean, std) in found.items()}

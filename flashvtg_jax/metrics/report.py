@@ -1,7 +1,8 @@
 """Metrics of one run or of several seeds, and a small table of them for the terminal."""
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.metrics.highlight_detection import DOMAINS_MEAN
@@ -17,31 +18,18 @@ _SECTIONS = (
 )
 
 
-def mean_and_std(metrics: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
-    """The mean and the sample standard deviation of each metric over several seeds.
+def mean_and_std(values: Iterable[float]) -> tuple[float, float | None]:
+    """The mean and the sample standard deviation of a metric over seeds.
 
-    The deviation divides by n - 1 and is 0 for a single seed. The order is that of the first
-    mapping.
-
-    Raises:
-      DataError: there is no mapping, or one lacks a metric that another has.
+    The deviation divides by the number of seeds minus 1; of a single seed it is None. With a NaN
+    among the values the mean is NaN, without a deviation. Raises DataError for no values.
     """
-    if not metrics:
-        raise DataError("no metrics to take the mean of")
-    known = dict.fromkeys(name for one in metrics for name in one)
-    for index, one in enumerate(metrics, start=1):
-        missing = [name for name in known if name not in one]
-        if missing:
-            raise DataError(
-                f"the metrics of {index} of {len(metrics)} lack {missing[0]!r}, which others "
-                "have: they are not from the same evaluation"
-            )
-    result = {}
-    for name in known:
-        values = [float(one[name]) for one in metrics]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        result[name] = (statistics.fmean(values), spread)
-    return result
+    values = [float(value) for value in values]
+    if not values:
+        raise DataError("no seeds to take the mean of")
+    if any(map(math.isnan, values)):
+        return math.nan, None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def format_table(metrics_by_name: Mapping[str, Mapping[str, Metric]]) -> str:

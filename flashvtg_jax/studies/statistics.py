@@ -1,7 +1,6 @@
 """Means, deviations and intervals of a metric over seeds and queries."""
 
 import dataclasses
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,20 +38,6 @@ def seed_means(values: np.ndarray, *, groups: np.ndarray | None = None) -> np.nd
     if not parts:
         return np.full(len(values), np.nan)
     return np.mean([values[:, part].mean(axis=1) for part in parts], axis=0)
-
-
-def mean_and_deviation(values: Sequence[float] | np.ndarray) -> tuple[float, float | None]:
-    """The mean and the sample standard deviation of a metric over seeds, [S].
-
-    The deviation divides by S - 1 and is None of a single seed. Where a value is NaN, as of no
-    query, so is the mean, without deviation. Raises DataError for no seeds.
-    """
-    values = [float(value) for value in values]
-    if not values:
-        raise DataError("no seeds to take the mean of")
-    if any(np.isnan(values)):
-        return np.nan, None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def on_common_queries(values: Sequence[np.ndarray]) -> list[np.ndarray]:

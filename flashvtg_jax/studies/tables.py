@@ -14,12 +14,12 @@ from flashvtg_jax.errors import DataError
 from flashvtg_jax.figures.drawing import MINUS
 from flashvtg_jax.figures.entries import FEW_SEEDS, Entry
 from flashvtg_jax.files import write_atomically
+from flashvtg_jax.metrics import mean_and_std
 from flashvtg_jax.metrics.names import is_metric_name
 from flashvtg_jax.studies.statistics import (
     FEWEST_DRAWN,
     LEVEL,
     NUM_SAMPLES,
-    mean_and_deviation,
     paired_bootstrap,
     seed_means,
 )
@@ -59,11 +59,11 @@ def summarise(
     difference = low = high = None
     queries = 0
     if values.ndim == 1:
-        mean, std = mean_and_deviation(values)
+        mean, std = mean_and_std(values)
         if reference is not None:
-            difference = mean - mean_and_deviation(reference)[0]
+            difference = mean - mean_and_std(reference)[0]
     else:
-        mean, std = mean_and_deviation(seed_means(values, groups=groups))
+        mean, std = mean_and_std(seed_means(values, groups=groups))
         queries = int((~np.isnan(values[0])).sum())
         if reference is not None:
             compared = paired_bootstrap(values, reference, groups=groups, clusters=clusters)

@@ -9,7 +9,6 @@ import pytest
 from flashvtg_jax.errors import ConfigError, DataError
 from flashvtg_jax.studies.statistics import (
     Difference,
-    mean_and_deviation,
     on_common_queries,
     paired_bootstrap,
     seed_means,
@@ -20,13 +19,6 @@ NAN = np.nan
 
 def values_of(seeds=3, queries=40, seed=0):
     return np.random.default_rng(seed).uniform(0, 100, (seeds, queries))
-
-
-def test_mean_and_deviation_by_hand():
-    assert mean_and_deviation([52.0, 53.0, 54.0]) == (53.0, 1.0)
-    assert mean_and_deviation(np.array([61.5])) == (61.5, None)
-    with pytest.raises(DataError, match="no seeds"):
-        mean_and_deviation([])
 
 
 def test_the_number_of_a_seed_is_the_mean_over_queries_that_count():
