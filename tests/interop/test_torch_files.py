@@ -180,7 +180,9 @@ def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
 
 
 def test_a_pytorch_that_cannot_read_safely_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.5.1+cpu"))
+    module = types.ModuleType("torch")
+    module.__version__ = "2.5.1+cpu"
+    monkeypatch.setitem(sys.modules, "torch", module)
     (tmp_path / "f.ckpt").write_bytes(b"anything")
     with pytest.raises(CheckpointError, match=r"PyTorch 2\.5\.1\+cpu is too old"):
         read_torch_file(tmp_path / "f.ckpt")
