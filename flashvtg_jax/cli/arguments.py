@@ -1,4 +1,4 @@
-"""Types of arguments that several commands take."""
+"""Arguments that several commands take, and types of arguments."""
 
 import argparse
 import os
@@ -29,3 +29,45 @@ def integers(text: str) -> tuple[int, ...]:
     except ValueError as error:
         message = f"{text!r}: expected integers separated by commas"
         raise argparse.ArgumentTypeError(message) from error
+
+
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """What describes the features of a data set."""
+    add = parser.add_argument
+    add(
+        "--widths",
+        metavar="slowfast=64,query=32",
+        help="widths of the features (default: as released)",
+    )
+    add(
+        "--clip_length",
+        type=float,
+        metavar="SECONDS",
+        help="length of a clip; for custom/NAME, where it is required",
+    )
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """The split, and the checkpoint that is applied to it."""
+    add = parser.add_argument
+    add("--split", metavar="NAME", help="train, val or test (default: the validation split)")
+    add("--step", type=int, metavar="N", help="step of the checkpoint (default: the best one)")
+    add(
+        "--data_dir",
+        metavar="DIR",
+        type=user_path,
+        help="folder of built data sets (default: as in training)",
+    )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """A trained model."""
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        type=user_path,
+        help="work directory of flashvtg train, or what flashvtg convert wrote",
+    )
+    add("--step", type=int, metavar="N", help="step of the checkpoint (default: the best one)")

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from flashvtg_jax.cli.arguments import names, user_path
+from flashvtg_jax.cli.arguments import add_layout, names, user_path
 from flashvtg_jax.cli.command import Command
 
 COMMAND = Command(
@@ -62,17 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "its clips",
     )
     add("--overwrite", action="store_true", help="build again what is already built")
-    add(
-        "--widths",
-        metavar="slowfast=64,query=32",
-        help="widths of the features (default: as released)",
-    )
-    add(
-        "--clip_length",
-        type=float,
-        metavar="SECONDS",
-        help="length of a clip; for custom/NAME, where it is required",
-    )
+    add_layout(parser)
     add(
         "--label_clip_length",
         type=float,

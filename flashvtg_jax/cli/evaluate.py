@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashvtg_jax.cli.arguments import user_path
+from flashvtg_jax.cli.arguments import add_split, user_path
 from flashvtg_jax.cli.command import Command
 from flashvtg_jax.cli.processes import add_process_arguments, start_devices
 from flashvtg_jax.cli.tables import print_results
@@ -31,14 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=user_path,
         help="work directory of flashvtg train, or what flashvtg convert wrote",
     )
-    add("--split", metavar="NAME", help="train, val or test (default: the validation split)")
-    add("--step", type=int, metavar="N", help="step of the checkpoint (default: the best one)")
-    add(
-        "--data_dir",
-        metavar="DIR",
-        type=user_path,
-        help="folder of built data sets (default: as in training)",
-    )
+    add_split(parser)
     add(
         "--output",
         metavar="DIR",

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from flashvtg_jax.cli.arguments import integers, names, user_path
+from flashvtg_jax.cli.arguments import add_checkpoint, integers, names, user_path
 from flashvtg_jax.cli.command import Command
 
 COMMAND = Command(
@@ -19,13 +19,7 @@ COMMAND = Command(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        metavar="DIR",
-        type=user_path,
-        help="work directory of flashvtg train, or what flashvtg convert wrote",
-    )
+    add_checkpoint(parser)
     add(
         "--output",
         required=True,
@@ -33,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=user_path,
         help="folder to write; new, empty, or an earlier export",
     )
-    add("--step", type=int, metavar="N", help="step of the checkpoint (default: the best one)")
     add(
         "--platforms",
         default="cpu,cuda,tpu",

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashvtg_jax.cli.arguments import user_path
+from flashvtg_jax.cli.arguments import add_split, user_path
 from flashvtg_jax.cli.command import Command
 
 COMMAND = Command(
@@ -21,14 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", type=user_path, help="of flashvtg train")
     add("--qid", required=True, metavar="Q", help="id of the query")
-    add("--split", metavar="NAME", help="train, val or test (default: the validation split)")
-    add("--step", type=int, metavar="N", help="step of the checkpoint (default: the best one)")
-    add(
-        "--data_dir",
-        metavar="DIR",
-        type=user_path,
-        help="folder of built data sets (default: as in training)",
-    )
+    add_split(parser)
     add(
         "--output",
         metavar="FILE",

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from flashvtg_jax.cli.arguments import named_path, user_path
+from flashvtg_jax.cli.arguments import add_checkpoint, named_path, user_path
 from flashvtg_jax.cli.command import Command
 from flashvtg_jax.files import write_atomically
 
@@ -29,14 +29,7 @@ COMMAND = Command(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        metavar="DIR",
-        type=user_path,
-        help="work directory of flashvtg train, or what flashvtg convert wrote",
-    )
-    add("--step", type=int, metavar="N", help="step of the checkpoint (default: the best one)")
+    add_checkpoint(parser)
     add("--output", metavar="FILE", type=user_path, help="predictions, a JSON line for each query")
 
     add = parser.add_argument_group("a list of queries").add_argument

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from flashvtg_jax.cli.arguments import user_path
+from flashvtg_jax.cli.arguments import add_layout, user_path
 from flashvtg_jax.cli.command import Command
 
 COMMAND = Command(
@@ -41,17 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="strength of the planted moments (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    add(
-        "--widths",
-        metavar="slowfast=64,query=32",
-        help="widths of the features (default: as released)",
-    )
-    add(
-        "--clip_length",
-        type=float,
-        metavar="SECONDS",
-        help="length of a clip; for custom/NAME, where it is required",
-    )
+    add_layout(parser)
     add(
         "--num_train",
         type=int,

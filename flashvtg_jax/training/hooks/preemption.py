@@ -8,7 +8,7 @@ from flashvtg_jax.training.hooks.hook import Hook, Training
 class Preemption(Hook):
     """Saves and raises Interrupted before the next step after SIGTERM or SIGINT.
 
-    It comes before evaluations: whoever sent the signal may not wait for one.
+    It runs before an evaluation, which could take longer than the sender of the signal waits.
     """
 
     def __init__(self, stop: StopSignal, checkpointing: Checkpointing):
