@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flashvtg_jax.errors import DataError
 from flashvtg_jax.files import write_atomically
@@ -30,6 +30,18 @@ class Results:
     metrics_nms: Metrics
     predictions: Predictions
     predictions_nms: Predictions | None
+
+
+class EvaluationResult(NamedTuple):
+    """The metrics of a checkpoint, or their means over several runs. Empty without ground truth.
+
+    Attributes:
+      metrics: without non-maximum suppression.
+      metrics_nms: with it; empty without moments.
+    """
+
+    metrics: Metrics
+    metrics_nms: Metrics
 
 
 def check_writable(folder: Path) -> None:

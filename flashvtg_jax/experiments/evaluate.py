@@ -4,7 +4,6 @@ import contextlib
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 
@@ -22,20 +21,8 @@ from flashvtg_jax.distributed.processes import (
 from flashvtg_jax.distributed.sharding import make_mesh, replicated
 from flashvtg_jax.distributed.stop_signal import StopSignal
 from flashvtg_jax.evaluation.evaluator import Evaluator
-from flashvtg_jax.evaluation.results import Metrics, check_writable, write_results
+from flashvtg_jax.evaluation.results import EvaluationResult, check_writable, write_results
 from flashvtg_jax.experiments.runs import write_summary
-
-
-class EvaluationResult(NamedTuple):
-    """What an evaluation gives; with several runs, the means. Empty without ground truth.
-
-    Attributes:
-      metrics: without non-maximum suppression.
-      metrics_nms: with it; empty without moments.
-    """
-
-    metrics: Metrics
-    metrics_nms: Metrics
 
 
 def evaluate(
@@ -70,9 +57,8 @@ def evaluate(
         names = find_runs(workdir)
         check_has_runs(workdir, names)
     check_same("list of runs", names)
-    on_lead_host(
-        lambda: [check_writable(output / name) for name in names]
-    )  # now, not after the work
+    # Now, not after the work.
+    on_lead_host(lambda: [check_writable(output / name) for name in names])
     show_progress = show_progress and is_lead_host()
     mesh = make_mesh()
     evaluators: dict[str, Evaluator] = {}  # runs that differ in seed and domain share programs

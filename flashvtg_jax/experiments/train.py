@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import ml_collections
 
@@ -23,7 +22,7 @@ from flashvtg_jax.distributed.processes import (
 )
 from flashvtg_jax.distributed.sharding import make_mesh
 from flashvtg_jax.distributed.stop_signal import Interrupted, StopSignal
-from flashvtg_jax.evaluation.results import Metrics
+from flashvtg_jax.evaluation.results import EvaluationResult
 from flashvtg_jax.experiments.lock import locked
 from flashvtg_jax.experiments.opening import (
     Sources,
@@ -52,18 +51,6 @@ from flashvtg_jax.training.run import OpenRun
 from flashvtg_jax.training.trainer import Trainer
 
 
-class TrainResult(NamedTuple):
-    """What training gives; with several runs, means over all that are finished in the folder.
-
-    Attributes:
-      metrics: of the best checkpoint, without non-maximum suppression.
-      metrics_nms: the same with it; empty without moments.
-    """
-
-    metrics: Metrics
-    metrics_nms: Metrics
-
-
 def train(
     config: ml_collections.ConfigDict,
     workdir: str | Path,
@@ -71,7 +58,7 @@ def train(
     show_progress: bool = True,
     hooks: Sequence[Hook] = (),
     profile: bool = False,
-) -> TrainResult:
+) -> EvaluationResult:
     """Train for `config.train.epochs`, resuming what the work directory holds.
 
     Leaves checkpoints, logs, curves, and the predictions and metrics of the best checkpoint in
@@ -89,6 +76,10 @@ def train(
       hooks: called around the steps of each run; see `flashvtg_jax.training.hooks.hook.Hook`.
         A run that one of them ended is not finished: the same command resumes it.
       profile: whether to trace ten dispatches of steps into the folder `profile` of each run.
+
+    Returns:
+      The metrics of the best checkpoint; with several runs, the means over all that are finished in
+      the folder.
 
     Raises:
       ConfigError: the configuration does not fit the data, the devices or the work directory, or
@@ -157,9 +148,9 @@ def train(
                     show_progress=show_progress,
                 )
         if not several:
-            return TrainResult(results.metrics, results.metrics_nms)
+            return EvaluationResult(results.metrics, results.metrics_nms)
         split = config.data.val_split
-        return TrainResult(
+        return EvaluationResult(
             *from_lead_host(lambda: write_summary(workdir, split, find_runs(workdir)))
         )
 
